@@ -1,0 +1,53 @@
+"""``kedro run`` with one addition: what a user can mend is told in one clear error instead of a traceback."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import click
+from kedro.framework.cli.project import run as kedro_run
+from kedro.framework.cli.utils import CONTEXT_SETTINGS
+from kedro.io import DatasetError
+
+from deepnoise.errors import InputError
+
+
+@click.group(context_settings=CONTEXT_SETTINGS, name=__file__)
+def cli() -> None:
+    """Command line of the project."""
+
+
+def _reason(error: BaseException) -> str | None:
+    """What the user can act on, however deep Kedro has wrapped it; None for a fault of the program."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, InputError):
+            return str(seen)
+        seen = seen.__cause__ or seen.__context__
+    if isinstance(error, DatasetError) or str(error).startswith("Failed to find the pipeline named"):
+        return str(error)
+    return None
+
+
+def _told_clearly(callback: Any) -> Any:
+    @functools.wraps(callback)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return callback(*args, **kwargs)
+        except Exception as error:
+            reason = _reason(error)
+            if reason is None:
+                raise
+            raise click.ClickException(reason) from error
+
+    return run
+
+
+run = click.Command(
+    name="run",
+    callback=_told_clearly(kedro_run.callback),
+    params=kedro_run.params,
+    help=kedro_run.help,
+)
+cli.add_command(run)

@@ -1,0 +1,153 @@
+"""Trained models and unfinished training, as safetensors + JSON: nothing on disk is ever executed."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from kedro.io import AbstractDataset, AbstractVersionedDataset, Version
+
+from deepnoise.datasets.files import read_json, write_json
+from deepnoise.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+    from deepnoise.training.loop import TrainedModel
+
+logger = logging.getLogger(__name__)
+FORMAT = "deepnoise model 1"
+
+
+def write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    """Write safetensors whole or not at all."""
+    from safetensors.torch import save_file
+
+    staged = path.with_name(path.name + ".part")
+    save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, staged)
+    os.replace(staged, path)
+
+
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """Read safetensors.
+
+    Raises:
+        InputError: The file is absent, truncated or something else.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file; run training") from error
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path}: not a safetensors file, or truncated ({error}); delete it and run training") from error
+
+
+class ModelDataset(AbstractVersionedDataset):
+    """A folder with ``fold_<n>.safetensors`` and ``fold_<n>.json`` for each fold; the list of folds is written last.
+
+    Args:
+        filepath: The folder.
+        version: Kedro's version, given by ``versioned: true``.
+        metadata: For kedro-viz.
+    """
+
+    def __init__(self, *, filepath: str, version: Version | None = None, metadata: dict[str, Any] | None = None) -> None:
+        super().__init__(PurePosixPath(filepath), version, lambda p: Path(p).exists(), _glob)
+        self.metadata = metadata
+
+    def save(self, data: dict[int, TrainedModel]) -> None:
+        folder = Path(self._get_save_path())
+        folder.mkdir(parents=True, exist_ok=True)
+        for fold, model in data.items():
+            write_tensors(folder / f"fold_{fold}.safetensors", model.weights)
+            write_json(folder / f"fold_{fold}.json", model.facts)
+        write_json(folder / "model.json", {"format": FORMAT, "folds": sorted(data)})
+
+    def load(self) -> dict[int, TrainedModel]:
+        from deepnoise.training.loop import TrainedModel
+
+        folder = Path(self._get_load_path())
+        index = folder / "model.json"
+        if not index.is_file():
+            raise InputError(f"{folder}: holds no complete model; run training")
+        facts = read_json(index)
+        if facts.get("format") != FORMAT:
+            raise InputError(f"{index}: format {facts.get('format')!r}, expected {FORMAT!r}")
+        models = {}
+        for fold in facts["folds"]:
+            weights = read_tensors(folder / f"fold_{fold}.safetensors")
+            models[fold] = TrainedModel(weights, read_json(folder / f"fold_{fold}.json"))
+        return models
+
+    def _exists(self) -> bool:
+        try:
+            return (Path(self._get_load_path()) / "model.json").is_file()
+        except Exception:  # noqa: BLE001 - Kedro raises its own error where there is no version yet
+            return False
+
+    def _describe(self) -> dict[str, Any]:
+        return {"filepath": str(self._filepath), "version": self._version}
+
+
+def _glob(pattern: str) -> list[str]:
+    from glob import glob
+
+    return glob(pattern)
+
+
+class TrainingState:
+    """Where unfinished training keeps its state: one safetensors and one JSON a fold and stage."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def load(self, name: str, mark: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
+        """The state under a name; None, with a word in the log, where data or parameters have changed."""
+        manifest = self._root / f"{name}.json"
+        if not manifest.is_file():
+            return None
+        facts = read_json(manifest)
+        if facts["mark"] != mark:
+            logger.warning("%s: data or parameters have changed since it was saved; training starts afresh", manifest)
+            return None
+        return read_tensors(self._root / facts["tensors"]), facts
+
+    def save(self, name: str, mark: str, tensors: dict[str, torch.Tensor], facts: dict[str, Any]) -> None:
+        """Replace the state; the manifest, written last, names the tensors, so a kill leaves the old state whole."""
+        self._root.mkdir(parents=True, exist_ok=True)
+        file = f"{name}_epoch_{facts['epoch']}.safetensors"
+        write_tensors(self._root / file, tensors)
+        write_json(self._root / f"{name}.json", {"mark": mark, "tensors": file, **facts})
+        for old in self._root.glob(f"{name}_epoch_*.safetensors"):
+            if old.name != file:
+                old.unlink()
+
+
+class TrainingStateDataset(AbstractDataset[TrainingState, TrainingState]):
+    """Hands a node the folder in which it may keep and find its state.
+
+    Args:
+        root: The folder.
+        metadata: For kedro-viz.
+    """
+
+    def __init__(self, *, root: str, metadata: dict[str, Any] | None = None) -> None:
+        self._root = Path(root)
+        self.metadata = metadata
+
+    def load(self) -> TrainingState:
+        return TrainingState(self._root)
+
+    def save(self, data: TrainingState) -> None:
+        raise InputError("training_state is written by training itself, epoch by epoch")
+
+    def _exists(self) -> bool:
+        return True  # an empty folder is a valid state
+
+    def _describe(self) -> dict[str, Any]:
+        return {"root": str(self._root)}

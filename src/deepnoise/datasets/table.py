@@ -1,0 +1,59 @@
+"""Tables as parquet, validated against ``deepnoise.tables`` whenever they are saved or loaded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+from kedro.io import AbstractDataset, DatasetError
+from kedro_datasets.pandas import ParquetDataset
+
+from deepnoise.tables import SCHEMAS, validate_table
+
+
+class TableDataset(ParquetDataset):
+    """A parquet table with a declared schema; versioned like any Kedro dataset.
+
+    Catalog::
+
+        wells:
+          type: deepnoise.datasets.table.TableDataset
+          filepath: data/03_primary/demo/wells.parquet
+          schema: wells
+          versioned: true
+    """
+
+    def __init__(self, *, schema: str, **kwargs: Any) -> None:
+        if schema not in SCHEMAS:
+            raise DatasetError(f"unknown table schema {schema!r}; allowed: {', '.join(SCHEMAS)}")
+        super().__init__(**kwargs)
+        self._schema = schema
+
+    def load(self) -> pd.DataFrame:
+        return validate_table(super().load(), self._schema, str(self._filepath))
+
+    def save(self, data: pd.DataFrame) -> None:
+        super().save(validate_table(data, self._schema, str(self._filepath)))
+
+    def _describe(self) -> dict[str, Any]:
+        return {**super()._describe(), "schema": self._schema}
+
+
+class EmptyTableDataset(AbstractDataset[pd.DataFrame, pd.DataFrame]):
+    """A table that this environment does not have: loads without rows, and cannot be saved.
+
+    Used where a screen comes without pictures, so that evaluation sees "none" instead of a missing file.
+    """
+
+    def __init__(self, *, schema: str, metadata: dict[str, Any] | None = None) -> None:
+        self._schema = schema
+        self.metadata = metadata
+
+    def load(self) -> pd.DataFrame:
+        return SCHEMAS[self._schema].empty()
+
+    def save(self, data: pd.DataFrame) -> None:
+        raise DatasetError(f"this environment has no {self._schema}; the entry cannot be written")
+
+    def _describe(self) -> dict[str, Any]:
+        return {"schema": self._schema}

@@ -1,0 +1,1 @@
+"""Scores with their tiers, and probes for technical noise."""

@@ -1,0 +1,1 @@
+"""From raw tables and pictures to validated wells, sites and folds."""

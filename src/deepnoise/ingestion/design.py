@@ -1,0 +1,225 @@
+"""What the design alone gives away: duplicate layouts, plate groups, predictors that need no picture."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from deepnoise.errors import InputError
+
+
+def labelled_targets(wells: pd.DataFrame) -> pd.DataFrame:
+    """The wells whose perturbation is to be called and is known."""
+    return wells[wells["target"] & wells["perturbation"].notna()]
+
+
+def duplicate_layouts(wells: pd.DataFrame, share: float = 0.5) -> list[dict[str, Any]]:
+    """Pairs of labelled experiments with the same well layout, up to a rotation of the plates.
+
+    Plates are matched by the number of wells that carry the same perturbation at the same place.
+
+    Args:
+        wells: The table ``wells``.
+        share: Share of the smaller experiment's wells that must agree.
+
+    Returns:
+        One entry a pair: the two experiments and the number of agreeing wells, largest first.
+    """
+    targets = labelled_targets(wells)
+    if targets["experiment"].nunique() < 2:
+        return []
+    content = targets.assign(key=targets["well"] + "=" + targets["perturbation"])
+    sizes = content.groupby("experiment").size()
+    pairs = []
+    # A perturbation at the same well name in two experiments is counted once, whatever the plate.
+    keys = {e: set(group["key"]) for e, group in content.groupby("experiment")}
+    names = sorted(keys)
+    for i, first in enumerate(names):
+        for second in names[i + 1 :]:
+            common = len(keys[first] & keys[second])
+            if common >= share * min(sizes[first], sizes[second]) and _same_plates(content, first, second):
+                pairs.append({"experiments": [first, second], "wells": common})
+    return sorted(pairs, key=lambda pair: -pair["wells"])
+
+
+def _same_plates(content: pd.DataFrame, first: str, second: str) -> bool:
+    """Whether the plates of one experiment go one to one into plates of the other."""
+    both = content[content["experiment"] == first].merge(
+        content[content["experiment"] == second], on="key", suffixes=("_1", "_2")
+    )
+    best = both.groupby("plate_1")["plate_2"].agg(lambda p: p.mode()[0])
+    return best.nunique() == len(best)
+
+
+def discover_groups(wells: pd.DataFrame) -> pd.DataFrame:
+    """Plate groups: perturbations that stand on the same plate in every labelled experiment.
+
+    Two perturbations belong together if no labelled experiment that has both puts them on different plates.
+
+    Args:
+        wells: The table ``wells``.
+
+    Returns:
+        The table ``plate_layout`` (perturbation, group). One single group where perturbations do not travel
+        together, or where nothing is labelled.
+    """
+    targets = labelled_targets(wells)
+    table = targets.pivot_table(
+        index="perturbation",
+        columns="experiment",
+        values="plate",
+        aggfunc=lambda plates: plates.iloc[0] if plates.nunique() == 1 else "several",
+    )
+    seen = table.notna().to_numpy()
+    codes = np.full(table.shape, -1)
+    for j, column in enumerate(table.columns):
+        codes[seen[:, j], j] = pd.factorize(table[column].dropna())[0]
+    group = np.full(len(table), -1)
+    prototypes: list[np.ndarray] = []
+    # those seen most often first: they carry the fullest record of their group
+    for i in np.argsort(-seen.sum(axis=1), kind="stable"):
+        for g, prototype in enumerate(prototypes):
+            both = (codes[i] >= 0) & (prototype >= 0)
+            if both.any() and (codes[i][both] == prototype[both]).all():
+                group[i] = g
+                prototypes[g] = np.where(prototype >= 0, prototype, codes[i])
+                break
+        else:
+            group[i] = len(prototypes)
+            prototypes.append(codes[i].copy())
+    plates = int(targets.groupby("experiment")["plate"].nunique().max()) if len(targets) else 1
+    if len(prototypes) > plates or targets["experiment"].nunique() < 2:
+        group[:] = 0
+    # number the groups by their first member, so that the names do not depend on missing wells
+    order = {g: n for n, g in enumerate(dict.fromkeys(group))}
+    return pd.DataFrame({"perturbation": table.index.astype(str), "group": [order[g] for g in group]})
+
+
+def audit_design(wells: pd.DataFrame) -> dict[str, Any]:
+    """Findings on the design, without looking at a picture (method: section 8, "Audit without images").
+
+    Returns:
+        JSON-like: duplicate layouts, plate groups, layouts in use, class from well position against chance,
+        perturbations tied to one well position or one plate, negative controls.
+    """
+    targets = labelled_targets(wells)
+    groups = discover_groups(wells)
+    sizes = groups["group"].value_counts().sort_index()
+    layouts: dict[str, int] = {}
+    if len(sizes) > 1:
+        on = targets.merge(groups, on="perturbation").groupby(["experiment", "group"])["plate"].agg(lambda p: p.mode()[0])
+        layouts = on.unstack().astype(str).agg("-".join, axis=1).value_counts().to_dict()
+    places = targets.groupby("perturbation").agg(wells=("well", "nunique"), n=("well", "size"))
+    repeated = places[places["n"] > 1]
+    negative = wells[wells["well_type"] == "negative_control"]
+    per_plate = negative.groupby(["experiment", "plate"]).size()
+    common = negative.groupby("well").size() if len(negative) else pd.Series(dtype=int)
+    return {
+        "duplicate_layouts": duplicate_layouts(wells),
+        "plate_groups": [int(n) for n in sizes],
+        "layouts_in_use": {str(k): int(v) for k, v in layouts.items()},
+        "class_from_well_position": _position_predictor(targets),
+        "perturbations_tied_to_one_well": [str(p) for p in repeated.index[repeated["wells"] == 1]],
+        "negative_control": {
+            "well": str(common.idxmax()) if len(common) else None,
+            "plates_with_it_there": int(common.max()) if len(common) else 0,
+            "plates_with_more": int((per_plate > 1).sum()),
+            "plates": int(wells.groupby(["experiment", "plate"]).ngroups),
+        },
+    }
+
+
+def _position_predictor(targets: pd.DataFrame) -> dict[str, float]:
+    """Accuracy of naming a well's perturbation by the commonest one at that well name elsewhere.
+
+    Elsewhere: in the other experiments, or on the other plates where there is one experiment.
+    """
+    unit = "experiment" if targets["experiment"].nunique() > 1 else "plate"
+    counts = targets.groupby(["well", "perturbation"]).size().rename("n").reset_index()
+    own = targets.groupby(["well", "perturbation", unit]).size().rename("own").reset_index()
+    rows = targets[["well", "perturbation", unit]].reset_index(drop=True).reset_index(names="row")
+    candidates = rows[["row", "well", unit]].merge(counts, on="well").merge(own, on=["well", "perturbation", unit], how="left")
+    candidates["n"] -= candidates["own"].fillna(0)
+    best = candidates[candidates["n"] > 0].sort_values(["row", "n"], ascending=[True, False], kind="stable")
+    best = best.drop_duplicates("row").set_index("row")["perturbation"]
+    right = rows.set_index("row")["perturbation"].reindex(best.index) == best
+    classes = max(targets["perturbation"].nunique(), 1)
+    return {"accuracy": float(right.sum() / max(len(rows), 1)), "chance": 1 / classes}
+
+
+def make_folds(
+    wells: pd.DataFrame, duplicates: list[dict[str, Any]], n_folds: int, run: list[int], validation: bool
+) -> pd.DataFrame:
+    """Split the screen into folds: what each training run trains on, validates on and predicts.
+
+    Whole experiments are left out (whole plates where there is one experiment); experiments of one cell
+    type are dealt over the folds in turn, and duplicates of a layout stay together. Where the screen has
+    unlabelled wells, those plates are held out in every fold and fold f validates on its own experiments.
+    A fully labelled screen is cross-validated: fold f holds out its own units, and validates on those of the
+    next fold. A plate whose target wells hold a single perturbation only trains.
+
+    Args:
+        wells: The table ``wells``.
+        duplicates: Pairs found by :func:`duplicate_layouts`.
+        n_folds: Number of folds the labelled units are dealt into.
+        run: The folds to keep.
+        validation: Whether a fold has validation units.
+
+    Returns:
+        The table ``folds``.
+
+    Raises:
+        InputError: Too few units for the folds asked for, or a fold in ``run`` that does not exist.
+    """
+    wrong = [f for f in run if not 0 <= f < n_folds]
+    if wrong or not run:
+        raise InputError(f"ingestion.folds.run has {wrong or run}, allowed are 0 to {n_folds - 1} (n_folds - 1)")
+    split = wells.groupby(["experiment", "plate"]).agg(
+        cell_type=("cell_type", "first"), heldout=("split", lambda s: (s == "heldout").any())
+    )
+    variety = labelled_targets(wells).groupby(["experiment", "plate"])["perturbation"].nunique()
+    split["variety"] = variety.reindex(split.index).fillna(0).astype(int)
+    plates = split.reset_index()
+    unit = "experiment" if plates["experiment"].nunique() > 1 else "plate"
+    movable = plates[~plates["heldout"] & (plates["variety"] > 1)]
+    units = movable.drop_duplicates(unit)[[unit, "cell_type"]]
+    if validation or not plates["heldout"].any():
+        if len(units) < n_folds:
+            raise InputError(
+                f"{len(units)} labelled {unit}s carry several perturbations, too few for ingestion.folds.n_folds = {n_folds}"
+            )
+    clusters = {u: u for u in units[unit]}  # unit -> the first member of its cluster of duplicates
+    if unit == "experiment":
+        for pair in duplicates:
+            first, second = (clusters[e] for e in pair["experiments"])
+            clusters = {u: first if c == second else c for u, c in clusters.items()}
+    if len(set(clusters.values())) < n_folds:  # one layout for the whole screen: nothing to keep apart
+        clusters = {u: u for u in clusters}
+    turn: dict[str, int] = {}
+    load: dict[tuple[str, int], int] = {}
+    for cluster in dict.fromkeys(clusters.values()):
+        members = [u for u in clusters if clusters[u] == cluster]
+        kinds = units.set_index(unit).loc[members, "cell_type"]
+        # the fold with the fewest experiments of these cell types; the lowest number among equals
+        fold = min(range(n_folds), key=lambda f: (sum(load.get((k, f), 0) for k in kinds), f))
+        for member, kind in kinds.items():
+            turn[member] = fold
+            load[(kind, fold)] = load.get((kind, fold), 0) + 1
+    cross_validated = not plates["heldout"].any()
+    rows = []
+    for fold in run:
+        left_out = {fold} if cross_validated else set()
+        validates = {(fold + 1) % n_folds if cross_validated else fold} if validation else set()
+        for plate in plates.itertuples():
+            own = turn.get(getattr(plate, unit), -1) if plate.variety > 1 else -1
+            role = (
+                "heldout"
+                if plate.heldout or own in left_out
+                else "validation"
+                if own in validates - left_out
+                else "train"
+            )
+            rows.append((fold, plate.experiment, plate.plate, plate.cell_type, role, unit))
+    return pd.DataFrame(rows, columns=["fold", "experiment", "plate", "cell_type", "role", "unit"])

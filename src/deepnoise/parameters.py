@@ -1,0 +1,208 @@
+"""Every parameter of every pipeline, with its type and range; checked before a run starts.
+
+One model a block of ``conf/*/parameters_<pipeline>.yml``. Unknown keys and wrong types name themselves.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt, ValidationError
+
+from deepnoise.errors import InputError, closest
+
+Share = Field(ge=0, lt=1)
+
+
+class Block(BaseModel):
+    """A block of parameters: unknown keys are refused and values are not converted between kinds."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class NoiseParameters(Block):
+    """Dials of `simulation.noise.NoiseLevels`; None keeps the profile's value."""
+
+    experiment_gain: NonNegativeFloat | None = None
+    plate_gain: NonNegativeFloat | None = None
+    experiment_offset: NonNegativeFloat | None = None
+    plate_offset: NonNegativeFloat | None = None
+    blur: NonNegativeFloat | None = None
+    illumination: NonNegativeFloat | None = None
+    bleed_through: NonNegativeFloat | None = None
+    position_gain: NonNegativeFloat | None = None
+    edge: NonNegativeFloat | None = None
+    density: NonNegativeFloat | None = None
+    sensor: NonNegativeFloat | None = None
+    penetrance: NonNegativeFloat | None = None
+    experiment_trait_shift: NonNegativeFloat | None = None
+    plate_trait_shift: NonNegativeFloat | None = None
+    well_trait_shift: NonNegativeFloat | None = None
+    density_interaction: NonNegativeFloat | None = None
+
+
+class SimulationParameters(Block):
+    """The simulated screen."""
+
+    seed: int
+    treatments: PositiveInt
+    positive_controls: PositiveInt
+    negative_wells: PositiveInt
+    cell_types: PositiveInt
+    labelled_experiments: PositiveInt
+    heldout_experiments: int = Field(ge=0)
+    plates: PositiveInt
+    sites: PositiveInt
+    image_size: int = Field(ge=16)
+    missing_wells: float = Share
+    duplicate_layout: bool
+    effect_strength: NonNegativeFloat
+    traits_changed: PositiveInt
+    profile: Literal["default", "adversarial"]
+    noise: NoiseParameters
+
+
+class FoldParameters(Block):
+    """How the screen is split."""
+
+    n_folds: PositiveInt
+    run: list[int]
+    validation: bool
+
+
+class IngestionParameters(Block):
+    """Checks of the tables and packing of the pictures."""
+
+    missing_images: Literal["error", "report"]
+    unreadable_images: Literal["error", "report"]
+    target_well_types: list[Literal["treatment", "positive_control", "negative_control"]]
+    folds: FoldParameters
+
+
+class NormalizationParameters(Block):
+    """Which statistics normalize a picture."""
+
+    strategy: Literal["none", "global", "experiment", "plate", "site"]
+    reference: Literal["all", "controls", "negative_controls"]
+
+
+class HeadParameters(Block):
+    """The classification head."""
+
+    name: Literal["arcface", "softmax"]
+    scale: float = Field(gt=0)
+    margin: float = Field(ge=0, lt=3.2)
+
+
+class AugmentationParameters(Block):
+    """Views of a picture, drawn on the device."""
+
+    dihedral: bool
+    shift_scale: float = Share
+    erase: float = Field(ge=0, le=1)
+    statistics_jitter: float = Share
+
+
+class StageParameters(Block):
+    """One stage of training."""
+
+    epochs: int = Field(ge=0)
+    learning_rate: float = Field(gt=0)
+    weight_decay: NonNegativeFloat
+
+
+class MeanTeacherParameters(StageParameters):
+    """The second stage."""
+
+    ema_decay: float = Field(ge=0, le=1)
+    consistency_weight: NonNegativeFloat
+    ramp_epochs: NonNegativeFloat
+    views: Literal["shared", "two"]
+    unlabelled_ratio: float = Field(ge=0)
+    pseudo_labels: Literal["none", "plain", "balanced"]
+    pseudo_label_weight: float = Field(ge=0, le=1)
+    pseudo_label_start: int = Field(ge=0)
+
+
+class TrainingParameters(Block):
+    """The network and how it learns."""
+
+    seed: int
+    backbone: str
+    head: HeadParameters
+    optimizer: Literal["adam", "adamw", "sgd"]
+    batch_size: int = Field(ge=2)
+    augmentation: AugmentationParameters
+    pretrain: StageParameters
+    mean_teacher: MeanTeacherParameters
+    unlabelled_source: Literal["none", "training", "heldout"]
+    cache_gigabytes: NonNegativeFloat
+    device: Literal["auto", "cpu", "cuda", "mps"]
+
+
+class InferenceParameters(Block):
+    """From a model to scores."""
+
+    views: Literal["none", "dihedral"]
+    batch_size: PositiveInt
+    device: Literal["auto", "cpu", "cuda", "mps"]
+
+
+class PlateBalancingParameters(Block):
+    """What knowledge of the plate design adds."""
+
+    group_inference: Literal["infer", "none"]
+    group_posterior: float = Field(gt=0, le=1)
+    method: Literal["none", "sinkhorn", "assignment"]
+    temperature: float = Field(gt=0)
+    sinkhorn_iterations: PositiveInt
+    sinkhorn_tolerance: float = Field(gt=0)
+
+
+class EvaluationParameters(Block):
+    """What is scored."""
+
+    unit: Literal["well", "site"]
+    pairs: list[list[str]]
+
+
+class ProjectParameters(Block):
+    """All blocks together, and what may be given on the command line."""
+
+    simulation: SimulationParameters
+    ingestion: IngestionParameters
+    normalization: NormalizationParameters
+    training: TrainingParameters
+    inference: InferenceParameters
+    plate_balancing: PlateBalancingParameters
+    evaluation: EvaluationParameters
+    screen: str
+    raw_root: str | None = None
+    data_root: str | None = None
+    scores: str | None = None
+    scores_tier: str | None = None
+
+
+def validate_parameters(parameters: dict[str, Any]) -> ProjectParameters:
+    """Check all parameters at once.
+
+    Raises:
+        InputError: One line a fault: the full name, what was received, what is allowed.
+    """
+    try:
+        return ProjectParameters.model_validate(parameters)
+    except ValidationError as error:
+        lines = []
+        for fault in error.errors():
+            name = ".".join(str(part) for part in fault["loc"])
+            if fault["type"] == "extra_forbidden":
+                block: Any = ProjectParameters
+                for part in fault["loc"][:-1]:
+                    block = block.model_fields[part].annotation
+                known = list(block.model_fields)
+                lines.append(
+                    f"unknown parameter {name!r}; allowed here: {', '.join(known)}.{closest(fault['loc'][-1], known)}"
+                )
+            else:
+                lines.append(f"parameter {name!r}: {fault['msg']}; received {fault['input']!r}")
+        raise InputError("\n".join(lines)) from error

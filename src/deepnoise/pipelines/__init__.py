@@ -1,0 +1,1 @@
+"""The Kedro pipelines: thin adapters between the catalog and the library."""

@@ -1,0 +1,37 @@
+"""Nodes of ``inference``: adapters of ``deepnoise.inference``. torch is imported when a node runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from deepnoise.parameters import InferenceParameters
+
+if TYPE_CHECKING:
+    from deepnoise.training.loop import TrainedModel
+
+
+def predict_sites(
+    teacher: dict[int, TrainedModel],
+    image_store: Any,
+    sites: pd.DataFrame,
+    wells: pd.DataFrame,
+    folds: pd.DataFrame,
+    plate_statistics: pd.DataFrame,
+    parameters: InferenceParameters,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Logits and embeddings of every site that the teacher was not trained on."""
+    from deepnoise.inference.prediction import predict_folds
+
+    return predict_folds(
+        teacher, image_store, sites, wells, folds, plate_statistics,
+        views=parameters.views, batch_size=parameters.batch_size, device_name=parameters.device,
+    )  # fmt: skip
+
+
+def pool_sites(site_logits: pd.DataFrame, site_embeddings: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Average the sites of each well."""
+    from deepnoise.inference.prediction import pool_wells
+
+    return pool_wells(site_logits, site_embeddings)

@@ -1,0 +1,23 @@
+"""teacher, image_store, plate_statistics -> predict_sites -> site_logits -> pool_sites -> well_logits, well_embeddings."""
+
+from kedro.pipeline import Node, Pipeline
+
+from deepnoise.pipelines.inference import nodes
+
+
+def create_pipeline() -> Pipeline:
+    """The pipeline ``inference``."""
+    return Pipeline(
+        [
+            Node(
+                nodes.predict_sites,
+                ["teacher", "image_store", "sites", "wells", "folds", "plate_statistics", "params:inference"],
+                ["site_logits", "site_embeddings"],
+                name="predict_sites",
+            ),
+            Node(nodes.pool_sites, ["site_logits", "site_embeddings"], ["well_logits", "well_embeddings"], name="pool_sites"),
+        ],
+        namespace="inference",
+        prefix_datasets_with_namespace=False,
+        tags=["tier_T1", "tier_T3"],
+    )

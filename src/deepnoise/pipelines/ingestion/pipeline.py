@@ -1,0 +1,32 @@
+"""raw_wells, raw_images -> wells, sites, image_store, ingestion_report, design_audit, folds."""
+
+from kedro.pipeline import Node, Pipeline
+
+from deepnoise.pipelines.ingestion import nodes
+
+
+def create_pipeline() -> Pipeline:
+    """The pipeline ``ingestion``."""
+    return Pipeline(
+        [
+            Node(nodes.validate_wells, ["raw_wells", "params:ingestion"], ["wells", "table_findings"], name="validate_wells"),
+            Node(nodes.audit_design, "wells", "design_audit", name="audit_design"),
+            Node(nodes.make_folds, ["wells", "design_audit", "params:ingestion"], "folds", name="make_folds"),
+            Node(
+                nodes.match_images,
+                ["raw_images", "wells", "params:ingestion"],
+                ["matched_images", "image_findings"],
+                name="match_images",
+            ),
+            Node(nodes.pack_images, ["raw_images", "matched_images", "params:ingestion"], "image_store", name="pack_images"),
+            Node(
+                nodes.list_sites,
+                ["image_store", "wells", "table_findings", "image_findings"],
+                ["sites", "ingestion_report"],
+                name="list_sites",
+            ),
+        ],
+        namespace="ingestion",
+        prefix_datasets_with_namespace=False,
+        tags="tier_T1",
+    )

@@ -1,0 +1,67 @@
+"""Nodes of ``training``: adapters of ``deepnoise.training``. torch is imported when a node runs."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from deepnoise.normalization.statistics import normalise_features
+from deepnoise.parameters import TrainingParameters
+
+if TYPE_CHECKING:
+    from deepnoise.training.loop import TrainedModel
+
+logger = logging.getLogger(__name__)
+
+
+def score_hand_features(
+    site_features: pd.DataFrame, plate_statistics: pd.DataFrame, wells: pd.DataFrame, folds: pd.DataFrame
+) -> pd.DataFrame:
+    """The baseline: intensity features and logistic regression on the same folds."""
+    from deepnoise.training.baseline import score_hand_features
+
+    features = normalise_features(site_features, plate_statistics)
+    return score_hand_features(features, wells, folds, str(plate_statistics["tier"].iloc[0]))
+
+
+def pretrain_student(
+    image_store: Any,
+    sites: pd.DataFrame,
+    wells: pd.DataFrame,
+    folds: pd.DataFrame,
+    plate_statistics: pd.DataFrame,
+    training_state: Any,
+    parameters: TrainingParameters,
+) -> tuple[dict[int, TrainedModel], pd.DataFrame]:
+    """Stage 1 for every fold."""
+    from deepnoise.training.folds import pretrain_folds
+
+    models, history = pretrain_folds(image_store, sites, wells, folds, plate_statistics, training_state, parameters)
+    return models, pd.DataFrame(history)
+
+
+def train_mean_teacher(
+    pretrained: dict[int, TrainedModel],
+    image_store: Any,
+    sites: pd.DataFrame,
+    wells: pd.DataFrame,
+    folds: pd.DataFrame,
+    plate_statistics: pd.DataFrame,
+    training_state: Any,
+    parameters: TrainingParameters,
+) -> tuple[dict[int, TrainedModel], dict[int, TrainedModel], pd.DataFrame]:
+    """Stage 2 for every fold."""
+    from deepnoise.training.folds import train_mean_teacher_folds
+
+    students, teachers, history = train_mean_teacher_folds(
+        pretrained, image_store, sites, wells, folds, plate_statistics, training_state, parameters
+    )
+    for fold, teacher in teachers.items():
+        score = teacher.facts["validation_t1"]
+        logger.info(
+            "teacher of fold %s: validation perturbation named %s by one view of one site, tier %s",
+            fold, "- (no validation plates)" if score is None else f"{100 * score:.0f} %", teacher.facts["tier"],
+        )  # fmt: skip
+    return students, teachers, pd.DataFrame(history)

@@ -1,0 +1,1 @@
+"""What knowledge of the plate design adds to any table of well scores (method: section 6)."""

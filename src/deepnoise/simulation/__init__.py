@@ -1,0 +1,4 @@
+"""Simulated screens with the design of RxRx1: plate layouts, cell pictures, technical noise.
+
+Used by the ``simulation`` pipeline (the demo's input) and by the tests as ground truth.
+"""

@@ -1,0 +1,273 @@
+"""The columns, dtypes and keys of every table that crosses a pipeline border; ``docs/tables.md`` is its page.
+
+The catalog names a table by ``schema:``; it is then validated on save and on load (`datasets/table.py`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pandas as pd
+
+from deepnoise.errors import InputError, closest, first_few
+
+SCORE = "score_"
+"""Prefix of the per-perturbation columns of wide score tables."""
+EMBEDDING = "embedding_"
+"""Prefix of the per-dimension columns of embedding tables."""
+
+WELL_TYPES = ("treatment", "positive_control", "negative_control")
+TIERS = ("T0", "T1", "T1c", "T2", "T3", "T2+T3", "unknown", "T2+unknown")
+
+
+@dataclass(frozen=True)
+class TableSchema:
+    """What a table must look like.
+
+    ``columns`` maps a name to str, int, float or bool; a trailing ``?`` allows missing values.
+    ``prefix`` allows, and asks for, at least one further float column a class or dimension.
+    """
+
+    what: str
+    key: tuple[str, ...]
+    columns: dict[str, str]
+    prefix: str | None = None
+    allowed: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def empty(self) -> pd.DataFrame:
+        """A table without rows, for entries that an environment does not have."""
+        kinds = {"str": "str", "int": "int64", "float": "float64", "bool": "bool"}
+        return pd.DataFrame({c: pd.Series(dtype=kinds[k.rstrip("?")]) for c, k in self.columns.items()})
+
+
+WELL_KEY = {"id_code": "str", "experiment": "str", "plate": "str", "well": "str"}
+
+SCHEMAS: dict[str, TableSchema] = {
+    "wells": TableSchema(
+        "one row a well; the perturbation of held-out wells is missing",
+        ("id_code",),
+        WELL_KEY
+        | {
+            "cell_type": "str",
+            "well_type": "str",
+            "perturbation": "str?",
+            "target": "bool",  # its perturbation is to be called
+            "split": "str",  # labelled or heldout
+        },
+        allowed={"well_type": WELL_TYPES, "split": ("labelled", "heldout")},
+    ),
+    "sites": TableSchema(
+        "one row a usable site of the image store; store_row is its row in the plate's array",
+        ("id_code", "site"),
+        WELL_KEY | {"site": "int", "store_row": "int"},
+    ),
+    "site_features": TableSchema(
+        "raw intensity and texture of a site, one row a site and channel",
+        ("id_code", "site", "channel"),
+        WELL_KEY
+        | {"site": "int", "channel": "str", "mean": "float", "std": "float"}
+        | {q: "float" for q in ("p01", "p10", "p25", "p50", "p75", "p90", "p99")}
+        | {"gradient": "float", "laplace": "float"},
+    ),
+    "plate_statistics": TableSchema(
+        "the mean and std that normalize a plate's channel, and where they come from",
+        ("experiment", "plate", "channel"),
+        {
+            "experiment": "str",
+            "plate": "str",
+            "channel": "str",
+            "mean": "float",  # grey levels; subtracted
+            "std": "float",  # grey levels; divided by
+            "n_pixels": "int",
+            "strategy": "str",
+            "reference": "str",
+            "tier": "str",
+        },
+        allowed={"tier": ("T0", "T1", "T1c")},
+    ),
+    "folds": TableSchema(
+        "what each fold (one training run) does with each plate",
+        ("fold", "experiment", "plate"),
+        {"fold": "int", "experiment": "str", "plate": "str", "cell_type": "str", "role": "str", "unit": "str"},
+        allowed={"role": ("train", "validation", "heldout"), "unit": ("experiment", "plate")},
+    ),
+    "plate_layout": TableSchema(
+        "the plate group of each perturbation",
+        ("perturbation",),
+        {"perturbation": "str", "group": "int"},
+    ),
+    "plate_groups": TableSchema(
+        "the plate group found for each plate; decided: sure enough for the filter",
+        ("experiment", "plate"),
+        {"experiment": "str", "plate": "str", "group": "int", "posterior": "float", "margin": "float", "decided": "bool"},
+    ),
+    "site_logits": TableSchema(
+        "logits of a site, averaged over the views",
+        ("fold", "id_code", "site"),
+        {"fold": "int", "role": "str"} | WELL_KEY | {"site": "int", "tier": "str"},
+        prefix=SCORE,
+        allowed={"tier": TIERS},
+    ),
+    "well_logits": TableSchema(
+        "logits of a well, averaged over sites and views",
+        ("fold", "id_code"),
+        {"fold": "int", "role": "str"} | WELL_KEY | {"n_sites": "int", "tier": "str"},
+        prefix=SCORE,
+        allowed={"tier": TIERS},
+    ),
+    "well_embeddings": TableSchema(
+        "unit-length embedding of a well",
+        ("fold", "id_code"),
+        {"fold": "int", "role": "str"} | WELL_KEY | {"plate_seen": "bool"},
+        prefix=EMBEDDING,
+    ),
+    "well_scores": TableSchema(
+        "wide scores of wells from any model: higher is better, a score column a perturbation",
+        ("id_code",),
+        {"id_code": "str", "tier": "str"},
+        prefix=SCORE,
+        allowed={"tier": TIERS},
+    ),
+    "well_scores_long": TableSchema(
+        "long scores of wells from any model: rows of one well (sites, models) are summed",
+        (),
+        {"id_code": "str", "perturbation": "str", "score": "float", "tier": "str"},
+        allowed={"tier": TIERS},
+    ),
+    "balancing_steps": TableSchema(
+        "the call of a well after each step of plate balancing",
+        ("id_code", "step"),
+        WELL_KEY | {"role": "str", "step": "str", "call": "str?", "confidence": "float", "tier": "str"},
+        allowed={"tier": TIERS},
+    ),
+    "design_probabilities": TableSchema(
+        "probabilities of a well after the chosen balancing; rows sum to 1",
+        ("id_code",),
+        WELL_KEY | {"tier": "str"},
+        prefix=SCORE,
+        allowed={"tier": TIERS},
+    ),
+    "calls": TableSchema(
+        "the perturbation called for each well; tier is that of t2_call",
+        ("id_code",),
+        WELL_KEY
+        | {
+            "t1_call": "str",
+            "t1_confidence": "float",  # probability
+            "t2_call": "str",
+            "t2_confidence": "float",  # probability
+            "tier": "str",
+        },
+        allowed={"tier": TIERS},
+    ),
+    "heldout_labels": TableSchema(
+        "withheld truth, read by evaluation alone",
+        ("id_code",),
+        {"id_code": "str", "perturbation": "str"},
+    ),
+    "training_history": TableSchema(
+        "one row an epoch of training",
+        ("fold", "stage", "epoch"),
+        {
+            "fold": "int",
+            "stage": "str",
+            "epoch": "int",
+            "loss": "float",
+            "consistency": "float",
+            "learning_rate": "float",
+            "student_t1": "float?",  # top-1 of single sites, one view, on the validation plates
+            "teacher_t1": "float?",
+            "images_per_second": "float",
+        },
+    ),
+}
+
+SCORES_KEYS = {
+    "screen": "name of the screen",
+    "unit": "what is scored: well or site",
+    "classes": "number of perturbations that can be called",
+    "t1": "top1, top5, macro_recall, skill, chance, n, tier, by_experiment, by_cell_type of the plain call",
+    "steps": "accuracy after each step of plate balancing, each with its tier and chance",
+    "validation": "the same plain scores on the validation plates (used to choose the epoch)",
+    "baseline": "hand features and logistic regression on the same folds",
+    "pairs": "macro recall within pairs of perturbations named in the parameters",
+    "notes": "what a reader must know to read the figures",
+}
+"""Top-level keys of the entry ``scores`` (JSON)."""
+
+
+def validate_table(table: pd.DataFrame, schema: str, source: str) -> pd.DataFrame:
+    """Check a table against its declaration.
+
+    Args:
+        table: Any table.
+        schema: Name in ``SCHEMAS``.
+        source: What to call the table in an error: a file or a catalog entry.
+
+    Returns:
+        The table with declared columns first and cast to their dtypes.
+
+    Raises:
+        InputError: Names the source, the column and the first offending values.
+    """
+    if schema not in SCHEMAS:
+        raise InputError(f"unknown table schema {schema!r}; allowed: {', '.join(SCHEMAS)}.{closest(schema, SCHEMAS)}")
+    declared = SCHEMAS[schema]
+    missing = [c for c in declared.columns if c not in table.columns]
+    if missing:
+        raise InputError(
+            f"{source}: column {missing[0]!r} is missing (table {schema!r} needs {', '.join(declared.columns)}; "
+            f"received {first_few(table.columns, 12)}).{closest(missing[0], table.columns)}"
+        )
+    further = [c for c in table.columns if c not in declared.columns]
+    if declared.prefix is None:
+        unknown = further
+    else:
+        unknown = [c for c in further if not str(c).startswith(declared.prefix)]
+        if len(table) and len(unknown) == len(further):
+            raise InputError(f"{source}: table {schema!r} has no column that starts with {declared.prefix!r}")
+    if unknown:
+        raise InputError(f"{source}: table {schema!r} knows no column {first_few(unknown)}")
+    cast = {}
+    for column, kind in declared.columns.items():
+        values = table[column]
+        if not kind.endswith("?") and values.isna().any():
+            raise InputError(f"{source}: column {column!r} has {int(values.isna().sum())} missing values, expected none")
+        wanted = {"str": "str", "int": "int64", "float": "float64", "bool": "bool"}[kind.rstrip("?")]
+        try:
+            cast[column] = values.astype(wanted)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{source}: column {column!r} cannot be read as {kind}: {error}") from error
+        if column in declared.allowed:
+            wrong = sorted(set(values.dropna()) - set(declared.allowed[column]))
+            if wrong:
+                raise InputError(
+                    f"{source}: column {column!r} has {first_few(map(repr, wrong))}; "
+                    f"allowed: {', '.join(declared.allowed[column])}"
+                )
+    if declared.key:
+        twice = table.duplicated(list(declared.key))
+        if twice.any():
+            example = table.loc[twice, list(declared.key)].iloc[0].to_dict()
+            raise InputError(f"{source}: {int(twice.sum())} rows repeat their key, first {example}; expected unique rows")
+    return pd.concat([pd.DataFrame(cast, index=table.index), table[further]], axis=1)
+
+
+def class_names(table: pd.DataFrame) -> list[str]:
+    """The perturbations of a wide score table, in column order."""
+    return [str(c)[len(SCORE) :] for c in table.columns if str(c).startswith(SCORE)]
+
+
+def prefixed(values, names: list[str], prefix: str, index: pd.Index) -> pd.DataFrame:
+    """A (W, K) array as a table with one prefixed column a name."""
+    return pd.DataFrame(values, columns=[f"{prefix}{name}" for name in names], index=index)
+
+
+def matrix(table: pd.DataFrame, prefix: str):
+    """The (W, K) array of all columns with a prefix."""
+    return table[[c for c in table.columns if str(c).startswith(prefix)]].to_numpy()
+
+
+def natural_order(names) -> list[str]:
+    """Names sorted as people count: numbers by value, the rest by letters."""
+    return sorted(set(names), key=lambda name: (not name.isdigit(), int(name) if name.isdigit() else 0, name))

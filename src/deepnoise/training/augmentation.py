@@ -1,0 +1,92 @@
+"""Views of pictures, drawn per picture and applied in batches on the device (method: section 4)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+
+def dihedral(pictures: torch.Tensor, view: torch.Tensor) -> torch.Tensor:
+    """One of the eight symmetries of the square for each picture, exact (no interpolation).
+
+    Args:
+        pictures: (B, C, H, H) any dtype.
+        view: (B,) int64, 0..7: a quarter turn ``view % 4`` times, mirrored first where ``view >= 4``.
+
+    Returns:
+        (B, C, H, H).
+    """
+    out = torch.empty_like(pictures)
+    for v in range(8):
+        chosen = view == v
+        if chosen.any():
+            out[chosen] = dihedral_view(pictures[chosen], v)
+    return out
+
+
+def dihedral_view(pictures: torch.Tensor, view: int) -> torch.Tensor:
+    """The same symmetry for all pictures of a batch."""
+    if view >= 4:
+        pictures = pictures.flip(-1)
+    return torch.rot90(pictures, view % 4, dims=(-2, -1))
+
+
+def shift_scale(pictures: torch.Tensor, strength: float, crop: bool, generator: torch.Generator) -> torch.Tensor:
+    """Random shift, scale and aspect, each up to ``strength`` (0.1 = 10 %), bilinear, mirrored at the rim.
+
+    With ``crop`` a random 80-99 % of the area is enlarged on top.
+    """
+    draw = (2 * torch.rand(len(pictures), 4, generator=generator) - 1) * strength
+    theta = torch.zeros(len(pictures), 2, 3)
+    theta[:, 0, 0] = (1 + draw[:, 0]) * (1 + draw[:, 1] / 2)
+    theta[:, 1, 1] = (1 + draw[:, 0]) / (1 + draw[:, 1] / 2)
+    theta[:, :, 2] = 2 * draw[:, 2:]
+    if crop:
+        theta[:, :, :2] *= (0.80 + 0.19 * torch.rand(len(pictures), 1, 1, generator=generator)).sqrt()
+    grid = F.affine_grid(theta.to(pictures.device), list(pictures.shape), align_corners=False)
+    return F.grid_sample(pictures, grid.to(pictures.dtype), mode="bilinear", padding_mode="reflection", align_corners=False)
+
+
+def erase(pictures: torch.Tensor, chance: float, generator: torch.Generator) -> torch.Tensor:
+    """Random erasing of a rectangle of 2-40 % of the area, filled with 0 (Zhong et al., arXiv 1708.04896)."""
+    count, _, height, width = pictures.shape
+    draw = torch.rand(5, count, generator=generator)
+    area = (0.02 + 0.38 * draw[0]) * (draw[4] < chance)
+    aspect = torch.exp((2 * draw[1] - 1) * 0.7)
+    tall, wide = (area * aspect).sqrt().clamp(max=1), (area / aspect).sqrt().clamp(max=1)
+    top, left = draw[2] * (1 - tall), draw[3] * (1 - wide)
+    y = (torch.arange(height) + 0.5) / height
+    x = (torch.arange(width) + 0.5) / width
+    rows = (y >= top[:, None]) & (y < (top + tall)[:, None])
+    columns = (x >= left[:, None]) & (x < (left + wide)[:, None])
+    gone = (rows[:, :, None] & columns[:, None, :]).to(pictures.device)
+    return pictures.masked_fill(gone[:, None], 0.0)
+
+
+def random_view(
+    pictures: torch.Tensor,
+    *,
+    turns: bool,
+    strength: float,
+    erase_chance: float = 0.0,
+    crop: bool = False,
+    generator: torch.Generator,
+) -> torch.Tensor:
+    """One random view of each normalized picture.
+
+    Args:
+        pictures: (B, C, H, W) float.
+        turns: Random flips and quarter turns.
+        strength: Of shift, scale and aspect; 0 leaves them out.
+        erase_chance: Chance of random erasing.
+        crop: Enlarge a random 80-99 % of the area (needs ``strength`` above 0).
+        generator: CPU source of all randomness.
+    """
+    if turns:
+        view = torch.randint(0, 8, (len(pictures),), generator=generator)
+        pictures = dihedral(pictures, view.to(pictures.device))
+    if strength > 0:
+        pictures = shift_scale(pictures, strength, crop, generator)
+    if erase_chance > 0:
+        pictures = erase(pictures, erase_chance, generator)
+    return pictures

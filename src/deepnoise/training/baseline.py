@@ -1,0 +1,44 @@
+"""The baseline to beat: intensity features of the pictures and logistic regression, on the same folds."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from deepnoise.tables import SCORE, natural_order, prefixed
+
+
+def score_hand_features(features: pd.DataFrame, wells: pd.DataFrame, folds: pd.DataFrame, tier: str) -> pd.DataFrame:
+    """Train on the labelled target sites of each fold, score its held-out and validation target sites.
+
+    Args:
+        features: Wide normalized features of
+            :func:`deepnoise.normalization.statistics.normalise_features`.
+        wells: The table ``wells``.
+        folds: The table ``folds``.
+        tier: Tier of the normalization.
+
+    Returns:
+        A table with the schema ``site_logits``.
+    """
+    names = [c for c in features.columns if c not in ("id_code", "experiment", "plate", "well", "site")]
+    joined = features.merge(wells.loc[wells["target"], ["id_code", "perturbation"]], on="id_code")
+    parts = []
+    for fold, plates in folds.groupby("fold"):
+        sites = joined.merge(plates[["experiment", "plate", "role"]], on=["experiment", "plate"])
+        train = sites[(sites["role"] == "train") & sites["perturbation"].notna()]
+        asked = sites[sites["role"] != "train"].reset_index(drop=True)
+        if asked.empty or train["perturbation"].nunique() < 2:
+            continue
+        model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=300))
+        model.fit(train[names].to_numpy(), train["perturbation"].to_numpy(dtype=str))
+        known = list(model[-1].classes_)
+        log_p = model.predict_log_proba(asked[names].to_numpy())
+        order = natural_order(known)
+        log_p = np.clip(log_p[:, [known.index(name) for name in order]], -50, 0)
+        meta = asked[["role", "id_code", "experiment", "plate", "well", "site"]].assign(fold=fold, tier=tier)
+        parts.append(pd.concat([meta, prefixed(log_p.astype(np.float32), order, SCORE, meta.index)], axis=1))
+    return pd.concat(parts, ignore_index=True)

@@ -1,0 +1,128 @@
+"""Batches of raw pictures and the statistics that normalize them, each picture read once a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import pandas as pd
+import torch
+
+from deepnoise.errors import InputError
+
+
+class PictureStore(Protocol):
+    """What is needed of an image store."""
+
+    channels: list[str]
+
+    def read(self, experiment: str, plate: str, store_rows: np.ndarray | None = None) -> np.ndarray:
+        """(S, C, H, W) raw counts."""
+
+
+@dataclass
+class Batch:
+    """Raw pictures of B sites with their statistics."""
+
+    index: np.ndarray  # (B,) rows of the site table
+    pictures: torch.Tensor  # (B, C, H, W) uint8 or int32 raw counts
+    mean: torch.Tensor  # (B, C) float32
+    std: torch.Tensor  # (B, C) float32
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch on another device."""
+        move = {"device": device, "non_blocking": True}
+        return Batch(self.index, self.pictures.to(**move), self.mean.to(**move), self.std.to(**move))
+
+
+class SitePictures:
+    """The pictures of a site table. Kept in memory where they fit, read batch by batch where not.
+
+    Args:
+        store: The image store.
+        sites: Rows of the table ``sites``; batches are named by position in it.
+        statistics: The table ``plate_statistics``.
+        cache_gigabytes: Most memory to keep pictures in.
+
+    Raises:
+        InputError: A plate without statistics.
+    """
+
+    def __init__(self, store: PictureStore, sites: pd.DataFrame, statistics: pd.DataFrame, cache_gigabytes: float) -> None:
+        self.store = store
+        self.sites = sites.reset_index(drop=True)
+        self.strategy = str(statistics["strategy"].iloc[0])
+        key = ["experiment", "plate"]
+        self._row = self.sites["store_row"].to_numpy()
+        self._plate = self.sites.groupby(key, sort=True).ngroup().to_numpy()
+        self._plates = [(str(e), str(p)) for e, p in sorted(set(zip(self.sites["experiment"], self.sites["plate"], strict=True)))]
+        indexed = statistics.set_index([*key, "channel"]).sort_index()
+        try:
+            wanted = [(e, p, c) for e, p in self._plates for c in store.channels]
+            values = indexed.loc[wanted, ["mean", "std"]].to_numpy(np.float32)
+        except KeyError as error:
+            raise InputError(f"plate_statistics lacks {error}; run normalization on this screen") from error
+        self._statistics = values.reshape(len(self._plates), len(store.channels), 2)
+        self._cache: np.ndarray | None = None
+        if len(self.sites):
+            first = self._read(np.array([0]))
+            if first.nbytes * len(self.sites) <= cache_gigabytes * 1e9:
+                self._cache = np.empty((len(self.sites), *first.shape[1:]), first.dtype)
+                for plate in range(len(self._plates)):
+                    members = np.flatnonzero(self._plate == plate)
+                    self._cache[members] = self._read(members)
+
+    def _read(self, index: np.ndarray) -> np.ndarray:
+        parts: list[np.ndarray | None] = [None] * len(index)
+        for plate in np.unique(self._plate[index]):
+            places = np.flatnonzero(self._plate[index] == plate)
+            pictures = self.store.read(*self._plates[plate], self._row[index[places]])
+            for place, picture in zip(places, pictures, strict=True):
+                parts[place] = picture
+        return np.stack(parts)
+
+    def batch(self, index: np.ndarray) -> Batch:
+        """Pictures and statistics of the named rows."""
+        pictures = self._read(index) if self._cache is None else self._cache[index]
+        if pictures.dtype == np.uint16:
+            pictures = pictures.astype(np.int32)  # torch lacks most operations on uint16
+        statistics = torch.from_numpy(self._statistics[self._plate[index]])
+        return Batch(index, torch.from_numpy(pictures), statistics[..., 0], statistics[..., 1])
+
+    def batches(self, order: Iterable[np.ndarray]) -> Iterator[Batch]:
+        """Batches in the given order; the next one is read while the present one is used."""
+        with ThreadPoolExecutor(1) as reader:
+            waiting = None
+            for index in order:
+                coming = reader.submit(self.batch, index)
+                if waiting is not None:
+                    yield waiting.result()
+                waiting = coming
+            if waiting is not None:
+                yield waiting.result()
+
+
+def normalise(batch: Batch, strategy: str, jitter: float = 0.0, generator: torch.Generator | None = None) -> torch.Tensor:
+    """(x - mean) / std per picture and channel, on the batch's device (method: section 2).
+
+    Args:
+        batch: Raw counts and statistics.
+        strategy: With ``site`` a picture's own mean and std replace the plate's.
+        jitter: Mean and std are each multiplied by an independent U(1 - jitter, 1 + jitter).
+        generator: CPU source of the jitter.
+
+    Returns:
+        (B, C, H, W) float32.
+    """
+    pictures = batch.pictures.float()
+    mean, std = batch.mean, batch.std
+    if strategy == "site":
+        std, mean = torch.std_mean(pictures, dim=(2, 3), correction=0)
+        std = std.clamp_min(1e-6)
+    if jitter > 0:
+        factor = 1 + jitter * (2 * torch.rand(2, *mean.shape, generator=generator) - 1).to(pictures.device)
+        mean, std = mean * factor[0], std * factor[1]
+    return (pictures - mean[..., None, None]) / std[..., None, None]
