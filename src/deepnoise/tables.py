@@ -137,7 +137,7 @@ SCHEMAS: dict[str, TableSchema] = {
     "balancing_steps": TableSchema(
         "the call of a well after each step of plate balancing",
         ("id_code", "step"),
-        WELL_KEY | {"role": "str", "step": "str", "call": "str?", "confidence": "float", "tier": "str"},
+        WELL_KEY | {"role": "str", "step": "str", "call": "str", "confidence": "float", "candidates": "int", "tier": "str"},
         allowed={"tier": TIERS},
     ),
     "design_probabilities": TableSchema(

@@ -80,8 +80,14 @@ def read_site(paths: Sequence[Path]) -> np.ndarray:
 def write_json(path: Path, content: Any) -> None:
     """Write JSON whole or not at all."""
     staged = path.with_name(path.name + ".part")
-    staged.write_text(json.dumps(content, indent=1, default=str), encoding="utf-8")
+    staged.write_text(json.dumps(content, indent=1, default=_plain), encoding="utf-8")
     os.replace(staged, path)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{value!r} ({type(value).__name__}) cannot be kept as JSON")
 
 
 def read_json(path: Path) -> Any:

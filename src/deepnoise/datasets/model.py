@@ -11,11 +11,10 @@ from kedro.io import AbstractDataset, AbstractVersionedDataset, Version
 
 from deepnoise.datasets.files import read_json, write_json
 from deepnoise.errors import InputError
+from deepnoise.training.model import TrainedModel
 
 if TYPE_CHECKING:
     import torch
-
-    from deepnoise.training.loop import TrainedModel
 
 logger = logging.getLogger(__name__)
 FORMAT = "deepnoise model 1"
@@ -69,8 +68,6 @@ class ModelDataset(AbstractVersionedDataset):
         write_json(folder / "model.json", {"format": FORMAT, "folds": sorted(data)})
 
     def load(self) -> dict[int, TrainedModel]:
-        from deepnoise.training.loop import TrainedModel
-
         folder = Path(self._get_load_path())
         index = folder / "model.json"
         if not index.is_file():

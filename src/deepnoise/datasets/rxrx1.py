@@ -13,7 +13,7 @@ from kedro.io import AbstractDataset
 
 from deepnoise.datasets.files import read_csv, read_site
 from deepnoise.errors import InputError
-from deepnoise.ingestion.validation import RAW_COLUMNS
+from deepnoise.ingestion.validation import RAW_COLUMNS, validate_wells
 
 SPLITS = {"train": "labelled", "test": "heldout"}
 _FILE = re.compile(r"(?P<well>[^_]+)_s(?P<site>\d+)_w(?P<channel>\d+)\.png")
@@ -164,3 +164,10 @@ class RxRx1ImagesDataset(AbstractDataset[SiteFiles, SiteFiles]):
 
     def _describe(self) -> dict[str, Any]:
         return {"root": str(self._root), "channels": self._channels}
+
+
+class RxRx1WellsDataset(RxRx1TablesDataset):
+    """The table ``wells`` straight from the four csv tables, for screens without pictures."""
+
+    def load(self) -> pd.DataFrame:
+        return validate_wells(super().load(), ["treatment"])[0]

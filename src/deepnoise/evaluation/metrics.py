@@ -64,22 +64,21 @@ def pair_recall(scores: pd.DataFrame, truth: pd.Series, pair: list[str]) -> dict
     return {"pair": pair, "macro_recall": macro_recall(truth[member].to_numpy(dtype=str), called), "chance": 0.5, "n": int(member.sum())}
 
 
-def score_steps(steps: pd.DataFrame, truth: dict[str, str], classes: int, groups: int) -> list[dict[str, Any]]:
+def score_steps(steps: pd.DataFrame, truth: dict[str, str]) -> list[dict[str, Any]]:
     """Accuracy after each step of plate balancing.
 
-    Chance is 1/K for the plain call and 1/(K/G) from the group filter on.
+    Chance is the mean of 1 / (classes that the step still allows in a well): 1/K for the plain call, G/K where
+    the plate group is decided.
 
     Args:
         steps: ``balancing_steps``, held-out rows.
         truth: id_code -> perturbation.
-        classes: Number K of perturbations.
-        groups: Number G of plate groups in use, 1 where there is no filter.
     """
     scored = []
     for step, rows in steps.groupby("step", sort=False):
         known = rows[rows["id_code"].isin(truth)]
         right = known["call"].to_numpy(dtype=object) == known["id_code"].map(truth).to_numpy(dtype=object)
-        chance = 1 / classes if step == "plain" else groups / classes
+        chance = float((1 / known["candidates"]).mean())
         accuracy = float(right.mean())
         scored.append(
             {
@@ -141,9 +140,6 @@ def evaluate(
         by_well = ["id_code", "experiment", "plate", "well", "role", "tier"]
         baseline_logits = baseline_logits.groupby(by_well)[score_columns].mean().reset_index()
     heldout = steps[steps["role"] == "heldout"]
-    classes = len(class_names(main))
-    decided = bool(len(groups_found) and groups_found["decided"].any())
-    groups = int(groups_found.loc[groups_found["decided"].astype(bool), "group"].nunique()) if decided else 1
     t1 = plain(main, "heldout", held)
     pair_scores = []
     if t1 is not None:
@@ -155,9 +151,9 @@ def evaluate(
     return {
         "screen": screen,
         "unit": unit,
-        "classes": classes,
+        "classes": len(class_names(main)),
         "t1": t1,
-        "steps": score_steps(heldout, held, classes, groups) if score_now else [],
+        "steps": score_steps(heldout, held) if score_now else [],
         "validation": plain(main, "validation", known),
         "baseline": plain(baseline_logits, "heldout", held),
         "pairs": pair_scores,

@@ -16,7 +16,7 @@ from deepnoise.errors import InputError, first_few
 from deepnoise.tables import EMBEDDING, SCORE, matrix, prefixed
 from deepnoise.training.augmentation import dihedral_view
 from deepnoise.training.images import PictureStore, SitePictures, normalise
-from deepnoise.training.loop import TrainedModel
+from deepnoise.training.model import TrainedModel
 from deepnoise.training.network import Network, NetworkSpec, autocast, choose_device, to_device
 
 logger = logging.getLogger(__name__)
@@ -178,5 +178,6 @@ def pool_wells(site_logits: pd.DataFrame, site_embeddings: pd.DataFrame) -> tupl
     axes = [c for c in site_embeddings.columns if c.startswith(EMBEDDING)]
     pooled = site_embeddings.groupby(key, sort=True)[axes].mean().reset_index().drop(columns="tier")
     values = matrix(pooled, EMBEDDING)
-    pooled[axes] = values / np.clip(np.linalg.norm(values, axis=1, keepdims=True), 1e-12, None)
-    return wells, pooled.assign(plate_seen=False)
+    values = values / np.clip(np.linalg.norm(values, axis=1, keepdims=True), 1e-12, None)
+    meta = pooled.drop(columns=axes).assign(plate_seen=False)  # only unseen plates are predicted
+    return wells, pd.concat([meta, pd.DataFrame(values, columns=axes, index=meta.index)], axis=1)

@@ -170,7 +170,8 @@ def balance(
 
     def record(step: str, calls: np.ndarray, log_q: np.ndarray, step_tier: str) -> None:
         confidence = np.exp(log_q[np.arange(len(calls)), calls])
-        steps.append(base.assign(step=step, call=names[calls], confidence=confidence, tier=step_tier))
+        candidates = (log_q > FORBIDDEN / 2).sum(axis=1)  # classes that the step still allows
+        steps.append(base.assign(step=step, call=names[calls], confidence=confidence, candidates=candidates, tier=step_tier))
 
     record("plain", log_p.argmax(axis=1), log_p, tier)
     found = pd.DataFrame(columns=["experiment", "plate", "group", "posterior", "margin", "decided"])

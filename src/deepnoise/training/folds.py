@@ -9,7 +9,8 @@ import pandas as pd
 from deepnoise.errors import InputError
 from deepnoise.parameters import TrainingParameters
 from deepnoise.training.images import PictureStore
-from deepnoise.training.loop import StateStore, TrainedModel, Trainer, fold_view, pretrain, train_mean_teacher
+from deepnoise.training.loop import StateStore, Trainer, fold_view, pretrain, train_mean_teacher
+from deepnoise.training.model import TrainedModel
 
 
 def _trainer(
@@ -37,9 +38,9 @@ def pretrain_folds(
 ) -> tuple[dict[int, TrainedModel], list[dict[str, Any]]]:
     """Stage 1 for every fold in the table ``folds``: fold -> student, and the history."""
     models, history = {}, []
-    for fold in sorted(folds["fold"].unique()):
+    for fold in sorted(int(f) for f in folds["fold"].unique()):
         trainer = _trainer(fold, store, sites, wells, folds, statistics, state, parameters)
-        models[int(fold)], rows = pretrain(trainer)
+        models[fold], rows = pretrain(trainer)
         history += rows
     return models, history
 
@@ -60,14 +61,14 @@ def train_mean_teacher_folds(
         InputError: A pretrained student belongs to other data or parameters.
     """
     students, teachers, history = {}, {}, []
-    for fold in sorted(folds["fold"].unique()):
+    for fold in sorted(int(f) for f in folds["fold"].unique()):
         trainer = _trainer(fold, store, sites, wells, folds, statistics, state, parameters)
-        start = pretrained.get(int(fold))
+        start = pretrained.get(fold)
         if start is None or start.facts["fingerprints"] != trainer.facts["fingerprints"]:
             raise InputError(
                 f"the entry pretrained has no student of fold {fold} made from today's data and parameters; "
                 "run the whole pipeline training"
             )
-        students[int(fold)], teachers[int(fold)], rows = train_mean_teacher(trainer, start)
+        students[fold], teachers[fold], rows = train_mean_teacher(trainer, start)
         history += rows
     return students, teachers, history

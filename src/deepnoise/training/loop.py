@@ -29,17 +29,10 @@ from deepnoise.tables import SCORE, natural_order, prefixed
 from deepnoise.training.augmentation import random_view
 from deepnoise.training.images import Batch, PictureStore, SitePictures, normalise
 from deepnoise.training.losses import PUBLISHED_CLASSES, consistency, cosine_rate, ema_decay, ramp, update_ema
+from deepnoise.training.model import TrainedModel
 from deepnoise.training.network import Network, NetworkSpec, autocast, choose_device, to_device
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass
-class TrainedModel:
-    """Weights and the facts without which they must not be used."""
-
-    weights: dict[str, torch.Tensor]
-    facts: dict[str, Any]
 
 
 class StateStore(Protocol):
@@ -139,7 +132,7 @@ class Trainer:
         )
         self.unlabelled = self.labelled if same else SitePictures(store, view.unlabelled, statistics, gigabytes)
         self.validation = SitePictures(store, view.validation, statistics, gigabytes / 2)
-        self.label = torch.from_numpy(view.labelled["label"].to_numpy(np.int64))
+        self.label = torch.tensor(view.labelled["label"].to_numpy(np.int64))
         self.spec = NetworkSpec(
             parameters.backbone, len(self.channels), len(view.classes), parameters.head.name,
             parameters.head.scale, parameters.head.margin,

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
 from deepnoise.parameters import InferenceParameters
-
-if TYPE_CHECKING:
-    from deepnoise.training.loop import TrainedModel
+from deepnoise.training.model import TrainedModel
 
 
 def predict_sites(

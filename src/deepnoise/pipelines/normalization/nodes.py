@@ -37,21 +37,24 @@ def probe_pixels(
     """How well intensity features name the experiment, before and after normalization."""
     raw_like = plate_statistics.assign(mean=0.0, std=1.0, strategy="none")
     kind = wells.set_index("id_code")["cell_type"]
-    found = {}
+    found: dict[str, Any] = {}
     for name, table in (("raw", raw_like), ("normalized", plate_statistics)):
         features = statistics.normalise_features(site_features, table).drop(columns=["plate", "well", "site"])
         pooled = features.groupby(["id_code", "experiment"]).mean().reset_index()
-        values = pooled.drop(columns=["id_code", "experiment"]).to_numpy()
-        found[name] = probe_experiment(values, pooled["experiment"], pooled["id_code"].map(kind))
+        everything = [c for c in pooled.columns if c not in ("id_code", "experiment")]
+        brightness = [c for c in everything if c.startswith(("mean_", "std_"))]
+        for part, columns in ((name, brightness), (f"{name}_with_texture", everything)):
+            found[part] = probe_experiment(pooled[columns].to_numpy(), pooled["experiment"], pooled["id_code"].map(kind))
     strategy = str(plate_statistics["strategy"].iloc[0])
     found["strategy"], found["tier"] = strategy, str(plate_statistics["tier"].iloc[0])
     if found["raw"]["chance"] is None:
         logger.info("pixel probe: too few experiments of one cell type to tell apart")
         return found
     chance = 100 * found["raw"]["chance"]
-    logger.info("raw pixels: experiment named %.0f %% (chance %.0f %%)", 100 * found["raw"]["balanced_accuracy"], chance)
+    logger.info("raw pixels: experiment named %.0f %% by brightness and contrast (chance %.0f %%)", 100 * found["raw"]["balanced_accuracy"], chance)
     logger.info(
-        "after %s normalization: experiment named %.0f %% (chance %.0f %%), tier %s",
-        strategy, 100 * found["normalized"]["balanced_accuracy"], chance, found["tier"],
+        "after %s normalization: %.0f %%; %.0f %% where texture and quantiles are read too (chance %.0f %%), tier %s",
+        strategy, 100 * found["normalized"]["balanced_accuracy"],
+        100 * found["normalized_with_texture"]["balanced_accuracy"], chance, found["tier"],
     )  # fmt: skip
     return found

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
 from deepnoise.normalization.statistics import normalise_features
 from deepnoise.parameters import TrainingParameters
-
-if TYPE_CHECKING:
-    from deepnoise.training.loop import TrainedModel
+from deepnoise.training.model import TrainedModel
 
 logger = logging.getLogger(__name__)
 
