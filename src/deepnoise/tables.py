@@ -191,6 +191,7 @@ SCORES_KEYS = {
     "validation": "the same plain scores on the validation plates (used to choose the epoch)",
     "baseline": "hand features and logistic regression on the same folds",
     "pairs": "macro recall within pairs of perturbations named in the parameters",
+    "plate_groups": "plates whose group was decided, and how many of those with labels are right",
     "notes": "what a reader must know to read the figures",
 }
 """Top-level keys of the entry ``scores`` (JSON)."""

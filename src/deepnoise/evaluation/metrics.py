@@ -93,6 +93,25 @@ def score_steps(steps: pd.DataFrame, truth: dict[str, str]) -> list[dict[str, An
     return scored
 
 
+def score_groups(found: pd.DataFrame, layout: pd.DataFrame, wells: pd.DataFrame, truth: dict[str, str]) -> dict[str, Any]:
+    """How many plate groups were decided, and how many of those that can be checked are right.
+
+    The true group of a plate is that of most of its held-out labels.
+    """
+    answer = wells[wells["id_code"].isin(truth)].copy()
+    answer["true_group"] = answer["id_code"].map(truth).map(layout.set_index("perturbation")["group"])
+    true = answer.dropna(subset=["true_group"]).groupby(["experiment", "plate"])["true_group"].agg(lambda g: g.mode()[0])
+    decided = found[found["decided"].astype(bool)]
+    checked = decided.merge(true.reset_index(), on=["experiment", "plate"])
+    return {
+        "plates": int(len(found)),
+        "decided": int(len(decided)),
+        "checked": int(len(checked)),
+        "right": int((checked["group"] == checked["true_group"]).sum()),
+        "checkable": int(found.merge(true.reset_index(), on=["experiment", "plate"]).shape[0]),
+    }
+
+
 def evaluate(
     *,
     screen: str,
@@ -101,6 +120,7 @@ def evaluate(
     baseline_logits: pd.DataFrame,
     steps: pd.DataFrame,
     groups_found: pd.DataFrame,
+    layout: pd.DataFrame,
     wells: pd.DataFrame,
     heldout_labels: pd.DataFrame,
     unit: str,
@@ -114,7 +134,8 @@ def evaluate(
         site_logits: The table ``site_logits``; no rows where the scores came from elsewhere.
         baseline_logits: Site scores of the hand-feature baseline, or no rows.
         steps: ``balancing_steps``.
-        groups_found: Plate groups found, a row a plate.
+        groups_found: The table ``plate_groups``.
+        layout: The table ``plate_layout``.
         wells: The table ``wells``.
         heldout_labels: The withheld truth; no rows where nobody has it.
         unit: ``well`` or ``site``.
@@ -157,11 +178,7 @@ def evaluate(
         "validation": plain(main, "validation", known),
         "baseline": plain(baseline_logits, "heldout", held),
         "pairs": pair_scores,
-        "plate_groups": {
-            "plates": int(len(groups_found)),
-            "decided": int(groups_found["decided"].sum()) if len(groups_found) else 0,
-            "least_posterior": float(groups_found["posterior"].min()) if len(groups_found) else None,
-        },
+        "plate_groups": score_groups(groups_found, layout, wells, held),
         "notes": _notes(wells, t1, unit, len(site_logits) == 0),
     }
 
@@ -225,6 +242,9 @@ def format_scores(scores: dict[str, Any]) -> str:
         )
     groups = scores["plate_groups"]
     if groups["plates"]:
-        lines.append(f"   plate groups decided on {groups['decided']} of {groups['plates']} plates")
+        lines.append(
+            f"   plate groups: decided on {groups['decided']} of {groups['plates']} plates; "
+            f"{groups['right']} right of {groups['checked']} decided among the {groups['checkable']} with labels"
+        )
     lines += [""] + [f"note: {note}" for note in scores["notes"]]
     return "\n".join(lines).rstrip() + "\n"

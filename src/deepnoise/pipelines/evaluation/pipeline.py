@@ -18,6 +18,7 @@ def create_pipeline() -> Pipeline:
                     "baseline_logits",
                     "balancing_steps",
                     "plate_groups",
+                    "plate_layout",
                     "wells",
                     "heldout_labels",
                     "params:evaluation",
