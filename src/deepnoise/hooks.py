@@ -51,4 +51,4 @@ class ProjectHooks:
         """Print the score table, and where the results lie."""
         logger.info("done in %.0f s", time.monotonic() - self._started)
         if "score_table" in pipeline.all_outputs():
-            print("\n" + catalog.load("score_table"), flush=True)  # noqa: T201 - the run's answer
+            print("\n" + catalog.load("score_table"), flush=True)

@@ -201,7 +201,7 @@ def validate_parameters(parameters: dict[str, Any]) -> ProjectParameters:
                     block = block.model_fields[part].annotation
                 known = list(block.model_fields)
                 lines.append(
-                    f"unknown parameter {name!r}; allowed here: {', '.join(known)}.{closest(fault['loc'][-1], known)}"
+                    f"unknown parameter {name!r}; allowed here: {', '.join(known)}.{closest(str(fault['loc'][-1]), known)}"
                 )
             else:
                 lines.append(f"parameter {name!r}: {fault['msg']}; received {fault['input']!r}")

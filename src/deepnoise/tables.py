@@ -99,7 +99,14 @@ SCHEMAS: dict[str, TableSchema] = {
     "plate_groups": TableSchema(
         "the plate group found for each plate; decided: sure enough for the filter",
         ("experiment", "plate"),
-        {"experiment": "str", "plate": "str", "group": "int", "posterior": "float", "margin": "float", "decided": "bool"},
+        {
+            "experiment": "str",
+            "plate": "str",
+            "group": "int",
+            "posterior": "float",
+            "margin": "float",
+            "decided": "bool",
+        },
     ),
     "site_logits": TableSchema(
         "logits of a site, averaged over the views",
@@ -137,7 +144,8 @@ SCHEMAS: dict[str, TableSchema] = {
     "balancing_steps": TableSchema(
         "the call of a well after each step of plate balancing",
         ("id_code", "step"),
-        WELL_KEY | {"role": "str", "step": "str", "call": "str", "confidence": "float", "candidates": "int", "tier": "str"},
+        WELL_KEY
+        | {"role": "str", "step": "str", "call": "str", "confidence": "float", "candidates": "int", "tier": "str"},
         allowed={"tier": TIERS},
     ),
     "design_probabilities": TableSchema(
@@ -233,7 +241,9 @@ def validate_table(table: pd.DataFrame, schema: str, source: str) -> pd.DataFram
     for column, kind in declared.columns.items():
         values = table[column]
         if not kind.endswith("?") and values.isna().any():
-            raise InputError(f"{source}: column {column!r} has {int(values.isna().sum())} missing values, expected none")
+            raise InputError(
+                f"{source}: column {column!r} has {int(values.isna().sum())} missing values, expected none"
+            )
         wanted = {"str": "str", "int": "int64", "float": "float64", "bool": "bool"}[kind.rstrip("?")]
         try:
             cast[column] = values.astype(wanted)
@@ -243,14 +253,15 @@ def validate_table(table: pd.DataFrame, schema: str, source: str) -> pd.DataFram
             wrong = sorted(set(values.dropna()) - set(declared.allowed[column]))
             if wrong:
                 raise InputError(
-                    f"{source}: column {column!r} has {first_few(map(repr, wrong))}; "
-                    f"allowed: {', '.join(declared.allowed[column])}"
+                    f"{source}: column {column!r} has {first_few(map(repr, wrong))}; allowed: {', '.join(declared.allowed[column])}"
                 )
     if declared.key:
         twice = table.duplicated(list(declared.key))
         if twice.any():
             example = table.loc[twice, list(declared.key)].iloc[0].to_dict()
-            raise InputError(f"{source}: {int(twice.sum())} rows repeat their key, first {example}; expected unique rows")
+            raise InputError(
+                f"{source}: {int(twice.sum())} rows repeat their key, first {example}; expected unique rows"
+            )
     return pd.concat([pd.DataFrame(cast, index=table.index), table[further]], axis=1)
 
 

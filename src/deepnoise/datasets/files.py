@@ -31,8 +31,7 @@ def read_csv(path: Path, needed: Sequence[str]) -> pd.DataFrame:
     if missing:
         hint = " Is it separated by commas?" if len(table.columns) == 1 else closest(missing[0], table.columns)
         raise InputError(
-            f"{path}: column {missing[0]!r} is missing; needed: {', '.join(needed)}; "
-            f"found: {first_few(table.columns, 12)}.{hint}"
+            f"{path}: column {missing[0]!r} is missing; needed: {', '.join(needed)}; found: {first_few(table.columns, 12)}.{hint}"
         )
     return table
 

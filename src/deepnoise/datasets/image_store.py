@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import zarr
+import zarr.codecs
 from kedro.io import AbstractDataset
 from tqdm import tqdm
 
@@ -109,7 +110,9 @@ class ImageStoreDataset(AbstractDataset[Any, ImageStore]):
             shape=pictures.shape,
             dtype=pictures.dtype,
             chunks=(1, *pictures.shape[1:]),
-            compressors=zarr.codecs.BloscCodec(cname=self._compressor, clevel=3, shuffle="shuffle"),
+            compressors=zarr.codecs.BloscCodec(
+                cname=zarr.codecs.BloscCname(self._compressor), clevel=3, shuffle="shuffle"
+            ),
         )
         array[:] = pictures
         os.replace(staged, folder)
@@ -132,7 +135,9 @@ class ImageStoreDataset(AbstractDataset[Any, ImageStore]):
             self._bar.close()
             self._bar = None
         plates = {name: read_json(self._plate_file(name)) for name in done.plates}
-        kept = {self.MANIFEST} | {p["folder"] for p in plates.values()} | {f"{p['folder']}.json" for p in plates.values()}
+        kept = (
+            {self.MANIFEST} | {p["folder"] for p in plates.values()} | {f"{p['folder']}.json" for p in plates.values()}
+        )
         for path in self._root.iterdir():
             if path.name not in kept:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -43,7 +43,9 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file; run training") from error
     except (SafetensorError, OSError) as error:
-        raise InputError(f"{path}: not a safetensors file, or truncated ({error}); delete it and run training") from error
+        raise InputError(
+            f"{path}: not a safetensors file, or truncated ({error}); delete it and run training"
+        ) from error
 
 
 class ModelDataset(AbstractVersionedDataset):
@@ -55,7 +57,9 @@ class ModelDataset(AbstractVersionedDataset):
         metadata: For kedro-viz.
     """
 
-    def __init__(self, *, filepath: str, version: Version | None = None, metadata: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self, *, filepath: str, version: Version | None = None, metadata: dict[str, Any] | None = None
+    ) -> None:
         super().__init__(PurePosixPath(filepath), version, lambda p: Path(p).exists(), _glob)
         self.metadata = metadata
 
@@ -84,7 +88,7 @@ class ModelDataset(AbstractVersionedDataset):
     def _exists(self) -> bool:
         try:
             return (Path(self._get_load_path()) / "model.json").is_file()
-        except Exception:  # noqa: BLE001 - Kedro raises its own error where there is no version yet
+        except Exception:
             return False
 
     def _describe(self) -> dict[str, Any]:

@@ -46,12 +46,16 @@ class RxRx1TablesDataset(AbstractDataset[pd.DataFrame, pd.DataFrame]):
                 part["source"] = path.name + " line " + (table.index + 2).astype(str)
                 holes = part[columns].isna().any(axis=1)
                 if holes.any():
-                    raise InputError(f"{path}: empty field in line {part.index[holes][0] + 2}; expected {', '.join(columns)}")
+                    raise InputError(
+                        f"{path}: empty field in line {part.index[holes][0] + 2}; expected {', '.join(columns)}"
+                    )
                 if "sirna" in columns:
                     bad = ~part["sirna"].str.fullmatch(r"\d+")
                     if bad.any():
                         row = part[bad].iloc[0]
-                        raise InputError(f"{path}: unknown siRNA {row['sirna']!r} ({row['source']}); expected a number from 0")
+                        raise InputError(
+                            f"{path}: unknown siRNA {row['sirna']!r} ({row['source']}); expected a number from 0"
+                        )
                 part["perturbation"] = part["sirna"] if "sirna" in columns else None
                 part["well_type"] = part["well_type"] if kind else "treatment"
                 part["split"] = meaning
@@ -144,7 +148,9 @@ class RxRx1ImagesDataset(AbstractDataset[SiteFiles, SiteFiles]):
                     match = _FILE.fullmatch(entry.name)
                     if match and 1 <= int(match["channel"]) <= len(self._channels):
                         key = (folder.parent.name, folder.name.removeprefix("Plate"), match["well"], int(match["site"]))
-                        sites.setdefault(key, {})[int(match["channel"])] = f"{split}/{key[0]}/{folder.name}/{entry.name}"
+                        sites.setdefault(key, {})[int(match["channel"])] = (
+                            f"{split}/{key[0]}/{folder.name}/{entry.name}"
+                        )
         numbers = range(1, len(self._channels) + 1)
         rows = [
             (
@@ -156,7 +162,9 @@ class RxRx1ImagesDataset(AbstractDataset[SiteFiles, SiteFiles]):
         ]
         found = pd.DataFrame(rows, columns=["experiment", "plate", "well", "site", "files", "missing"])
         if found.empty:
-            raise InputError(f"{self._root}: no picture <split>/<experiment>/Plate<p>/<well>_s<site>_w<channel>.png found")
+            raise InputError(
+                f"{self._root}: no picture <split>/<experiment>/Plate<p>/<well>_s<site>_w<channel>.png found"
+            )
         return SiteFiles(self._root, self._channels, found)
 
     def save(self, data: SiteFiles) -> None:

@@ -63,7 +63,9 @@ class ExternalScoresDataset(AbstractDataset[pd.DataFrame, pd.DataFrame]):
 
     def _csv(self, path: Path) -> pd.DataFrame:
         try:
-            return pd.read_csv(path, encoding="utf-8-sig", dtype={"id_code": "str", "sirna": "str", "perturbation": "str"})
+            return pd.read_csv(
+                path, encoding="utf-8-sig", dtype={"id_code": "str", "sirna": "str", "perturbation": "str"}
+            )
         except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, OSError) as error:
             raise InputError(f"{path}: cannot be read as csv: {error}") from error
 
@@ -77,7 +79,8 @@ class ExternalScoresDataset(AbstractDataset[pd.DataFrame, pd.DataFrame]):
     def _neighbours(self, table: pd.DataFrame) -> pd.DataFrame:
         ranks = [c.removeprefix("label") for c in table.columns if c.startswith("label")]
         parts = [
-            pd.DataFrame({"id_code": table["id_code"], "label": table[f"label{r}"], "score": table[f"sim{r}"]}) for r in ranks
+            pd.DataFrame({"id_code": table["id_code"], "label": table[f"label{r}"], "score": table[f"sim{r}"]})
+            for r in ranks
         ]
         long = pd.concat(parts, ignore_index=True)
         long = long[long["label"] >= 0]

@@ -46,7 +46,9 @@ class SimulatedTablesDataset(AbstractDataset[pd.DataFrame, pd.DataFrame]):
             design.loc[treated & member, columns if split == "train" else columns[:-1]].to_csv(
                 self._root / f"{split}.csv", index=False
             )
-            design.loc[~treated & member, [*columns, "well_type"]].to_csv(self._root / f"{split}_controls.csv", index=False)
+            design.loc[~treated & member, [*columns, "well_type"]].to_csv(
+                self._root / f"{split}_controls.csv", index=False
+            )
         truth = design.loc[treated & (design["split"] == "test"), ["id_code", *place, "sirna"]]
         truth.to_csv(self._root / "test_labels.csv", index=False)
 

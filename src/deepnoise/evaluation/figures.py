@@ -7,8 +7,22 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-TIER_COLOURS = {"T0": "#999999", "T1": "#0072B2", "T1c": "#56B4E9", "T2": "#E69F00", "T3": "#CC79A7", "T2+T3": "#D55E00"}
-CHANNEL_COLOURS = ((0.2, 0.4, 1.0), (0.1, 0.9, 0.2), (1.0, 0.2, 0.1), (0.1, 0.9, 0.9), (0.95, 0.2, 0.9), (0.95, 0.9, 0.1))
+TIER_COLOURS = {
+    "T0": "#999999",
+    "T1": "#0072B2",
+    "T1c": "#56B4E9",
+    "T2": "#E69F00",
+    "T3": "#CC79A7",
+    "T2+T3": "#D55E00",
+}
+CHANNEL_COLOURS = (
+    (0.2, 0.4, 1.0),
+    (0.1, 0.9, 0.2),
+    (1.0, 0.2, 0.1),
+    (0.1, 0.9, 0.9),
+    (0.95, 0.2, 0.9),
+    (0.95, 0.9, 0.1),
+)
 
 
 def draw_scores(scores: dict[str, Any]) -> Figure:
@@ -24,7 +38,9 @@ def draw_scores(scores: dict[str, Any]) -> Figure:
     for place, (_, part) in enumerate(bars):
         left.bar(place, part["top1"], color=TIER_COLOURS.get(part["tier"], "#000000"), width=0.7)
         left.hlines(part["chance"], place - 0.35, place + 0.35, color="black", linestyle=":")
-        left.annotate(f"{part['top1']:.1%}\n{part['tier']}", (place, part["top1"]), ha="center", va="bottom", fontsize=8)
+        left.annotate(
+            f"{part['top1']:.1%}\n{part['tier']}", (place, part["top1"]), ha="center", va="bottom", fontsize=8
+        )
     left.set_xticks(range(len(bars)), [name for name, _ in bars], rotation=20, ha="right")
     left.set_ylim(0, 1.15)
     left.set_ylabel(f"top-1 by {scores['unit']}, held-out plates")

@@ -61,7 +61,12 @@ def pair_recall(scores: pd.DataFrame, truth: pd.Series, pair: list[str]) -> dict
     member = truth.isin(pair).to_numpy()
     values = scores.loc[member, [SCORE + name for name in pair]].to_numpy()
     called = np.array(pair)[values.argmax(axis=1)]
-    return {"pair": pair, "macro_recall": macro_recall(truth[member].to_numpy(dtype=str), called), "chance": 0.5, "n": int(member.sum())}
+    return {
+        "pair": pair,
+        "macro_recall": macro_recall(truth[member].to_numpy(dtype=str), called),
+        "chance": 0.5,
+        "n": int(member.sum()),
+    }
 
 
 def score_steps(steps: pd.DataFrame, truth: dict[str, str]) -> list[dict[str, Any]]:
@@ -93,14 +98,18 @@ def score_steps(steps: pd.DataFrame, truth: dict[str, str]) -> list[dict[str, An
     return scored
 
 
-def score_groups(found: pd.DataFrame, layout: pd.DataFrame, wells: pd.DataFrame, truth: dict[str, str]) -> dict[str, Any]:
+def score_groups(
+    found: pd.DataFrame, layout: pd.DataFrame, wells: pd.DataFrame, truth: dict[str, str]
+) -> dict[str, Any]:
     """How many plate groups were decided, and how many of those that can be checked are right.
 
     The true group of a plate is that of most of its held-out labels.
     """
     answer = wells[wells["id_code"].isin(truth)].copy()
     answer["true_group"] = answer["id_code"].map(truth).map(layout.set_index("perturbation")["group"])
-    true = answer.dropna(subset=["true_group"]).groupby(["experiment", "plate"])["true_group"].agg(lambda g: g.mode()[0])
+    true = (
+        answer.dropna(subset=["true_group"]).groupby(["experiment", "plate"])["true_group"].agg(lambda g: g.mode()[0])
+    )
     decided = found[found["decided"].astype(bool)]
     checked = decided.merge(true.reset_index(), on=["experiment", "plate"])
     return {
@@ -212,7 +221,10 @@ def _notes(wells: pd.DataFrame, t1: dict[str, Any] | None, unit: str, external: 
 
 def format_scores(scores: dict[str, Any]) -> str:
     """The printed score table."""
-    lines = [f"Scores of the screen '{scores['screen']}' (unit: {scores['unit']}, {scores['classes']} perturbations)", ""]
+    lines = [
+        f"Scores of the screen '{scores['screen']}' (unit: {scores['unit']}, {scores['classes']} perturbations)",
+        "",
+    ]
     lines.append(f"{'':34} {'top-1':>7} {'top-5':>7} {'chance':>7} {'n':>6}  tier")
 
     def row(name: str, part: dict[str, Any]) -> str:
@@ -232,7 +244,9 @@ def format_scores(scores: dict[str, Any]) -> str:
         mark = "" if t1["tier"] == "T1" else f"   (tier {t1['tier']})"
         lines += ["", f"T1 balanced accuracy (macro recall): {t1['macro_recall']:.3f}{mark}"]
         if scores["baseline"]:
-            lines.append(f"   hand features, balanced accuracy: {scores['baseline']['macro_recall']:.3f} ({scores['baseline']['tier']})")
+            lines.append(
+                f"   hand features, balanced accuracy: {scores['baseline']['macro_recall']:.3f} ({scores['baseline']['tier']})"
+            )
         if by:
             lines.append("   top-1 by cell type: " + ", ".join(f"{k} {v:.1%}" for k, v in by.items()))
     for pair in scores["pairs"]:

@@ -13,7 +13,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 
-def probe_experiment(features: np.ndarray, experiment: pd.Series, cell_type: pd.Series, seed: int = 0) -> dict[str, Any]:
+def probe_experiment(
+    features: np.ndarray, experiment: pd.Series, cell_type: pd.Series, seed: int = 0
+) -> dict[str, Any]:
     """Balanced accuracy of naming a well's experiment within its cell type.
 
     A cell type is biology, so experiments of different cell types are never asked apart. A shrunken linear

@@ -23,7 +23,9 @@ logger = logging.getLogger(__name__)
 VIEWS = {"none": (0,), "dihedral": tuple(range(8))}
 
 
-def check_fit(facts: Mapping[str, Any], channels: list[str], shape: tuple[int, ...], statistics: pd.DataFrame, wells: pd.DataFrame) -> None:
+def check_fit(
+    facts: Mapping[str, Any], channels: list[str], shape: tuple[int, ...], statistics: pd.DataFrame, wells: pd.DataFrame
+) -> None:
     """Refuse a model that was not made for these pictures.
 
     Args:
@@ -53,7 +55,11 @@ def check_fit(facts: Mapping[str, Any], channels: list[str], shape: tuple[int, .
             refuse(f"the normalization {part}", facts["normalization"][part], here)
     strange = set(wells.loc[wells["target"], "perturbation"].dropna()) - set(facts["targets"])
     if strange:
-        refuse("the class set", f"{len(facts['targets'])} perturbations without {first_few(sorted(strange))}", "one that has them")
+        refuse(
+            "the class set",
+            f"{len(facts['targets'])} perturbations without {first_few(sorted(strange))}",
+            "one that has them",
+        )
 
 
 def sites_to_predict(facts: Mapping[str, Any], sites: pd.DataFrame, folds: pd.DataFrame) -> pd.DataFrame:
@@ -104,18 +110,20 @@ def predict_sites(
         (S, K targets) float32 logits, control classes dropped, and (S, D) float32 unit-length embeddings.
     """
     device = choose_device(device_name)
-    network = Network(NetworkSpec(**model.facts["network"]))
+    network = to_device(Network(NetworkSpec(**model.facts["network"])), device)
     network.load_state_dict(model.weights)
-    network = to_device(network, device).eval()
+    network.eval()
     pictures = SitePictures(store, asked, statistics, cache_gigabytes=0)
     order = np.array_split(np.arange(len(asked)), max(1, -(-len(asked) // batch_size)))
     logits, embeddings = [], []
     targets = len(model.facts["targets"])
-    with tqdm(total=len(asked), unit=" sites", desc=f"predict fold {model.facts['fold']}", disable=None, mininterval=1.0) as bar:
+    with tqdm(
+        total=len(asked), unit=" sites", desc=f"predict fold {model.facts['fold']}", disable=None, mininterval=1.0
+    ) as bar:
         for batch in pictures.batches(order):
             x = normalise(batch.to(device), pictures.strategy)
             scores = torch.zeros(len(x), targets, device=device)
-            embedded = torch.zeros(len(x), network.backbone.num_features, device=device)
+            embedded = torch.zeros(len(x), network.features, device=device)
             for view in VIEWS[views]:
                 seen = dihedral_view(x, view).contiguous(memory_format=torch.channels_last)
                 with autocast(device):

@@ -109,7 +109,11 @@ def audit_design(wells: pd.DataFrame) -> dict[str, Any]:
     sizes = groups["group"].value_counts().sort_index()
     layouts: dict[str, int] = {}
     if len(sizes) > 1:
-        on = targets.merge(groups, on="perturbation").groupby(["experiment", "group"])["plate"].agg(lambda p: p.mode()[0])
+        on = (
+            targets.merge(groups, on="perturbation")
+            .groupby(["experiment", "group"])["plate"]
+            .agg(lambda p: p.mode()[0])
+        )
         layouts = on.unstack().astype(str).agg("-".join, axis=1).value_counts().to_dict()
     places = targets.groupby("perturbation").agg(wells=("well", "nunique"), n=("well", "size"))
     repeated = places[places["n"] > 1]
@@ -140,7 +144,9 @@ def _position_predictor(targets: pd.DataFrame) -> dict[str, float]:
     counts = targets.groupby(["well", "perturbation"]).size().rename("n").reset_index()
     own = targets.groupby(["well", "perturbation", unit]).size().rename("own").reset_index()
     rows = targets[["well", "perturbation", unit]].reset_index(drop=True).reset_index(names="row")
-    candidates = rows[["row", "well", unit]].merge(counts, on="well").merge(own, on=["well", "perturbation", unit], how="left")
+    candidates = (
+        rows[["row", "well", unit]].merge(counts, on="well").merge(own, on=["well", "perturbation", unit], how="left")
+    )
     candidates["n"] -= candidates["own"].fillna(0)
     best = candidates[candidates["n"] > 0].sort_values(["row", "n"], ascending=[True, False], kind="stable")
     best = best.drop_duplicates("row").set_index("row")["perturbation"]
@@ -185,11 +191,10 @@ def make_folds(
     unit = "experiment" if plates["experiment"].nunique() > 1 else "plate"
     movable = plates[~plates["heldout"] & (plates["variety"] > 1)]
     units = movable.drop_duplicates(unit)[[unit, "cell_type"]]
-    if validation or not plates["heldout"].any():
-        if len(units) < n_folds:
-            raise InputError(
-                f"{len(units)} labelled {unit}s carry several perturbations, too few for ingestion.folds.n_folds = {n_folds}"
-            )
+    if (validation or not plates["heldout"].any()) and len(units) < n_folds:
+        raise InputError(
+            f"{len(units)} labelled {unit}s carry several perturbations, too few for ingestion.folds.n_folds = {n_folds}"
+        )
     clusters = {u: u for u in units[unit]}  # unit -> the first member of its cluster of duplicates
     if unit == "experiment":
         for pair in duplicates:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -13,7 +14,7 @@ from deepnoise.wells import normalise_well
 RAW_COLUMNS = ("experiment", "plate", "well", "cell_type", "well_type", "perturbation", "split", "source")
 
 
-def validate_wells(raw: pd.DataFrame, target_well_types: list[str]) -> tuple[pd.DataFrame, dict[str, Any]]:
+def validate_wells(raw: pd.DataFrame, target_well_types: Sequence[str]) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Turn raw well rows into the table ``wells``.
 
     Args:
@@ -124,7 +125,7 @@ def match_images(
     absent = wells[~with_pictures]
     by_plate = absent.groupby(["experiment", "plate"]).size()
     partly = [(e, p) in plates_found for e, p in zip(absent["experiment"], absent["plate"], strict=True)]
-    findings = {
+    findings: dict[str, Any] = {
         "plates_with_images": len(plates_found),
         "sites_complete": int(len(complete)),
         "wells_without_images_by_plate": {f"{e}/{p}": int(n) for (e, p), n in by_plate.items()},

@@ -62,7 +62,9 @@ def measure_sites(pictures: np.ndarray) -> dict[str, np.ndarray]:
         signed = pictures[s].astype(np.int32)
         down, along = np.diff(signed, axis=1), np.diff(signed, axis=2)
         gradient[s] = (np.abs(down).mean(axis=(1, 2)) + np.abs(along).mean(axis=(1, 2))) / 2
-        laplace[s] = (np.abs(np.diff(down, axis=1)).mean(axis=(1, 2)) + np.abs(np.diff(along, axis=2)).mean(axis=(1, 2))) / 2
+        laplace[s] = (
+            np.abs(np.diff(down, axis=1)).mean(axis=(1, 2)) + np.abs(np.diff(along, axis=2)).mean(axis=(1, 2))
+        ) / 2
     measured["mean"], measured["std"] = moments(measured["total"], measured["total_of_squares"], n)
     measured |= dict(zip(QUANTILES, quantiles, strict=True))
     measured["gradient"], measured["laplace"] = gradient, laplace
@@ -89,7 +91,9 @@ def site_table(rows: pd.DataFrame, channels: list[str], measured: dict[str, np.n
         measured: Result of :func:`measure_sites`.
     """
     sites, count = measured["mean"].shape
-    table = rows.loc[rows.index.repeat(count), ["id_code", "experiment", "plate", "well", "site"]].reset_index(drop=True)
+    table = rows.loc[rows.index.repeat(count), ["id_code", "experiment", "plate", "well", "site"]].reset_index(
+        drop=True
+    )
     table["channel"] = np.tile(channels, sites)
     for name, values in measured.items():
         table[name] = values.reshape(-1)
@@ -114,7 +118,8 @@ def plate_statistics(measured: pd.DataFrame, wells: pd.DataFrame, strategy: str,
     """
     members = wells.loc[wells["well_type"].isin(REFERENCES[reference]), "id_code"]
     used = measured[measured["id_code"].isin(members)]
-    within = list(STRATEGIES[strategy] if STRATEGIES[strategy] is not None else ("experiment", "plate"))
+    pooled_by = STRATEGIES[strategy]
+    within = ["experiment", "plate"] if pooled_by is None else list(pooled_by)
     sums = ["total", "total_of_squares", "n_pixels"]
     if strategy == "global":
         # held-out plates do not decide the statistics that training sees

@@ -124,8 +124,8 @@ def filter_groups(
         for name, group in zip(plates, inference.groups, strict=True):
             found.append((experiment, name, group, inference.posterior, inference.margin, inference.decided))
         if inference.decided:
-            group = np.array(inference.groups)[plate]
-            shut = (group_of_class[None] != group[:, None]) & (group[:, None] >= 0)
+            group_of_well = np.array(inference.groups)[plate][:, None]
+            shut = (group_of_class[None] != group_of_well) & (group_of_well >= 0)
             filtered[rows] = np.where(shut, FORBIDDEN, filtered[rows])
     filtered -= logsumexp(filtered, axis=1, keepdims=True)
     return filtered, pd.DataFrame(found, columns=["experiment", "plate", "group", "posterior", "margin", "decided"])
@@ -171,7 +171,9 @@ def balance(
     def record(step: str, calls: np.ndarray, log_q: np.ndarray, step_tier: str) -> None:
         confidence = np.exp(log_q[np.arange(len(calls)), calls])
         candidates = (log_q > FORBIDDEN / 2).sum(axis=1)  # classes that the step still allows
-        steps.append(base.assign(step=step, call=names[calls], confidence=confidence, candidates=candidates, tier=step_tier))
+        steps.append(
+            base.assign(step=step, call=names[calls], confidence=confidence, candidates=candidates, tier=step_tier)
+        )
 
     record("plain", log_p.argmax(axis=1), log_p, tier)
     found = pd.DataFrame(columns=["experiment", "plate", "group", "posterior", "margin", "decided"])
@@ -209,4 +211,6 @@ def make_calls(steps: pd.DataFrame, method: str) -> pd.DataFrame:
     key = ["id_code", "experiment", "plate", "well"]
     plain = steps[steps["step"] == "plain"].rename(columns={"call": "t1_call", "confidence": "t1_confidence"})
     design = steps[steps["step"] == last].rename(columns={"call": "t2_call", "confidence": "t2_confidence"})
-    return plain[[*key, "t1_call", "t1_confidence"]].merge(design[["id_code", "t2_call", "t2_confidence", "tier"]], on="id_code")
+    return plain[[*key, "t1_call", "t1_confidence"]].merge(
+        design[["id_code", "t2_call", "t2_confidence", "tier"]], on="id_code"
+    )

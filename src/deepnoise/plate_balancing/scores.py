@@ -42,7 +42,9 @@ def pool_scores(scores: pd.DataFrame, wells: pd.DataFrame) -> pd.DataFrame:
                 f"well_scores: score {scores.loc[wrong, 'score'].iloc[0]} of well {scores.loc[wrong, 'id_code'].iloc[0]} "
                 f"({int(wrong.sum())} such); expected finite numbers"
             )
-        pooled = scores.pivot_table(index="id_code", columns="perturbation", values="score", aggfunc="sum", fill_value=0.0)
+        pooled = scores.pivot_table(
+            index="id_code", columns="perturbation", values="score", aggfunc="sum", fill_value=0.0
+        )
         pooled = pooled[natural_order(pooled.columns)]
         values, names, codes = pooled.to_numpy(), list(pooled.columns), pooled.index
         role = pd.Series("heldout", index=codes)
@@ -54,7 +56,9 @@ def pool_scores(scores: pd.DataFrame, wells: pd.DataFrame) -> pd.DataFrame:
         values, codes = pooled.to_numpy(np.float64), pooled.index
         bad = ~np.isfinite(values).all(axis=1)
         if bad.any():
-            raise InputError(f"well_scores: well {codes[bad][0]} has a score that is no finite number ({int(bad.sum())} such wells)")
+            raise InputError(
+                f"well_scores: well {codes[bad][0]} has a score that is no finite number ({int(bad.sum())} such wells)"
+            )
         role = grouped["role"].first() if "role" in scores.columns else pd.Series("heldout", index=codes)
     table = pd.concat([role.rename("role"), prefixed(values, names, SCORE, codes)], axis=1).reset_index(names="id_code")
     targets = wells.loc[wells["target"], ["id_code", "experiment", "plate", "well"]]

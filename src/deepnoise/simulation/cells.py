@@ -63,7 +63,9 @@ def _waves(dx: np.ndarray, dy: np.ndarray, period: np.ndarray, angle: np.ndarray
     return wave
 
 
-def _ellipse(xx: np.ndarray, xy: np.ndarray, yy: np.ndarray, radius: np.ndarray, ratio: np.ndarray, angle: np.ndarray) -> np.ndarray:
+def _ellipse(
+    xx: np.ndarray, xy: np.ndarray, yy: np.ndarray, radius: np.ndarray, ratio: np.ndarray, angle: np.ndarray
+) -> np.ndarray:
     """Squared elliptic distance, 1 on the outline; (n, PATCH, PATCH) from the patch's monomials."""
     a2, b2 = (radius * ratio) ** -2, (radius / ratio) ** -2
     c, s = np.cos(angle), np.sin(angle)

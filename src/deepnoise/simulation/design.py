@@ -75,9 +75,7 @@ def design_screen(
         for group in order:
             members = np.concatenate([groups[group], positives, np.full(negative_wells - 1, negative)])
             places = rng.choice(len(positions), size=len(members), replace=False)
-            layout.append(
-                {"B02": int(negative)} | {positions[p]: int(m) for p, m in zip(places, members, strict=True)}
-            )
+            layout.append({"B02": int(negative)} | {positions[p]: int(m) for p, m in zip(places, members, strict=True)})
         return layout
 
     rows = []

@@ -44,7 +44,9 @@ def shift_scale(pictures: torch.Tensor, strength: float, crop: bool, generator: 
     if crop:
         theta[:, :, :2] *= (0.80 + 0.19 * torch.rand(len(pictures), 1, 1, generator=generator)).sqrt()
     grid = F.affine_grid(theta.to(pictures.device), list(pictures.shape), align_corners=False)
-    return F.grid_sample(pictures, grid.to(pictures.dtype), mode="bilinear", padding_mode="reflection", align_corners=False)
+    return F.grid_sample(
+        pictures, grid.to(pictures.dtype), mode="bilinear", padding_mode="reflection", align_corners=False
+    )
 
 
 def erase(pictures: torch.Tensor, chance: float, generator: torch.Generator) -> torch.Tensor:

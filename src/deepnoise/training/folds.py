@@ -66,8 +66,7 @@ def train_mean_teacher_folds(
         start = pretrained.get(fold)
         if start is None or start.facts["fingerprints"] != trainer.facts["fingerprints"]:
             raise InputError(
-                f"the entry pretrained has no student of fold {fold} made from today's data and parameters; "
-                "run the whole pipeline training"
+                f"the entry pretrained has no student of fold {fold} made from today's data and parameters; run the whole pipeline training"
             )
         students[fold], teachers[fold], rows = train_mean_teacher(trainer, start)
         history += rows

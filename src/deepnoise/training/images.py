@@ -34,8 +34,8 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The batch on another device."""
-        move = {"device": device, "non_blocking": True}
-        return Batch(self.index, self.pictures.to(**move), self.mean.to(**move), self.std.to(**move))
+        pictures, mean, std = (t.to(device, non_blocking=True) for t in (self.pictures, self.mean, self.std))
+        return Batch(self.index, pictures, mean, std)
 
 
 class SitePictures:
@@ -51,14 +51,18 @@ class SitePictures:
         InputError: A plate without statistics.
     """
 
-    def __init__(self, store: PictureStore, sites: pd.DataFrame, statistics: pd.DataFrame, cache_gigabytes: float) -> None:
+    def __init__(
+        self, store: PictureStore, sites: pd.DataFrame, statistics: pd.DataFrame, cache_gigabytes: float
+    ) -> None:
         self.store = store
         self.sites = sites.reset_index(drop=True)
         self.strategy = str(statistics["strategy"].iloc[0])
         key = ["experiment", "plate"]
         self._row = self.sites["store_row"].to_numpy()
         self._plate = self.sites.groupby(key, sort=True).ngroup().to_numpy()
-        self._plates = [(str(e), str(p)) for e, p in sorted(set(zip(self.sites["experiment"], self.sites["plate"], strict=True)))]
+        self._plates = [
+            (str(e), str(p)) for e, p in sorted(set(zip(self.sites["experiment"], self.sites["plate"], strict=True)))
+        ]
         indexed = statistics.set_index([*key, "channel"]).sort_index()
         try:
             wanted = [(e, p, c) for e, p in self._plates for c in store.channels]
@@ -76,13 +80,14 @@ class SitePictures:
                     self._cache[members] = self._read(members)
 
     def _read(self, index: np.ndarray) -> np.ndarray:
-        parts: list[np.ndarray | None] = [None] * len(index)
+        parts: dict[int, np.ndarray] = {}
         for plate in np.unique(self._plate[index]):
             places = np.flatnonzero(self._plate[index] == plate)
-            pictures = self.store.read(*self._plates[plate], self._row[index[places]])
+            experiment, name = self._plates[plate]
+            pictures = self.store.read(experiment, name, self._row[index[places]])
             for place, picture in zip(places, pictures, strict=True):
-                parts[place] = picture
-        return np.stack(parts)
+                parts[int(place)] = picture
+        return np.stack([parts[i] for i in range(len(index))])
 
     def batch(self, index: np.ndarray) -> Batch:
         """Pictures and statistics of the named rows."""
@@ -105,7 +110,9 @@ class SitePictures:
                 yield waiting.result()
 
 
-def normalise(batch: Batch, strategy: str, jitter: float = 0.0, generator: torch.Generator | None = None) -> torch.Tensor:
+def normalise(
+    batch: Batch, strategy: str, jitter: float = 0.0, generator: torch.Generator | None = None
+) -> torch.Tensor:
     """(x - mean) / std per picture and channel, on the batch's device (method: section 2).
 
     Args:

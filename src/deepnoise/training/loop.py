@@ -62,7 +62,9 @@ class FoldView:
     training_plates: list[str]
 
 
-def fold_view(sites: pd.DataFrame, wells: pd.DataFrame, folds: pd.DataFrame, fold: int, unlabelled_source: str) -> FoldView:
+def fold_view(
+    sites: pd.DataFrame, wells: pd.DataFrame, folds: pd.DataFrame, fold: int, unlabelled_source: str
+) -> FoldView:
     """Cut the screen down to what a fold may train on.
 
     Labels of held-out plates are dropped here, so a cross-validated screen is as blind as one whose labels
@@ -80,7 +82,9 @@ def fold_view(sites: pd.DataFrame, wells: pd.DataFrame, folds: pd.DataFrame, fol
     joined = joined.merge(wells[["id_code", "perturbation", "target"]], on="id_code")
     train = joined[(joined["role"] == "train") & joined["perturbation"].notna()]
     if train.empty:
-        raise InputError(f"fold {fold} has no labelled pictures to train on; see the entries folds and ingestion_report")
+        raise InputError(
+            f"fold {fold} has no labelled pictures to train on; see the entries folds and ingestion_report"
+        )
     targets = natural_order(train.loc[train["target"], "perturbation"])
     controls = natural_order(train.loc[~train["target"], "perturbation"])
     classes = targets + controls
@@ -94,7 +98,9 @@ def fold_view(sites: pd.DataFrame, wells: pd.DataFrame, folds: pd.DataFrame, fol
         targets=targets,
         labelled=train[plain].assign(label=train["perturbation"].map(number)).reset_index(drop=True),
         unlabelled=joined.loc[joined["role"] == source, plain].reset_index(drop=True),
-        validation=validation[plain].assign(label=validation["perturbation"].map(number).fillna(-1)).reset_index(drop=True),
+        validation=validation[plain]
+        .assign(label=validation["perturbation"].map(number).fillna(-1))
+        .reset_index(drop=True),
         training_plates=sorted({f"{e}/{p}" for e, p in zip(train["experiment"], train["plate"], strict=True)}),
     )
 
@@ -137,7 +143,12 @@ class Trainer:
             parameters.backbone, len(self.channels), len(view.classes), parameters.head.name,
             parameters.head.scale, parameters.head.margin,
         )  # fmt: skip
-        plates = statistics[[f"{e}/{p}" in view.training_plates for e, p in zip(statistics["experiment"], statistics["plate"], strict=True)]]
+        plates = statistics[
+            [
+                f"{e}/{p}" in view.training_plates
+                for e, p in zip(statistics["experiment"], statistics["plate"], strict=True)
+            ]
+        ]
         training = parameters.model_dump(mode="json", exclude={"device", "cache_gigabytes"})
         self.facts = {
             "deepnoise": __version__,
@@ -170,7 +181,7 @@ class Trainer:
 
     def optimizer(self, network: Network, stage: StageParameters) -> torch.optim.Optimizer:
         """The optimizer of a stage."""
-        options = {"lr": stage.learning_rate, "weight_decay": stage.weight_decay}
+        options: dict[str, Any] = {"lr": stage.learning_rate, "weight_decay": stage.weight_decay}
         if self.parameters.optimizer == "sgd":
             return torch.optim.SGD(network.parameters(), momentum=0.9, **options)
         kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[self.parameters.optimizer]
@@ -234,7 +245,15 @@ class Trainer:
 
     # state ----------------------------------------------------------------------------------------------------
 
-    def save_state(self, stage: str, epoch: int, networks: dict[str, Network], optimizer: torch.optim.Optimizer, history: list, extra: dict) -> None:
+    def save_state(
+        self,
+        stage: str,
+        epoch: int,
+        networks: dict[str, Network],
+        optimizer: torch.optim.Optimizer,
+        history: list,
+        extra: dict,
+    ) -> None:
         """Keep everything that the next epoch needs."""
         tensors = {f"{name}.{k}": v for name, network in networks.items() for k, v in network.state_dict().items()}
         for i, slots in optimizer.state_dict()["state"].items():
@@ -243,7 +262,9 @@ class Trainer:
         facts = {"stage": stage, "epoch": epoch, "history": history}
         self.state.save(f"fold_{self.view.fold}_{stage}", self.mark, tensors, facts)
 
-    def load_state(self, stage: str, networks: dict[str, Network], optimizer: torch.optim.Optimizer) -> tuple[int, list, dict]:
+    def load_state(
+        self, stage: str, networks: dict[str, Network], optimizer: torch.optim.Optimizer
+    ) -> tuple[int, list, dict]:
         """Restore a stage: the next epoch, the history and the extras; (0, [], {}) to start afresh."""
         kept = self.state.load(f"fold_{self.view.fold}_{stage}", self.mark)
         if kept is None:
@@ -318,7 +339,9 @@ def pretrain(trainer: Trainer) -> tuple[TrainedModel, list[dict[str, Any]]]:
     return trainer.trained(student, stage="pretrain"), history
 
 
-def train_mean_teacher(trainer: Trainer, pretrained: TrainedModel) -> tuple[TrainedModel, TrainedModel, list[dict[str, Any]]]:
+def train_mean_teacher(
+    trainer: Trainer, pretrained: TrainedModel
+) -> tuple[TrainedModel, TrainedModel, list[dict[str, Any]]]:
     """Stage 2: the student learns from labels, from agreement with its own average, and from pseudo-labels.
 
     loss = (1 - w_p) CE(student(x, y), y) + w_c(t) MSE(softmax student, softmax teacher) + w_p CE(student(u), pseudo)
@@ -340,7 +363,7 @@ def train_mean_teacher(trainer: Trainer, pretrained: TrainedModel) -> tuple[Trai
     networks = {"student": student, "teacher": teacher}
     first, history, extra = trainer.load_state("mean_teacher", networks, optimizer)
     pseudo = extra.get("pseudo_label")
-    weak = {"turns": augmentation.dihedral, "strength": augmentation.shift_scale}
+    weak: dict[str, Any] = {"turns": augmentation.dihedral, "strength": augmentation.shift_scale}
     normal = weak | {"erase_chance": augmentation.erase}
     strong = normal | {"crop": True}
     for epoch, bar in trainer.epochs("mean teacher", first, stage.epochs):
@@ -375,7 +398,7 @@ def train_mean_teacher(trainer: Trainer, pretrained: TrainedModel) -> tuple[Trai
                 gap = consistency(plain, goal)
                 loss = (1 - pseudo_weight) * F.cross_entropy(supervised, target)
                 loss = loss + weight * ramp(epoch + step / len(order), stage.ramp_epochs) * gap
-                if pseudo_weight:
+                if pseudo is not None and pseudo_weight:
                     guess = pseudo[torch.from_numpy(further.index)].to(trainer.device)
                     loss = loss + pseudo_weight * F.cross_entropy(plain[count:], guess)
             losses.append(trainer.check(loss, batch, "mean_teacher", epoch))
@@ -390,14 +413,30 @@ def train_mean_teacher(trainer: Trainer, pretrained: TrainedModel) -> tuple[Trai
         shown = "-" if teacher_score is None else f"{teacher_score:.1%}"
         bar.set_postfix(loss=f"{np.mean(losses):.2f}", consistency=f"{np.mean(gaps):.1e}", validation_T1=shown)
         gap_mean = float(np.mean(gaps))
-        history.append(_row(view.fold, "mean_teacher", epoch, losses, gap_mean, rate, student_score, teacher_score, pace))
+        history.append(
+            _row(view.fold, "mean_teacher", epoch, losses, gap_mean, rate, student_score, teacher_score, pace)
+        )
         kept = {} if pseudo is None else {"pseudo_label": pseudo}
         trainer.save_state("mean_teacher", epoch, networks, optimizer, history, kept)
     facts = {"stage": "mean_teacher", "validation_t1": history[-1]["teacher_t1"] if history else None}
-    return trainer.trained(student, **facts, network_role="student"), trainer.trained(teacher, **facts, network_role="teacher"), history
+    return (
+        trainer.trained(student, **facts, network_role="student"),
+        trainer.trained(teacher, **facts, network_role="teacher"),
+        history,
+    )
 
 
-def _row(fold: int, stage: str, epoch: int, losses: list[float], gap: float, rate: float, student: float | None, teacher: float | None, pace: float) -> dict[str, Any]:
+def _row(
+    fold: int,
+    stage: str,
+    epoch: int,
+    losses: list[float],
+    gap: float,
+    rate: float,
+    student: float | None,
+    teacher: float | None,
+    pace: float,
+) -> dict[str, Any]:
     return {
         "fold": fold, "stage": stage, "epoch": epoch, "loss": float(np.mean(losses)), "consistency": gap,
         "learning_rate": rate, "student_t1": student, "teacher_t1": teacher, "images_per_second": pace,
@@ -417,7 +456,9 @@ def make_pseudo_labels(trainer: Trainer, teacher: Network, kind: str) -> torch.T
     teacher.eval()
     table = trainer.view.unlabelled
     chunks = np.array_split(np.arange(len(table)), -(-len(table) // 256))
-    logits = np.concatenate([teacher(trainer.pixels(b)).float().cpu().numpy() for b in trainer.unlabelled.batches(chunks)])
+    logits = np.concatenate(
+        [teacher(trainer.pixels(b)).float().cpu().numpy() for b in trainer.unlabelled.batches(chunks)]
+    )
     wells = table[["id_code", "experiment", "plate", "well"]].reset_index(drop=True)
     pooled = pd.concat([wells, prefixed(logits, trainer.view.classes, SCORE, wells.index)], axis=1)
     scores = [SCORE + name for name in trainer.view.classes]

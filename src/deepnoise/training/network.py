@@ -87,7 +87,8 @@ class Network(nn.Module):
         self.backbone = timm.create_model(
             spec.backbone, pretrained=False, in_chans=spec.channels, num_classes=0, global_pool="avg"
         )
-        self.head = HEADS[spec.head](self.backbone.num_features, spec.classes, spec.scale, spec.margin)
+        self.features = int(self.backbone.num_features)  # type: ignore[arg-type]
+        self.head = HEADS[spec.head](self.features, spec.classes, spec.scale, spec.margin)
 
     def embed(self, pictures: torch.Tensor) -> torch.Tensor:
         """(B, C, H, W) normalized pictures -> (B, D) features."""
@@ -108,7 +109,9 @@ def choose_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if there["cuda"] else "cpu")
     if not there[name]:
-        raise InputError(f"device {name!r} is not available here; allowed: {', '.join(d for d in there if there[d])}, auto")
+        raise InputError(
+            f"device {name!r} is not available here; allowed: {', '.join(d for d in there if there[d])}, auto"
+        )
     return torch.device(name)
 
 
@@ -117,6 +120,6 @@ def autocast(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda")
 
 
-def to_device(network: nn.Module, device: torch.device) -> nn.Module:
+def to_device(network: Network, device: torch.device) -> Network:
     """Move a network, in channels_last, which convolutions prefer on CPU and GPU."""
-    return network.to(device=device, memory_format=torch.channels_last)
+    return network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -42,10 +42,20 @@ def score_calls(
         pairs=parameters.pairs,
     )
     if scores["t1"]:
-        logger.info("%s: perturbation named %.1f %% (chance %.1f %%)", scores["t1"]["tier"], 100 * scores["t1"]["top1"], 100 * scores["t1"]["chance"])
+        logger.info(
+            "%s: perturbation named %.1f %% (chance %.1f %%)",
+            scores["t1"]["tier"],
+            100 * scores["t1"]["top1"],
+            100 * scores["t1"]["chance"],
+        )
     if len(scores["steps"]) > 1:
         for step in scores["steps"][1:]:
-            logger.info("with plate design, %s: %.1f %% (chance %.1f %%)", step["step"], 100 * step["top1"], 100 * step["chance"])
+            logger.info(
+                "with plate design, %s: %.1f %% (chance %.1f %%)",
+                step["step"],
+                100 * step["top1"],
+                100 * step["chance"],
+            )
     return scores
 
 

@@ -15,7 +15,12 @@ def create_pipeline() -> Pipeline:
                 ["site_logits", "site_embeddings"],
                 name="predict_sites",
             ),
-            Node(nodes.pool_sites, ["site_logits", "site_embeddings"], ["well_logits", "well_embeddings"], name="pool_sites"),
+            Node(
+                nodes.pool_sites,
+                ["site_logits", "site_embeddings"],
+                ["well_logits", "well_embeddings"],
+                name="pool_sites",
+            ),
         ],
         namespace="inference",
         prefix_datasets_with_namespace=False,

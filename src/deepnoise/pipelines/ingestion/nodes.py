@@ -24,7 +24,9 @@ def validate_wells(raw_wells: pd.DataFrame, parameters: IngestionParameters) -> 
     return wells, findings
 
 
-def match_images(raw_images: Any, wells: pd.DataFrame, parameters: IngestionParameters) -> tuple[pd.DataFrame, dict[str, Any]]:
+def match_images(
+    raw_images: Any, wells: pd.DataFrame, parameters: IngestionParameters
+) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Find the pictures of every well."""
     return validation.match_images(wells, raw_images.found, raw_images.channels, parameters.missing_images)
 
@@ -43,7 +45,9 @@ def list_sites(
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """The usable sites, and all findings in one report."""
     sites = image_store.rows()
-    sites = sites[sites["id_code"].isin(wells["id_code"])].sort_values(["experiment", "plate", "store_row"], ignore_index=True)
+    sites = sites[sites["id_code"].isin(wells["id_code"])].sort_values(
+        ["experiment", "plate", "store_row"], ignore_index=True
+    )
     first = next(iter(image_store.plates.values()))
     packed = {
         "sites": len(sites),
@@ -52,7 +56,11 @@ def list_sites(
         "dtype": first["dtype"],
         "unreadable": image_store.unreadable,
     }
-    faults = len(image_findings["incomplete_sites"]) + len(image_findings["wells_without_images"]) + len(packed["unreadable"])
+    faults = (
+        len(image_findings["incomplete_sites"])
+        + len(image_findings["wells_without_images"])
+        + len(packed["unreadable"])
+    )
     logger.info(
         "packed %s sites of %s plates (%s channels, %s px, %s); %s",
         f"{len(sites):,}", len(image_store.plates), len(image_store.channels), "x".join(map(str, packed["image_size"])), packed["dtype"],

@@ -9,7 +9,12 @@ def create_pipeline() -> Pipeline:
     """The pipeline ``ingestion``."""
     return Pipeline(
         [
-            Node(nodes.validate_wells, ["raw_wells", "params:ingestion"], ["wells", "table_findings"], name="validate_wells"),
+            Node(
+                nodes.validate_wells,
+                ["raw_wells", "params:ingestion"],
+                ["wells", "table_findings"],
+                name="validate_wells",
+            ),
             Node(nodes.audit_design, "wells", "design_audit", name="audit_design"),
             Node(nodes.make_folds, ["wells", "design_audit", "params:ingestion"], "folds", name="make_folds"),
             Node(
@@ -18,7 +23,12 @@ def create_pipeline() -> Pipeline:
                 ["matched_images", "image_findings"],
                 name="match_images",
             ),
-            Node(nodes.pack_images, ["raw_images", "matched_images", "params:ingestion"], "image_store", name="pack_images"),
+            Node(
+                nodes.pack_images,
+                ["raw_images", "matched_images", "params:ingestion"],
+                "image_store",
+                name="pack_images",
+            ),
             Node(
                 nodes.list_sites,
                 ["image_store", "wells", "table_findings", "image_findings"],

@@ -16,7 +16,9 @@ def create_pipeline() -> Pipeline:
                 "plate_statistics",
                 name="compute_statistics",
             ),
-            Node(nodes.probe_pixels, ["site_features", "plate_statistics", "wells"], "pixel_probe", name="probe_pixels"),
+            Node(
+                nodes.probe_pixels, ["site_features", "plate_statistics", "wells"], "pixel_probe", name="probe_pixels"
+            ),
         ],
         namespace="normalization",
         prefix_datasets_with_namespace=False,

@@ -9,8 +9,12 @@ def create_pipeline() -> Pipeline:
     """The pipeline ``simulation``."""
     return Pipeline(
         [
-            Node(nodes.design_plates, "params:simulation", ["simulated_wells", "simulated_design"], name="design_plates"),
-            Node(nodes.render_plates, ["simulated_design", "params:simulation"], "simulated_images", name="render_plates"),
+            Node(
+                nodes.design_plates, "params:simulation", ["simulated_wells", "simulated_design"], name="design_plates"
+            ),
+            Node(
+                nodes.render_plates, ["simulated_design", "params:simulation"], "simulated_images", name="render_plates"
+            ),
             Node(nodes.draw_sheet, "simulated_images", "contact_sheet", name="draw_contact_sheet"),
         ],
         namespace="simulation",

@@ -59,7 +59,7 @@ def train_mean_teacher(
     for fold, teacher in teachers.items():
         score = teacher.facts["validation_t1"]
         logger.info(
-            "teacher of fold %s: validation perturbation named %s by one view of one site, tier %s",
-            fold, "- (no validation plates)" if score is None else f"{100 * score:.0f} %", teacher.facts["tier"],
+            "teacher of fold %s: perturbation on validation plates %s (one view, one site), tier %s",
+            fold, "not scored, there are no validation plates" if score is None else f"named {100 * score:.0f} %", teacher.facts["tier"],
         )  # fmt: skip
     return students, teachers, pd.DataFrame(history)
