@@ -2,9 +2,11 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Another source of PyTorch, such as its CPU builds: make demo TORCH_INDEX=ADDRESS (see README.md).
+TORCH_INDEX ?=
 export DO_NOT_TRACK := 1
 
-.PHONY: demo test check clean
+.PHONY: demo test slow check clean
 
 demo: $(VENV)/.installed
 	$(BIN)/kedro run --pipelines demo
@@ -12,17 +14,25 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -m "not slow"
 
+# What takes longer: the real data (where it is at hand), kedro viz, the built wheel, a killed run that goes on.
+slow: $(VENV)/.installed
+	$(BIN)/python -m pytest -m slow
+
 check: $(VENV)/.installed
-	$(BIN)/ruff check src tests
-	$(BIN)/ruff format --check src tests
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
 # Written last, so a broken installation is taken up again; redone when the locked versions change.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@echo "Installing DeepNoise into $(VENV): the first time this downloads about 3.3 GB and takes 6.4 GB of disk,"
 	@echo "nearly all of it PyTorch with its GPU libraries. README.md tells how to take the small CPU build."
+	$(PYTHON) -c "import sys; sys.exit('DeepNoise needs Python 3.11 or newer, this is ' + sys.version.split()[0] + '; name another as make PYTHON=python3.12' if sys.version_info < (3, 11) else 0)"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
+ifneq ($(TORCH_INDEX),)
+	$(BIN)/python -m pip install --progress-bar on -c constraints.txt --index-url $(TORCH_INDEX) torch torchvision
+endif
 	$(BIN)/python -m pip install --progress-bar on -c constraints.txt -e ".[viz,dev]"
 	touch $@
 

@@ -4,6 +4,9 @@ from kedro.pipeline import Pipeline
 
 from deepnoise.pipelines import evaluation, inference, ingestion, normalization, plate_balancing, simulation, training
 
+OWN_SCORES = {"well_scores": "well_logits"}
+"""Balancing and evaluation read any model's ``well_scores``; inside the whole path these are our own."""
+
 
 def register_pipelines() -> dict[str, Pipeline]:
     """Name -> pipeline; ``__default__`` goes from ingestion to evaluation, ``demo`` puts simulation before it."""
@@ -16,13 +19,12 @@ def register_pipelines() -> dict[str, Pipeline]:
         "plate_balancing": plate_balancing.create_pipeline(),
         "evaluation": evaluation.create_pipeline(),
     }
-    own_scores = {"well_scores": "well_logits"}
     analysis = (
         stages["normalization"]
         + stages["training"]
         + stages["inference"]
-        + Pipeline(stages["plate_balancing"], inputs=own_scores)
-        + Pipeline(stages["evaluation"], inputs=own_scores)
+        + Pipeline(stages["plate_balancing"], inputs=OWN_SCORES)
+        + Pipeline(stages["evaluation"], inputs=OWN_SCORES)
     )
     simulated = {"raw_wells": "simulated_wells", "raw_images": "simulated_images"}
     return stages | {

@@ -46,20 +46,19 @@ class ExternalScoresDataset(AbstractDataset[pd.DataFrame, pd.DataFrame]):
                 table = self._votes(self._path)
         else:
             raise InputError(f"{self._path}: no such file or folder; give the scores as --params scores=PATH")
-        if "tier" not in table.columns:
-            table["tier"] = self._tier
         long = "perturbation" in table.columns
         if not long and not any(str(c).startswith(SCORE) for c in table.columns):
             raise InputError(
                 f"{self._path}: columns {', '.join(map(str, table.columns[:8]))} are no scores; expected id_code with "
                 f"{SCORE}<perturbation> columns, or id_code, perturbation, score"
             )
-        columns = ["id_code", "perturbation", "score", "tier"] if long else None
-        table = table if columns is None else table.reindex(columns=columns)
-        if not long:  # several sites or models a well are pooled by balancing
-            keep = ["id_code", "tier", *[c for c in table.columns if str(c).startswith(SCORE)]]
-            return table[keep]
-        return validate_table(table, "well_scores_long", str(self._path))
+        if "tier" not in table.columns:
+            table["tier"] = self._tier
+        if long:
+            table = table.reindex(columns=["id_code", "perturbation", "score", "tier"])
+            return validate_table(table, "well_scores_long", str(self._path))
+        # several sites or models a well are pooled by balancing
+        return table[["id_code", "tier", *[c for c in table.columns if str(c).startswith(SCORE)]]]
 
     def _csv(self, path: Path) -> pd.DataFrame:
         try:

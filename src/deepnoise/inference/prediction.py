@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from deepnoise.errors import InputError, first_few
+from deepnoise.fingerprint import fingerprint
+from deepnoise.normalization.statistics import statistics_of_plates
 from deepnoise.tables import EMBEDDING, SCORE, matrix, prefixed
 from deepnoise.training.augmentation import dihedral_view
 from deepnoise.training.images import PictureStore, SitePictures, normalise
@@ -53,6 +55,13 @@ def check_fit(
         here = str(statistics[part].iloc[0])
         if facts["normalization"][part] != here:
             refuse(f"the normalization {part}", facts["normalization"][part], here)
+    trained = statistics_of_plates(statistics, facts["training_plates"])  # none of them on a screen of new plates alone
+    complete = len(trained.drop_duplicates(["experiment", "plate"])) == len(facts["training_plates"])
+    if complete and fingerprint(trained) != facts["fingerprints"]["statistics"]:
+        raise InputError(
+            "the model does not fit this screen: plate_statistics of the plates it was trained on are not those of its training "
+            "(other pictures, or another normalization); run training again"
+        )
     strange = set(wells.loc[wells["target"], "perturbation"].dropna()) - set(facts["targets"])
     if strange:
         refuse(

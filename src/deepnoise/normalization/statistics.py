@@ -165,6 +165,11 @@ def tier_of(strategy: str, reference: str) -> str:
     return "T1" if reference == "all" else "T1c"
 
 
+def statistics_of_plates(statistics: pd.DataFrame, plates: list[str]) -> pd.DataFrame:
+    """The rows of ``plate_statistics`` of some plates, named ``<experiment>/<plate>``."""
+    return statistics[(statistics["experiment"] + "/" + statistics["plate"]).isin(plates)].reset_index(drop=True)
+
+
 def normalise_features(features: pd.DataFrame, statistics: pd.DataFrame) -> pd.DataFrame:
     """Intensity features as they would be measured on normalized pictures.
 

@@ -64,7 +64,8 @@ def infer_groups(log_p: np.ndarray, plate: np.ndarray, group_of_class: np.ndarra
     # plates on which the two differ; an unassigned plate counts nothing
     wells = np.flatnonzero((groups[plate] != rival[plate]) & (groups[plate] >= 0) & (rival[plate] >= 0))
     difference = per_well[wells, groups[plate[wells]]] - per_well[wells, rival[plate[wells]]]
-    spread = difference.std(ddof=1) if len(wells) > 1 else np.inf
-    z = difference.sum() / (np.sqrt(len(wells)) * spread) if spread > 0 else np.inf
-    posterior = float(norm.cdf(z)) if len(wells) > 1 else 0.5
+    posterior = 0.5
+    if len(wells) > 1:
+        spread = np.sqrt(len(wells)) * difference.std(ddof=1)
+        posterior = float(norm.cdf(difference.sum() / spread)) if spread > 0 else 1.0
     return GroupInference(groups.tolist(), posterior, float((best - second_score) / len(log_p)), posterior >= threshold)

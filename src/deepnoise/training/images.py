@@ -71,7 +71,7 @@ class SitePictures:
             raise InputError(f"plate_statistics lacks {error}; run normalization on this screen") from error
         self._statistics = values.reshape(len(self._plates), len(store.channels), 2)
         self._cache: np.ndarray | None = None
-        if len(self.sites):
+        if len(self.sites) and cache_gigabytes > 0:
             first = self._read(np.array([0]))
             if first.nbytes * len(self.sites) <= cache_gigabytes * 1e9:
                 self._cache = np.empty((len(self.sites), *first.shape[1:]), first.dtype)

@@ -23,6 +23,7 @@ from tqdm import tqdm
 from deepnoise import __version__
 from deepnoise.errors import InputError, first_few
 from deepnoise.fingerprint import fingerprint
+from deepnoise.normalization.statistics import statistics_of_plates
 from deepnoise.parameters import StageParameters, TrainingParameters
 from deepnoise.plate_balancing.balancing import balance
 from deepnoise.tables import SCORE, natural_order, prefixed
@@ -49,8 +50,9 @@ class StateStore(Protocol):
 class FoldView:
     """What one training run may see of the screen.
 
-    ``labelled`` has a column ``label`` (class number). ``unlabelled`` has no labels at all. ``validation`` has
-    labels that only the validation score reads.
+    ``labelled`` has a column ``label`` (class number). ``unlabelled`` has no labels at all; ``target`` tells treated
+    wells from controls, which the plate map says of every well. ``validation`` has labels that only the
+    validation score reads.
     """
 
     fold: int
@@ -89,7 +91,7 @@ def fold_view(
     controls = natural_order(train.loc[~train["target"], "perturbation"])
     classes = targets + controls
     number = {name: i for i, name in enumerate(classes)}
-    plain = list(sites.columns)
+    plain = [*sites.columns, "target"]
     validation = joined[(joined["role"] == "validation") & joined["target"]]
     source = {"none": None, "training": "train", "heldout": "heldout"}[unlabelled_source]
     return FoldView(
@@ -143,12 +145,6 @@ class Trainer:
             parameters.backbone, len(self.channels), len(view.classes), parameters.head.name,
             parameters.head.scale, parameters.head.margin,
         )  # fmt: skip
-        plates = statistics[
-            [
-                f"{e}/{p}" in view.training_plates
-                for e, p in zip(statistics["experiment"], statistics["plate"], strict=True)
-            ]
-        ]
         training = parameters.model_dump(mode="json", exclude={"device", "cache_gigabytes"})
         self.facts = {
             "deepnoise": __version__,
@@ -166,7 +162,7 @@ class Trainer:
             "fingerprints": {
                 "folds": fingerprint(view.training_plates, sorted(set(view.validation["experiment"]))),
                 "parameters": fingerprint(training),
-                "statistics": fingerprint(plates.reset_index(drop=True)),
+                "statistics": fingerprint(statistics_of_plates(statistics, view.training_plates)),
                 "data": fingerprint(view.labelled, view.unlabelled),
             },
             "parameters": training,
@@ -447,33 +443,34 @@ def _row(
 def make_pseudo_labels(trainer: Trainer, teacher: Network, kind: str) -> torch.Tensor:
     """The teacher's call for every unlabelled site, pooled over the sites of a well.
 
-    With ``balanced`` the calls go through plate balancing's own Sinkhorn, plate by plate; which perturbations
-    travel together is not used. Controls are called plainly.
+    A treated well is called among the targets, a control well among the controls. With ``balanced`` the calls of
+    treated wells go through plate balancing's own Sinkhorn, plate by plate; which perturbations travel together
+    is not used.
 
     Returns:
         (U,) int64 class numbers, one a row of the unlabelled table.
     """
     teacher.eval()
-    table = trainer.view.unlabelled
+    table, targets = trainer.view.unlabelled, trainer.view.targets
     chunks = np.array_split(np.arange(len(table)), -(-len(table) // 256))
     logits = np.concatenate(
         [teacher(trainer.pixels(b)).float().cpu().numpy() for b in trainer.unlabelled.batches(chunks)]
     )
-    wells = table[["id_code", "experiment", "plate", "well"]].reset_index(drop=True)
+    key = ["id_code", "experiment", "plate", "well", "target"]
+    wells = table[key].reset_index(drop=True)
     pooled = pd.concat([wells, prefixed(logits, trainer.view.classes, SCORE, wells.index)], axis=1)
     scores = [SCORE + name for name in trainer.view.classes]
-    pooled = pooled.groupby(["id_code", "experiment", "plate", "well"], sort=False)[scores].mean().reset_index()
-    best = pooled[scores].to_numpy().argmax(axis=1)
-    if kind == "balanced":
-        # only wells that look like a treatment are balanced: controls stand on a plate more than once
-        treated = np.flatnonzero(best < len(trainer.view.targets))
-        columns = ["id_code", "experiment", "plate", "well", *[SCORE + name for name in trainer.view.targets]]
-        part = pooled.loc[treated, columns].reset_index(drop=True).assign(role="heldout", tier="T1")
-        one_group = pd.DataFrame({"perturbation": trainer.view.targets, "group": 0})
+    pooled = pooled.groupby(key, sort=False)[scores].mean().reset_index()
+    treated = pooled["target"].to_numpy()
+    own = np.arange(len(scores)) < len(targets)  # (K,) classes of treated wells
+    best = np.where(own[None] == treated[:, None], pooled[scores].to_numpy(), -np.inf).argmax(axis=1)
+    if kind == "balanced" and treated.any():
+        part = pooled.loc[treated, [*key[:-1], *scores[: len(targets)]]].reset_index(drop=True)
+        one_group = pd.DataFrame({"perturbation": targets, "group": 0})
         probabilities, _, _ = balance(
-            part, one_group, group_inference="none", group_posterior=1.0, method="sinkhorn", temperature=1.0,
-            iterations=100, tolerance=1e-3,
+            part.assign(role="heldout", tier="T1"), one_group, group_inference="none", group_posterior=1.0,
+            method="sinkhorn", temperature=1.0, iterations=100, tolerance=1e-3,
         )  # fmt: skip
-        best[treated] = probabilities[[SCORE + name for name in trainer.view.targets]].to_numpy().argmax(axis=1)
+        best[treated] = probabilities[scores[: len(targets)]].to_numpy().argmax(axis=1)
     call = dict(zip(pooled["id_code"], best, strict=True))
     return torch.tensor([int(call[code]) for code in table["id_code"]])

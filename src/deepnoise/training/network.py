@@ -87,7 +87,8 @@ class Network(nn.Module):
         self.backbone = timm.create_model(
             spec.backbone, pretrained=False, in_chans=spec.channels, num_classes=0, global_pool="avg"
         )
-        self.features = int(self.backbone.num_features)  # type: ignore[arg-type]
+        # what the pooled backbone really gives; num_features lacks the hidden layer that some heads put behind the pool
+        self.features = int(getattr(self.backbone, "head_hidden_size", None) or self.backbone.num_features)  # type: ignore[arg-type]
         self.head = HEADS[spec.head](self.features, spec.classes, spec.scale, spec.margin)
 
     def embed(self, pictures: torch.Tensor) -> torch.Tensor:

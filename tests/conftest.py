@@ -1,0 +1,89 @@
+"""Fixtures shared by all tests: a small simulated screen, and the real data where it is at hand."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+os.environ.setdefault("DO_NOT_TRACK", "1")
+PROJECT = Path(__file__).parents[1]
+SHARED = Path(os.environ.get("DEEPNOISE_SHARED", PROJECT.parent / "shared" / "data"))
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Folder of the real data; the test is skipped where it is absent."""
+    if not SHARED.is_dir():
+        pytest.skip(f"real data not found at {SHARED}; set DEEPNOISE_SHARED to its folder")
+    return SHARED
+
+
+DESIGN = dict(
+    treatments=8, positive_controls=2, negative_wells=2, cell_types=2, labelled_experiments=3, heldout_experiments=1,
+    plates=4, missing_wells=0.0, duplicate_layout=False, seed=3,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def design() -> pd.DataFrame:
+    from deepnoise.simulation.design import design_screen
+
+    return design_screen(**DESIGN)
+
+
+@pytest.fixture(scope="session")
+def wells(design: pd.DataFrame) -> pd.DataFrame:
+    """The table ``wells`` of the small screen."""
+    from deepnoise.ingestion.validation import validate_wells
+
+    raw = design.rename(columns={"sirna": "perturbation"}).assign(
+        plate=design["plate"].astype(str),
+        perturbation=design["sirna"].astype(str),
+        split=design["split"].map({"train": "labelled", "test": "heldout"}),
+        source="design",
+    )
+    hidden = (raw["split"] == "heldout") & (raw["well_type"] == "treatment")
+    raw.loc[hidden, "perturbation"] = None
+    return validate_wells(raw, ["treatment"])[0]
+
+
+class MemoryStore:
+    """Pictures in memory, with the interface of an image store; counts what is read."""
+
+    def __init__(self, pictures: dict[tuple[str, str], np.ndarray], channels: list[str]) -> None:
+        self.pictures, self.channels, self.reads = pictures, channels, 0
+
+    def read(self, experiment: str, plate: str, store_rows: np.ndarray | None = None) -> np.ndarray:
+        array = self.pictures[(experiment, plate)]
+        rows = np.arange(len(array)) if store_rows is None else store_rows
+        self.reads += len(rows)
+        return array[rows]
+
+
+@pytest.fixture(scope="session")
+def screen(design, wells):
+    """Store, sites and statistics of the small screen: 24 px, one site a well."""
+    from deepnoise.normalization.statistics import measure_sites, plate_statistics, site_table
+    from deepnoise.simulation.cells import CHANNELS
+    from deepnoise.simulation.noise import NoiseLevels
+    from deepnoise.simulation.screen import render_screen
+
+    plates = render_screen(
+        design, effect_strength=2.0, traits_changed=4, sites=1, image_size=24, noise=NoiseLevels(), seed=3
+    )
+    pictures, rows, measured = {}, [], []
+    for plate in plates:
+        key = (plate.experiment, str(plate.plate))
+        pictures[key] = plate.tiles[:, 0]
+        table = pd.DataFrame({"experiment": key[0], "plate": key[1], "well": plate.wells, "site": 1})
+        table["id_code"] = key[0] + "_" + key[1] + "_" + table["well"]
+        table["store_row"] = np.arange(len(table))
+        rows.append(table)
+        measured.append(site_table(table, list(CHANNELS), measure_sites(pictures[key])))
+    sites = pd.concat(rows, ignore_index=True)[["id_code", "experiment", "plate", "well", "site", "store_row"]]
+    sums = pd.concat(measured, ignore_index=True)
+    return MemoryStore(pictures, list(CHANNELS)), sites, plate_statistics(sums, wells, "plate", "all")

@@ -1,0 +1,109 @@
+"""Scores by hand, and probes that find what was planted."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import balanced_accuracy_score
+
+from deepnoise.evaluation.metrics import evaluate, format_scores, macro_recall, pair_recall, score_table, skill
+from deepnoise.evaluation.probes import probe_experiment
+from deepnoise.tables import SCORES_KEYS
+
+
+def test_skill():
+    assert skill(0.25, 0.25) == 0 and skill(1.0, 0.1) == 1 and skill(0.55, 0.1) == pytest.approx(0.5)
+
+
+def test_macro_recall_is_balanced_accuracy():
+    rng = np.random.default_rng(0)
+    truth, called = rng.choice(["a", "b", "c"], 50, p=[0.7, 0.2, 0.1]), rng.choice(["a", "b", "c"], 50)
+    assert macro_recall(truth, called) == pytest.approx(balanced_accuracy_score(truth, called))
+
+
+def wide(n, k, seed=0):
+    rng = np.random.default_rng(seed)
+    table = pd.DataFrame(rng.normal(size=(n, k)), columns=[f"score_{i}" for i in range(k)])
+    return table.assign(
+        id_code=[f"w{i}" for i in range(n)],
+        experiment=np.where(np.arange(n) % 2, "A", "B"),
+        plate="1",
+        well="B02",
+        role="heldout",
+        tier="T1",
+    )
+
+
+def test_top1_and_top5_against_a_double_loop():
+    table = wide(40, 9)
+    truth = pd.Series(np.random.default_rng(1).integers(0, 9, 40).astype(str))
+    scored = score_table(table, truth, pd.Series(["x"] * 40))
+    right1 = right5 = 0
+    for i in range(40):
+        row = sorted(range(9), key=lambda c: -table.loc[i, f"score_{c}"])
+        right1 += str(row[0]) == truth[i]
+        right5 += truth[i] in [str(c) for c in row[:5]]
+    assert scored["top1"] == right1 / 40 and scored["top5"] == right5 / 40
+    assert scored["chance"] == 1 / 9 and scored["tier"] == "T1" and set(scored["by_experiment"]) == {"A", "B"}
+
+
+def test_pairs_ignore_all_other_classes():
+    table = pd.DataFrame({"score_a": [3.0, 0, 9, 1], "score_b": [1.0, 2, 0, 5], "score_c": [9.0, 9, 9, 9]})
+    scored = pair_recall(table, pd.Series(["a", "b", "c", "a"]), ["a", "b"])
+    assert scored["n"] == 3 and scored["macro_recall"] == pytest.approx((0.5 + 1.0) / 2)
+
+
+def evaluation(**changes):
+    scores = wide(30, 6)
+    wells = scores[["id_code", "experiment", "plate", "well"]].assign(cell_type="x", target=True, perturbation=None)
+    labels = pd.DataFrame({"id_code": scores["id_code"], "perturbation": (np.arange(30) % 6).astype(str)})
+    steps = scores[["id_code", "role"]].assign(step="plain", call="0", candidates=6, tier="T1")
+    steps = pd.concat([steps, steps.assign(step="group_filter", candidates=3, tier="T2")])
+    inputs = dict(
+        screen="s", well_scores=scores, site_logits=scores.head(0), baseline_logits=scores.head(0), steps=steps,
+        groups_found=pd.DataFrame(columns=["experiment", "plate", "group", "posterior", "margin", "decided"]),
+        layout=pd.DataFrame({"perturbation": list("012345"), "group": 0}), wells=wells, heldout_labels=labels, unit="well", pairs=[],
+    )  # fmt: skip
+    return evaluate(**inputs | changes)
+
+
+def test_every_score_has_tier_and_chance():
+    scores = evaluation()
+    assert set(scores) == set(SCORES_KEYS)
+    assert [(s["step"], s["tier"]) for s in scores["steps"]] == [("plain", "T1"), ("group_filter", "T2")]
+    assert [s["chance"] for s in scores["steps"]] == pytest.approx([1 / 6, 1 / 3])
+    assert scores["steps"][0]["top1"] == pytest.approx(5 / 30)
+    text = format_scores(scores)
+    assert f"T1 balanced accuracy (macro recall): {scores['t1']['macro_recall']:.3f}\n" in text
+    assert "points only, no intervals" in text
+
+
+def test_without_labels_nothing_is_scored_and_it_says_so():
+    scores = evaluation(heldout_labels=pd.DataFrame({"id_code": [], "perturbation": []}))
+    assert scores["t1"] is None and scores["steps"] == []
+    assert "no held-out labels" in format_scores(scores)
+
+
+def test_a_screen_where_class_is_tied_to_position_is_warned_about():
+    wells = pd.DataFrame({
+        "id_code": list("abcd"), "experiment": "E", "plate": ["1", "1", "2", "2"], "well": ["B02", "B03"] * 2, "cell_type": "x",
+        "target": True, "perturbation": ["p", "q"] * 2,
+    })  # fmt: skip
+    notes = " ".join(evaluation(wells=wells)["notes"])
+    assert "class and well position are confounded" in notes and "portability check only" in notes
+    wells.loc[2:, "well"] = ["B03", "B02"]
+    assert "confounded" not in " ".join(evaluation(wells=wells)["notes"])
+
+
+def test_the_probe_finds_a_planted_shift_and_stays_silent_without_one():
+    rng = np.random.default_rng(0)
+    experiment = pd.Series(np.repeat(["A-1", "A-2", "A-3"], 60))
+    kind = pd.Series(["A"] * 180)
+    noise = rng.normal(size=(180, 5))
+    silent = probe_experiment(noise, experiment, kind)
+    shifted = noise + 3 * (experiment.to_numpy() == "A-2")[:, None]
+    assert silent["chance"] == pytest.approx(1 / 3) and abs(silent["balanced_accuracy"] - 1 / 3) < 0.12
+    assert probe_experiment(shifted, experiment, kind)["balanced_accuracy"] > 0.6
+
+
+def test_the_probe_says_none_where_there_is_nothing_to_tell_apart():
+    assert probe_experiment(np.zeros((10, 2)), pd.Series(["A"] * 10), pd.Series(["x"] * 10))["chance"] is None

@@ -1,0 +1,154 @@
+"""Prediction with test-time augmentation."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from deepnoise.errors import InputError
+from deepnoise.fingerprint import fingerprint
+from deepnoise.inference.prediction import check_fit, pool_wells, predict_folds, predict_sites, sites_to_predict
+from deepnoise.ingestion.design import make_folds
+from deepnoise.normalization.statistics import statistics_of_plates
+from deepnoise.tables import EMBEDDING, SCORE, matrix, validate_table
+from deepnoise.training.augmentation import dihedral_view
+from deepnoise.training.model import TrainedModel
+from deepnoise.training.network import Network, NetworkSpec
+
+
+@pytest.fixture(scope="module")
+def folds(wells):
+    return make_folds(wells, [], 3, [0], True)
+
+
+@pytest.fixture(scope="module")
+def model(screen, wells, folds):
+    torch.manual_seed(0)
+    spec = dict(backbone="resnet10t", channels=6, classes=11, head="arcface", scale=20.0, margin=0.1)
+    train = folds[folds["role"] == "train"]
+    facts = {
+        "fold": 0, "network": spec, "channels": screen[0].channels, "image_size": [24, 24], "targets": [str(i) for i in range(8)],
+        "normalization": {"strategy": "plate", "reference": "all"}, "tier": "T1",
+        "training_plates": sorted(train["experiment"] + "/" + train["plate"]),
+        "fingerprints": {"statistics": fingerprint(statistics_of_plates(screen[2], sorted(train["experiment"] + "/" + train["plate"])))},
+    }  # fmt: skip
+    return TrainedModel(Network(NetworkSpec(**spec)).state_dict(), facts)
+
+
+OPTIONS = dict(views="dihedral", batch_size=16, device_name="cpu")
+
+
+def test_logits_are_the_mean_over_eight_views(screen, folds, model):
+    store, sites, statistics = screen
+    asked = sites_to_predict(model.facts, sites, folds).head(5)
+    logits, embeddings = predict_sites(model, store, asked, statistics, **OPTIONS)
+    network = Network(NetworkSpec(**model.facts["network"]))
+    network.load_state_dict(model.weights)
+    network.eval()
+    for i, row in enumerate(asked.itertuples()):
+        raw = torch.from_numpy(store.read(row.experiment, row.plate, np.array([row.store_row]))).float()
+        own = (
+            statistics[(statistics["experiment"] == row.experiment) & (statistics["plate"] == row.plate)]
+            .set_index("channel")
+            .loc[store.channels]
+        )
+        x = (raw - torch.tensor(own["mean"].to_numpy(np.float32))[:, None, None]) / torch.tensor(
+            own["std"].to_numpy(np.float32)
+        )[:, None, None]
+        with torch.inference_mode():
+            slow = torch.stack([network(dihedral_view(x, v))[0, :8] for v in range(8)]).mean(dim=0)
+        np.testing.assert_allclose(logits[i], slow.numpy(), atol=1e-4)
+    np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-5)
+
+
+def test_each_picture_is_read_once_and_a_symmetric_picture_needs_no_views(screen, folds, model):
+    store, sites, statistics = screen
+    asked = sites_to_predict(model.facts, sites, folds).head(20)
+    before = store.reads
+    predict_sites(model, store, asked, statistics, **OPTIONS)
+    assert store.reads - before == 20
+
+    class Flat:
+        channels = store.channels
+
+        def read(self, experiment, plate, store_rows=None):
+            return np.full((len(store_rows), 6, 24, 24), 40, np.uint8)
+
+    one = predict_sites(model, Flat(), asked, statistics, **OPTIONS | {"views": "none"})[0]
+    eight = predict_sites(model, Flat(), asked, statistics, **OPTIONS)[0]
+    np.testing.assert_allclose(one, eight, atol=1e-4)
+
+
+def test_every_unseen_plate_is_predicted_and_pooled(screen, wells, folds, model):
+    store, sites, statistics = screen
+    site_logits, site_embeddings = predict_folds({0: model}, store, sites, wells, folds, statistics, **OPTIONS)
+    well_logits, well_embeddings = pool_wells(site_logits, site_embeddings)
+    validate_table(site_logits, "site_logits", "x")
+    validate_table(well_logits, "well_logits", "x")
+    validate_table(well_embeddings, "well_embeddings", "x")
+    assert set(well_logits["experiment"]) == {"ALPHA-01", "BETA-01", "ALPHA-04", "BETA-04"}
+    assert well_logits.groupby("experiment")["role"].first().to_dict()["ALPHA-04"] == "heldout"
+    np.testing.assert_allclose(np.linalg.norm(matrix(well_embeddings, EMBEDDING), axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(
+        matrix(well_logits.sort_values("id_code"), SCORE), matrix(site_logits.sort_values("id_code"), SCORE), atol=1e-6
+    )  # one site a well
+
+
+def test_sites_are_averaged():
+    sites = pd.DataFrame(
+        {
+            "fold": 0,
+            "role": "heldout",
+            "id_code": ["a", "a"],
+            "experiment": "e",
+            "plate": "1",
+            "well": "B02",
+            "tier": "T1",
+            "site": [1, 2],
+        }
+    )
+    logits, _ = pool_wells(
+        sites.assign(score_x=[1.0, 3.0]), sites.assign(embedding_0=[1.0, 0.0], embedding_1=[0.0, 1.0])
+    )
+    assert logits.loc[0, ["n_sites", "score_x"]].tolist() == [2, 2.0]
+
+
+def test_a_plate_that_no_fold_names_is_new_and_predicted(screen, folds, model):
+    _, sites, _ = screen
+    new = sites.head(3).assign(experiment="ALPHA-99", id_code=["x", "y", "z"])
+    asked = sites_to_predict(model.facts, pd.concat([sites, new]), folds)
+    assert set(asked.loc[asked["experiment"] == "ALPHA-99", "role"]) == {"heldout"}
+
+
+def test_folds_that_hold_out_a_training_plate_are_refused(screen, folds, model):
+    _, sites, _ = screen
+    swapped = folds.assign(role=folds["role"].replace({"train": "heldout"}))
+    with pytest.raises(InputError, match="says heldout of plate .* in fold 0, but the model was trained on it"):
+        sites_to_predict(model.facts, sites, swapped)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(channels=["a"]), "the channel list of the model is"),
+        (dict(shape=(64, 64)), r"the image size of the model is \[24, 24\], of the screen \[64, 64\]"),
+        (dict(strategy="site"), "the normalization strategy of the model is plate, of the screen site"),
+        (dict(reference="controls"), "the normalization reference"),
+        (dict(mean=1.0), "plate_statistics of the plates it was trained on are not those of its training"),
+        (dict(perturbation="999"), "the class set of the model is 8 perturbations without 999"),
+    ],
+)
+def test_what_does_not_fit_is_refused_by_name(screen, wells, model, change, message):
+    store, _, statistics = screen
+    statistics = statistics.assign(**{k: v for k, v in change.items() if k in ("strategy", "reference", "mean")})
+    if "perturbation" in change:
+        wells = wells.copy()
+        wells.loc[wells["target"].idxmax(), "perturbation"] = "999"
+    with pytest.raises(InputError, match=message):
+        check_fit(model.facts, change.get("channels", store.channels), change.get("shape", (24, 24)), statistics, wells)
+
+
+def test_a_screen_of_new_plates_alone_brings_its_own_statistics(screen, wells, model):
+    store, _, statistics = screen
+    new = statistics.assign(experiment=statistics["experiment"] + "-new", mean=1.0)
+    check_fit(model.facts, store.channels, (24, 24), new, wells)

@@ -1,0 +1,184 @@
+"""Validation, packing, design audit and folds."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from deepnoise.errors import InputError
+from deepnoise.ingestion.design import audit_design, discover_groups, make_folds
+from deepnoise.ingestion.packing import PlateImages, read_plate
+from deepnoise.ingestion.validation import match_images, validate_wells
+
+
+def raw_row(**changes):
+    row = dict(
+        experiment="E-01",
+        plate="1",
+        well="B2",
+        cell_type="E",
+        well_type="treatment",
+        perturbation="5",
+        split="labelled",
+        source="train.csv line 2",
+    )
+    return row | changes
+
+
+def raw(*rows):
+    return pd.DataFrame(list(rows))
+
+
+def test_wells_get_one_form_of_name_and_an_id():
+    table, findings = validate_wells(raw(raw_row()), ["treatment"])
+    assert table.loc[0, ["id_code", "well"]].tolist() == ["E-01_1_B02", "B02"]
+    assert findings["labelled_targets"] == 1
+
+
+def test_labels_of_heldout_targets_do_not_survive_ingestion():
+    rows = [raw_row(), raw_row(experiment="E-02", split="heldout", perturbation="7")]
+    table, _ = validate_wells(raw(*rows), ["treatment"])
+    assert table.loc[table["experiment"] == "E-02", "perturbation"].isna().all()
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([raw_row(well="Z99")], "train.csv line 2: well name 'Z99'"),
+        (
+            [raw_row(), raw_row(well="B02", source="train.csv line 9")],
+            "E-01/1/B02 is listed more than once: train.csv line 2, train.csv line 9",
+        ),
+        ([raw_row(perturbation=None)], "train.csv line 2: a labelled well has no perturbation"),
+        ([raw_row(well_type="blank")], "well_type 'blank'; allowed: treatment"),
+        (
+            [raw_row(), raw_row(well="B3", well_type="positive_control", source="c line 3")],
+            "perturbation '5' is positive_control and treatment",
+        ),
+    ],
+)
+def test_bad_tables_name_the_row(rows, message):
+    with pytest.raises(InputError, match=message):
+        validate_wells(raw(*rows), ["treatment"])
+
+
+def found_row(well, files=("a", "b"), missing=()):
+    return dict(experiment="E-01", plate="1", well=well, site=1, files=files, missing=missing)
+
+
+def test_images_are_matched_and_every_hole_is_reported_by_name():
+    wells, _ = validate_wells(
+        raw(raw_row(), raw_row(well="B3"), raw_row(well="B4"), raw_row(experiment="E-02")), ["treatment"]
+    )
+    found = pd.DataFrame([found_row("B02"), found_row("B03", ("a",), ("er (w2)",)), found_row("H12")])
+    matched, findings = match_images(wells, found, ["n", "er"], "report")
+    assert matched["id_code"].tolist() == ["E-01_1_B02"]
+    assert findings["incomplete_sites"] == ["E-01_1_B03 site 1: no channel er (w2)"]
+    assert findings["wells_without_images"] == ["E-01_1_B04"]
+    assert findings["wells_without_images_by_plate"] == {"E-01/1": 1, "E-02/1": 1}
+    assert findings["images_without_well"] == ["a"]
+    with pytest.raises(InputError, match="2 wells have no pictures.*1 sites lack channels"):
+        match_images(wells, found, ["n", "er"], "error")
+    with pytest.raises(InputError, match="no complete picture"):
+        match_images(wells, found.iloc[[1]], ["n", "er"], "report")
+
+
+def plate_of(pictures, unreadable):
+    def read(files):
+        picture = pictures[files[0]]
+        if picture is None:
+            raise InputError(f"{files[0]}: cannot be read as a picture")
+        return picture
+
+    sites = pd.DataFrame({"id_code": list(pictures), "well": "B02", "site": 1, "files": [(name,) for name in pictures]})
+    return PlateImages("E", "1", ["c"], sites, "f", read, unreadable)
+
+
+def test_an_unreadable_picture_is_an_error_or_a_finding():
+    good = np.ones((1, 4, 4), np.uint16)
+    pictures = {"a.png": good, "b.png": None, "c.png": good[:, :2], "d.png": good * 2}
+    with pytest.raises(InputError, match=r"plate E/1: b.png.*and 1 more"):
+        read_plate(plate_of(pictures, "error"))
+    array, rows, faults = read_plate(plate_of(pictures, "report"))
+    assert array.shape == (2, 1, 4, 4) and array.dtype == np.uint16
+    assert rows["id_code"].tolist() == ["a.png", "d.png"] and rows["store_row"].tolist() == [0, 1]
+    assert len(faults) == 2 and "c.png: uint16 of shape (1, 2, 4)" in faults[1]
+
+
+def test_groups_are_discovered_from_the_labelled_experiments(wells, design):
+    groups = discover_groups(wells)
+    treated = design[(design["well_type"] == "treatment") & (design["experiment"] == "ALPHA-01")]
+    true = treated.set_index(treated["sirna"].astype(str))["plate"]
+    pairs = set(zip(groups["group"], groups["perturbation"].map(true), strict=True))
+    assert len(pairs) == 4 and groups["group"].nunique() == 4
+
+
+def test_perturbations_that_do_not_travel_together_have_no_groups(wells):
+    rng = np.random.default_rng(0)
+    mixed = wells.copy()
+    mixed["plate"] = rng.integers(1, 5, len(mixed)).astype(str)
+    assert discover_groups(mixed)["group"].nunique() == 1
+
+
+def test_audit(wells):
+    audit = audit_design(wells)
+    assert audit["plate_groups"] == [2, 2, 2, 2]
+    assert audit["negative_control"] == {
+        "well": "B02",
+        "plates_with_it_there": 32,
+        "plates_with_more": 32,
+        "plates": 32,
+    }
+    assert audit["class_from_well_position"]["chance"] == pytest.approx(1 / 8)
+
+
+def test_position_predictor_sees_a_fixed_layout(wells):
+    fixed = wells.copy()
+    targets = fixed["target"] & fixed["perturbation"].notna()
+    fixed.loc[targets, "well"] = "C0" + fixed.loc[targets, "perturbation"]
+    assert audit_design(fixed)["class_from_well_position"]["accuracy"] == 1.0
+
+
+def roles(folds, fold):
+    return folds[folds["fold"] == fold].groupby("experiment")["role"].first().to_dict()
+
+
+def test_folds_leave_experiments_out_by_cell_type(wells):
+    folds = make_folds(wells, [], 3, [0, 1, 2], True)
+    for fold in range(3):
+        own = roles(folds, fold)
+        assert {e for e, r in own.items() if r == "heldout"} == {"ALPHA-04", "BETA-04"}
+        validation = [e for e, r in own.items() if r == "validation"]
+        assert sorted(e.split("-")[0] for e in validation) == ["ALPHA", "BETA"]
+    assert len({e for f in range(3) for e, r in roles(folds, f).items() if r == "validation"}) == 6
+
+
+def test_duplicates_of_a_layout_stay_together(wells):
+    folds = make_folds(wells, [{"experiments": ["ALPHA-01", "BETA-02"], "wells": 8}], 3, [0, 1, 2], True)
+    for fold in range(3):
+        own = roles(folds, fold)
+        assert own["ALPHA-01"] == own["BETA-02"]
+
+
+def test_a_fully_labelled_screen_is_cross_validated(wells):
+    labelled = wells[wells["split"] == "labelled"]
+    folds = make_folds(labelled, [], 3, [0, 1, 2], False)
+    held = [{e for e, r in roles(folds, f).items() if r == "heldout"} for f in range(3)]
+    assert set.union(*held) == set(labelled["experiment"]) and sum(map(len, held)) == 6
+    with_validation = roles(make_folds(labelled, [], 3, [0], True), 0)
+    assert sorted(with_validation.values()) == ["heldout"] * 2 + ["train"] * 2 + ["validation"] * 2
+
+
+def test_one_experiment_is_split_by_plates_and_plates_of_one_perturbation_only_train(wells):
+    single = wells[wells["experiment"] == "ALPHA-01"].copy()
+    single.loc[(single["plate"] == "4") & single["target"], "perturbation"] = "0"
+    folds = make_folds(single, [], 3, [0, 1, 2], False)
+    held = folds[folds["role"] == "heldout"]
+    assert (folds["unit"] == "plate").all() and sorted(held["plate"]) == ["1", "2", "3"]
+
+
+@pytest.mark.parametrize(
+    ("n", "run", "message"), [(3, [3], r"folds.run has \[3\]"), (9, [0], "6 labelled experiments")]
+)
+def test_impossible_folds_say_why(wells, n, run, message):
+    with pytest.raises(InputError, match=message):
+        make_folds(wells, [], n, run, True)

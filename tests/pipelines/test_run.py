@@ -1,0 +1,209 @@
+"""``kedro run`` as a user types it, on the smoke profile: the whole path once, then parts of it and bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+PROJECT = Path(__file__).parents[2]
+STAGES = ("simulation", "ingestion", "normalization", "training", "inference", "plate_balancing", "evaluation")
+
+
+def kedro(*arguments: str, fails: bool = False) -> str:
+    """Output of a ``kedro`` command; a run that should fail must do so in one clear error."""
+    done = subprocess.run(
+        [sys.executable, "-m", "kedro", *arguments], cwd=PROJECT, capture_output=True, text=True,
+        env=os.environ | {"DO_NOT_TRACK": "1", "COLUMNS": "200"},
+    )  # fmt: skip
+    text = done.stdout + done.stderr
+    assert (done.returncode != 0) == fails, text
+    assert "Traceback" not in text, text
+    return text
+
+
+class Run:
+    """A folder of results of the smoke profile."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.params = f"raw_root={root / 'raw'},data_root={root / 'data'}"
+
+    def __call__(
+        self, pipelines: str, *further: str, flag: str = "--pipelines", fails: bool = False, params: str = ""
+    ) -> str:
+        joined = ",".join(filter(None, [self.params, params]))
+        return kedro("run", "--env", "test", flag, pipelines, "--params", joined, *further, fails=fails)
+
+    def versions(self, entry: str) -> list[Path]:
+        found = sorted(self.root.glob(f"data/0*/smoke/{entry}/*/{entry}"))
+        assert found, entry
+        return found
+
+    def table(self, entry: str) -> pd.DataFrame:
+        return pd.read_parquet(self.versions(f"{entry}.parquet")[-1])
+
+    def json(self, entry: str) -> dict:
+        return json.loads(self.versions(f"{entry}.json")[-1].read_text())
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Run:
+    """The whole path, once."""
+    run = Run(tmp_path_factory.mktemp("smoke"))
+    run.output = run("demo")
+    return run
+
+
+def test_the_whole_path_recovers_biology_above_the_baseline_and_tells_its_story(run):
+    scores = run.json("scores")
+    assert scores["screen"] == "smoke" and scores["classes"] == 16
+    assert scores["t1"]["tier"] == "T1" and scores["t1"]["chance"] == 1 / 16
+    assert scores["t1"]["top1"] > 4 / 16
+    assert scores["t1"]["top1"] > scores["baseline"]["top1"] - 0.1
+    steps = {step["step"]: step for step in scores["steps"]}
+    assert set(steps) == {"plain", "group_filter", "sinkhorn", "assignment"}
+    assert steps["sinkhorn"]["tier"] == "T2" and steps["sinkhorn"]["top1"] >= scores["t1"]["top1"]
+    story = [
+        "contact sheet:",
+        "raw pixels: experiment named",
+        "after plate normalization:",
+        "teacher of fold 0",
+        "T1: perturbation named",
+        "with plate design",
+        "T1 balanced accuracy (macro recall):",
+    ]
+    places = [run.output.index(line) for line in story]
+    assert places == sorted(places)
+
+
+def test_normalization_takes_the_experiment_out_of_the_brightness(run):
+    probe = run.json("pixel_probe")
+    assert probe["raw"]["balanced_accuracy"] > 0.6
+    assert probe["normalized"]["balanced_accuracy"] < probe["raw"]["balanced_accuracy"] - 0.2
+
+
+def test_calls_hold_a_probability_and_a_tier_for_every_heldout_well(run):
+    calls, wells = run.table("calls"), run.table("wells")
+    asked = wells[wells["target"] & (wells["split"] == "heldout")]
+    assert set(asked["id_code"]) <= set(calls["id_code"])
+    assert calls["t2_confidence"].between(0, 1).all() and set(calls["tier"]) == {"T2"}
+    assert asked["perturbation"].isna().all()
+    np.testing.assert_allclose(run.table("design_probabilities").filter(like="score_").sum(axis=1), 1, atol=1e-6)
+
+
+def test_a_model_carries_what_it_was_made_from(run):
+    facts = json.loads((run.versions("teacher")[-1] / "fold_0.json").read_text())
+    assert facts["channels"] == ["nucleus", "er", "actin", "rna", "mito", "golgi"] and facts["image_size"] == [48, 48]
+    assert facts["normalization"] == {"strategy": "plate", "reference": "all"}
+    assert len(facts["targets"]) == 16 and set(facts["fingerprints"]) == {"folds", "parameters", "statistics", "data"}
+
+
+def test_parts_run_alone_and_give_the_same_again(run):
+    before = run.json("scores")
+    output = run("inference,plate_balancing,evaluation")
+    assert "older than" not in output
+    again = run.json("scores")
+    assert again == before
+    assert "older than" not in run("plate_balancing", flag="--pipeline")
+    assert "evaluation" not in {p.name for p in run.root.iterdir()}
+
+
+def test_packing_again_reads_no_finished_plate_and_a_mixture_of_versions_is_told(run):
+    stores = sorted((run.root / "data/02_intermediate/smoke/image_store").glob("*.json"))
+    before = {p.name: p.stat().st_mtime_ns for p in stores if p.name != "manifest.json"}
+    run("ingestion,normalization")
+    assert {p.name: p.stat().st_mtime_ns for p in stores if p.name != "manifest.json"} == before
+    output = run("inference,plate_balancing,evaluation")
+    assert "teacher (" in output and "which it is made from; run the stages between them again" in output
+
+
+def test_a_model_is_refused_on_pictures_normalized_otherwise(run):
+    output = run("normalization,inference", fails=True, params="normalization.strategy=experiment")
+    assert (
+        "the model does not fit this screen: the normalization strategy of the model is plate, of the screen experiment"
+        in output
+    )
+
+
+def test_the_notebook_runs(run):
+    """Its code cells, in their order, on the smoke profile; stored without outputs."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    cells = json.loads((PROJECT / "notebooks" / "explore_a_screen.ipynb").read_text())["cells"]
+    names: dict = {}
+    for cell in cells:
+        if cell["cell_type"] != "code":
+            continue
+        assert cell["outputs"] == [] and cell["execution_count"] is None
+        exec("".join(cell["source"]), names)
+        if "parameters" in cell["metadata"].get("tags", []):
+            names |= {
+                "environment": "test",
+                "parameters": {"raw_root": str(run.root / "raw"), "data_root": str(run.root / "data")},
+            }
+    assert names["calls"]["t1_call"].notna().all() and abs(names["normalized"].mean()) < 3
+
+
+@pytest.mark.parametrize(
+    ("pipelines", "params", "message"),
+    [
+        ("trainning", "", "Failed to find the pipeline named 'trainning'.*ingestion"),
+        ("training", "training.batch_sise=3", "unknown parameter 'training.batch_sise'.*Did you mean 'batch_size'"),
+        ("training", "training.batch_size=many", "parameter 'training.batch_size': .*received 'many'"),
+        ("training", "training.backbone=resnet10x", "training.backbone is 'resnet10x', which timm does not know"),
+    ],
+)
+def test_a_bad_command_ends_in_one_clear_error(run, pipelines, params, message):
+    import re
+
+    output = run(pipelines, fails=True, params=params)
+    assert re.search(message, output, re.S), output
+
+
+def test_the_simulation_refuses_a_strangers_folder(tmp_path):
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "thesis.txt").write_text("precious")
+    output = Run(tmp_path)("simulation", fails=True)
+    assert (
+        "holds thesis.txt and no simulated_screen.json: not a folder of the simulation, nothing was written" in output
+    )
+    assert [p.name for p in (tmp_path / "raw").iterdir()] == ["thesis.txt"]
+
+
+def test_a_missing_screen_names_the_file_and_writes_nothing(tmp_path):
+    output = Run(tmp_path)("__default__", fails=True)
+    assert "train.csv: no such file; expected a csv" in output and "Check raw_root" in output
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.slow
+def test_the_same_seed_gives_the_same_bits_and_a_killed_run_goes_on(run, tmp_path):
+    """Another folder, killed while it trains and started again: the same teacher and the same scores."""
+    import time
+
+    other = Run(tmp_path)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "kedro", "run", "--env", "test", "--pipelines", "demo", "--params", other.params],
+        cwd=PROJECT, env=os.environ | {"DO_NOT_TRACK": "1"}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    states = tmp_path / "data/06_models/smoke/training_state"
+    while process.poll() is None and not list(states.glob("fold_0_pretrain.json")):
+        time.sleep(0.2)
+    assert process.poll() is None, "it ended before it could be killed"
+    process.kill()
+    process.wait()
+    assert not list(tmp_path.glob("data/06_models/smoke/teacher/*/teacher/model.json"))
+    output = other("__default__")
+    assert "pretrain goes on after epoch" in output
+    first, second = run.versions("teacher")[0], other.versions("teacher")[0]
+    assert (first / "fold_0.safetensors").read_bytes() == (second / "fold_0.safetensors").read_bytes()
+    first, second = (json.loads(r.versions("scores.json")[0].read_text()) for r in (run, other))
+    assert first == second

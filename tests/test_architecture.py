@@ -1,0 +1,234 @@
+"""The rooms keep apart: each rule here is a function that must also catch a violating example."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+from kedro.config import OmegaConfigLoader
+from kedro.framework.project import configure_project, pipelines
+from kedro.io import DataCatalog
+
+from deepnoise.parameters import Block, ProjectParameters
+
+PROJECT = Path(__file__).parents[1]
+SOURCE = PROJECT / "src" / "deepnoise"
+ENVIRONMENTS = ("base", "test", "rxrx1", "external_scores", "bbbc021")
+LAYERS = ["raw", "intermediate", "primary", "feature", "model_input", "models", "model_output", "reporting"]
+LIBRARY = sorted(
+    path
+    for path in SOURCE.rglob("*.py")
+    if path.relative_to(SOURCE).parts[0]
+    not in ("pipelines", "datasets", "hooks.py", "settings.py", "cli.py", "__main__.py", "pipeline_registry.py")
+)
+
+
+def imported(source: str, top_level_only: bool = False) -> set[str]:
+    tree = ast.parse(source)
+    nodes = tree.body if top_level_only else list(ast.walk(tree))
+    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    return names | {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
+
+
+def imports_kedro(source: str) -> bool:
+    return any(name.split(".")[0].startswith("kedro") for name in imported(source))
+
+
+def opens_files(source: str) -> bool:
+    """Whether code opens, reads or writes a file."""
+    verbs = {
+        "open",
+        "read_csv",
+        "read_parquet",
+        "to_parquet",
+        "imread",
+        "savefig",
+        "read_text",
+        "write_text",
+        "write_bytes",
+        "load_file",
+    }
+    calls = [node.func for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    named = {f.id if isinstance(f, ast.Name) else getattr(f, "attr", "") for f in calls}
+    return bool(named & verbs)
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=lambda p: str(p.relative_to(SOURCE)))
+def test_the_library_knows_no_kedro_and_opens_no_file(path):
+    source = path.read_text()
+    assert not imports_kedro(source)
+    assert not opens_files(source)
+
+
+def test_the_rule_catches_a_library_that_knows_kedro_or_files():
+    assert imports_kedro("def f():\n    from kedro.io import DataCatalog")
+    assert opens_files("import pandas as pd\nt = pd.read_csv('x')") and opens_files("open('x')")
+    assert len(LIBRARY) > 20
+
+
+@pytest.mark.parametrize("path", sorted((SOURCE / "pipelines").rglob("*.py")), ids=lambda p: str(p.relative_to(SOURCE)))
+def test_pipelines_open_no_file_and_start_without_torch(path):
+    source = path.read_text()
+    assert not opens_files(source)
+    assert not {"torch", "timm"} & {name.split(".")[0] for name in imported(source, top_level_only=True)}
+
+
+def test_registering_pipelines_imports_neither_torch_nor_timm():
+    import subprocess
+    import sys
+
+    code = "import deepnoise.pipeline_registry as r, sys; r.register_pipelines(); print([m for m in ('torch', 'timm') if m in sys.modules])"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    )
+
+
+def catalog_config(env: str) -> dict:
+    loader = OmegaConfigLoader(str(PROJECT / "conf"), env=env, base_env="base", runtime_params={})
+    return loader["catalog"]
+
+
+def globals_of(env: str) -> dict:
+    return OmegaConfigLoader(str(PROJECT / "conf"), env=env, base_env="base")["globals"]
+
+
+@pytest.fixture(scope="module")
+def registered():
+    configure_project("deepnoise")
+    return dict(pipelines)
+
+
+def unresolved(names: set[str], catalog: dict) -> set[str]:
+    return {name for name in names if not name.startswith(("params:", "parameters")) and name not in catalog}
+
+
+@pytest.mark.parametrize("env", ENVIRONMENTS)
+def test_every_dataset_of_every_pipeline_is_declared(env, registered):
+    catalog = catalog_config(env)
+    for pipeline in registered.values():
+        assert unresolved(pipeline.datasets(), catalog) == set()
+    DataCatalog.from_config({k: v for k, v in catalog.items() if not k.startswith("_")})
+
+
+def test_the_rule_catches_an_undeclared_name():
+    assert unresolved({"wellz", "params:training"}, {"wells": {}}) == {"wellz"}
+
+
+def paths_without_screen(catalog: dict, screen: str) -> list[str]:
+    """Entries that would be written below the data root without the screen's name in the path."""
+    bad = []
+    for name, entry in catalog.items():
+        path = str(entry.get("filepath", entry.get("root", ""))) if not name.startswith("_") else ""
+        if re.search(r"(^|/)data/0[2-8]_", path) and f"/{screen}/" not in path:
+            bad.append(name)
+    return bad
+
+
+@pytest.mark.parametrize("env", ENVIRONMENTS)
+def test_every_path_carries_the_name_of_the_screen(env):
+    screen = globals_of(env)["screen"]
+    catalog = catalog_config(env)
+    assert paths_without_screen(catalog, screen) == []
+    written = [str(e.get("filepath", e.get("root", ""))) for n, e in catalog.items() if not n.startswith("_")]
+    assert sum(f"/{screen}/" in path for path in written) > 15
+
+
+def test_the_rule_catches_a_path_without_screen():
+    assert paths_without_screen({"teacher": {"filepath": "data/06_models/teacher"}}, "demo") == ["teacher"]
+
+
+def test_screens_have_different_names():
+    names = [globals_of(env)["screen"] for env in ENVIRONMENTS]
+    assert len(set(names)) == len(names)
+
+
+def layer_of(catalog: dict, name: str) -> str | None:
+    return ((catalog[name].get("metadata") or {}).get("kedro-viz") or {}).get("layer")
+
+
+def test_layers_are_known_and_data_flows_forward(registered):
+    """kedro-viz drops all layers where two of them feed each other."""
+    catalog = catalog_config("base")
+    persistent = [n for n, e in catalog.items() if not n.startswith("_") and e["type"] != "MemoryDataset"]
+    assert {layer_of(catalog, name) for name in persistent} <= set(LAYERS)
+    for pipeline in registered.values():
+        assert backward_edges(pipeline, catalog) == []
+
+
+def backward_edges(pipeline, catalog: dict) -> list[tuple[str, str]]:
+    bad = []
+    for node in pipeline.nodes:
+        for source in node.inputs:
+            for target in node.outputs:
+                if source.startswith("params:"):
+                    continue
+                first, second = layer_of(catalog, source), layer_of(catalog, target)
+                if first and second and LAYERS.index(first) > LAYERS.index(second):
+                    bad.append((source, target))
+    return bad
+
+
+def test_the_rule_catches_a_layer_that_flows_back(registered):
+    catalog = catalog_config("base")
+    catalog["wells"] = {"metadata": {"kedro-viz": {"layer": "reporting"}}}
+    assert backward_edges(registered["ingestion"], catalog)
+
+
+def test_heldout_labels_are_read_by_evaluation_alone(registered):
+    for name, pipeline in registered.items():
+        readers = {node.namespace for node in pipeline.nodes if "heldout_labels" in node.inputs}
+        assert readers <= {"evaluation"}, name
+    assert any("heldout_labels" in node.inputs for node in registered["evaluation"].nodes)
+
+
+def test_each_stage_is_one_box_with_tiers(registered):
+    for name in ("simulation", "ingestion", "normalization", "training", "inference", "plate_balancing", "evaluation"):
+        for node in registered[name].nodes:
+            assert node.namespace == name
+            assert node.tags and node.tags <= {"tier_T1", "tier_T2", "tier_T3"}
+    assert any("well_logits" in n.inputs for n in registered["__default__"].nodes if n.namespace == "plate_balancing")
+    assert "well_scores" in registered["plate_balancing"].inputs()
+    assert "well_scores" not in registered["__default__"].datasets()
+
+
+def unused_parameters(models: list[type[Block]], source: str) -> list[str]:
+    return [f"{m.__name__}.{f}" for m in models for f in m.model_fields if not re.search(rf"\.{f}\b|\"{f}\"", source)]
+
+
+def test_every_parameter_is_used():
+    source = "\n".join(p.read_text() for p in SOURCE.rglob("*.py") if p.name != "parameters.py")
+    blocks: list[type[Block]] = []
+    waiting = [f.annotation for f in ProjectParameters.model_fields.values()]
+    while waiting:
+        kind = waiting.pop()
+        if isinstance(kind, type) and issubclass(kind, Block) and kind.__name__ != "NoiseParameters":
+            blocks.append(kind)
+            waiting += [f.annotation for f in kind.model_fields.values()]
+    assert len(blocks) >= 12
+    assert unused_parameters(blocks, source) == []
+
+
+def test_the_rule_catches_an_unused_parameter():
+    class Unused(Block):
+        never_read: int
+
+    assert unused_parameters([Unused], "x.other") == ["Unused.never_read"]
+
+
+def test_noise_parameters_are_the_simulators_dials():
+    from dataclasses import fields
+
+    from deepnoise.parameters import NoiseParameters
+    from deepnoise.simulation.noise import NoiseLevels
+
+    assert set(NoiseParameters.model_fields) == {f.name for f in fields(NoiseLevels)}
+
+
+def test_every_pipeline_has_its_library_configuration_and_tests():
+    for folder in (SOURCE / "pipelines").iterdir():
+        if folder.is_dir() and folder.name != "__pycache__":
+            assert (SOURCE / folder.name).is_dir()
+            assert (PROJECT / "conf" / "base" / f"parameters_{folder.name}.yml").is_file()
+            assert list((PROJECT / "tests" / folder.name).glob("test_*.py"))

@@ -1,0 +1,65 @@
+"""Declared tables."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from deepnoise.errors import InputError
+from deepnoise.tables import SCHEMAS, natural_order, validate_table
+
+LABELS = pd.DataFrame({"id_code": ["a", "b"], "perturbation": ["1", "2"]})
+
+
+def test_a_good_table_keeps_its_content_and_is_not_touched():
+    before = LABELS.copy()
+    pd.testing.assert_frame_equal(validate_table(LABELS, "heldout_labels", "x"), before)
+    pd.testing.assert_frame_equal(LABELS, before)
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (
+            LABELS.rename(columns={"perturbation": "perturbatoin"}),
+            "'perturbation' is missing.*Did you mean 'perturbatoin'",
+        ),
+        (LABELS.assign(more=1), "knows no column more"),
+        (LABELS.assign(perturbation=["1", None]), "'perturbation' has 1 missing values"),
+        (LABELS.assign(id_code="a"), "1 rows repeat their key"),
+    ],
+)
+def test_a_bad_table_names_its_fault(table, message):
+    with pytest.raises(InputError, match="labels.csv: .*" + message):
+        validate_table(table, "heldout_labels", "labels.csv")
+
+
+def test_values_outside_the_declared_ones_are_refused():
+    table = pd.DataFrame(
+        {"fold": [0], "experiment": ["e"], "plate": ["1"], "cell_type": ["c"], "role": ["test"], "unit": ["plate"]}
+    )
+    with pytest.raises(InputError, match="'role' has 'test'; allowed: train, validation, heldout"):
+        validate_table(table, "folds", "folds")
+
+
+def test_a_score_table_needs_score_columns():
+    with pytest.raises(InputError, match="no column that starts with 'score_'"):
+        validate_table(pd.DataFrame({"id_code": ["a"], "tier": ["T1"]}), "well_scores", "x")
+
+
+def test_empty_tables_are_valid():
+    for name, schema in SCHEMAS.items():
+        assert list(validate_table(schema.empty(), name, "x").columns) == list(schema.columns)
+
+
+def test_natural_order():
+    assert natural_order(["10", "9", "DMSO", "1", "9"]) == ["1", "9", "10", "DMSO"]
+
+
+def test_every_table_is_documented():
+    page = (Path(__file__).parents[1] / "docs" / "tables.md").read_text()
+    for name, schema in SCHEMAS.items():
+        assert f"## {name}\n" in page
+        section = page.split(f"## {name}\n")[1].split("\n## ")[0]
+        for column, kind in schema.columns.items():
+            assert f"| {column} | {kind} |" in section
