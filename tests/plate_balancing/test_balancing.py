@@ -93,6 +93,15 @@ def test_sinkhorn_reaches_its_marginals(wells, classes):
         assert (used <= 1 + 1e-6).all()
 
 
+def test_sinkhorn_agrees_with_plain_alternate_scaling():
+    p = np.exp(log_softmax(np.random.default_rng(11).normal(0, 2, (6, 6))))
+    slow = p.copy()
+    for _ in range(3000):
+        slow /= slow.sum(axis=0, keepdims=True)
+        slow /= slow.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(np.exp(sinkhorn(np.log(p), 3000, 1e-12)), slow, atol=1e-9)
+
+
 def test_sinkhorn_of_a_balanced_plate_changes_nothing_and_ignores_a_bias_of_a_class():
     rng = np.random.default_rng(4)
     log_p = log_softmax(rng.normal(0, 1, (6, 6)))
@@ -176,9 +185,11 @@ def test_invariances_order_of_wells_a_constant_a_well_and_names_of_classes():
 
 
 @settings(max_examples=25, deadline=None)
-@given(wells=st.integers(1, 9), classes=st.integers(1, 7), seed=st.integers(0, 999))
-def test_any_plate_gives_probabilities_and_calls(wells, classes, seed):
-    log_p = log_softmax(np.random.default_rng(seed).normal(0, 3, (wells, classes)))
+@given(
+    wells=st.integers(1, 9), classes=st.integers(1, 7), spread=st.sampled_from([0.1, 3, 300]), seed=st.integers(0, 999)
+)
+def test_any_plate_gives_probabilities_and_calls(wells, classes, spread, seed):
+    log_p = log_softmax(np.random.default_rng(seed).normal(0, spread, (wells, classes)))
     balanced = sinkhorn(log_p, 200, 1e-4)
     assert np.isfinite(balanced).all()
     np.testing.assert_allclose(np.exp(balanced).sum(axis=1), 1, atol=1e-9)

@@ -197,7 +197,7 @@ def _notes(wells: pd.DataFrame, t1: dict[str, Any] | None, unit: str, external: 
     if t1 is None:
         notes.append("no held-out labels: nothing was scored")
     elif len(t1["by_experiment"]) < 6:
-        notes.append(f"{len(t1['by_experiment'])} scored experiments: points only, no intervals (six are needed)")
+        notes.append(f"fewer than six scored experiments ({len(t1['by_experiment'])}): points only, no intervals")
     plates = wells.groupby(["experiment", "plate"]).ngroups
     if plates < 8:
         notes.append(f"portability check only: {plates} plates are too few to tell biology from plate")
@@ -234,9 +234,9 @@ def format_scores(scores: dict[str, Any]) -> str:
     if scores["baseline"]:
         lines.append(row("hand features + logistic regression", scores["baseline"]))
     if scores["validation"]:
-        lines.append(row("model, validation experiments", scores["validation"]))
+        lines.append(row("model, validation plates", scores["validation"]))
     if scores["t1"]:
-        lines.append(row("model, held-out experiments", scores["t1"]))
+        lines.append(row("model, held-out plates", scores["t1"]))
     lines += [row("  after " + step["step"], step) for step in scores["steps"] if step["step"] != "plain"]
     if scores["t1"]:
         t1 = scores["t1"]

@@ -57,9 +57,12 @@ def train_mean_teacher(
         pretrained, image_store, sites, wells, folds, plate_statistics, training_state, parameters
     )
     for fold, teacher in teachers.items():
-        score = teacher.facts["validation_t1"]
-        logger.info(
-            "teacher of fold %s: perturbation on validation plates %s (one view, one site), tier %s",
-            fold, "not scored, there are no validation plates" if score is None else f"named {100 * score:.0f} %", teacher.facts["tier"],
-        )  # fmt: skip
+        score, tier = teacher.facts["validation_t1"], teacher.facts["tier"]
+        if score is None:
+            logger.info("teacher of fold %s: trained, tier %s; there are no validation plates", fold, tier)
+        else:
+            logger.info(
+                "teacher of fold %s: perturbation named %.0f %% on validation plates (one site, one view), tier %s",
+                fold, 100 * score, tier,
+            )  # fmt: skip
     return students, teachers, pd.DataFrame(history)
