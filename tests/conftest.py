@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,18 @@ import pytest
 os.environ.setdefault("DO_NOT_TRACK", "1")
 PROJECT = Path(__file__).parents[1]
 SHARED = Path(os.environ.get("DEEPNOISE_SHARED", PROJECT.parent / "shared" / "data"))
+
+
+def kedro(*arguments: str, fails: bool = False) -> str:
+    """Output of a ``kedro`` command; a run that should fail must do so in one clear error."""
+    done = subprocess.run(
+        [sys.executable, "-m", "kedro", *arguments], cwd=PROJECT, capture_output=True, text=True,
+        env=os.environ | {"DO_NOT_TRACK": "1", "COLUMNS": "200"},
+    )  # fmt: skip
+    text = done.stdout + done.stderr
+    assert (done.returncode != 0) == fails, text
+    assert "Traceback" not in text, text
+    return text
 
 
 @pytest.fixture(scope="session")

@@ -5,9 +5,13 @@ import pandas as pd
 import pytest
 from sklearn.metrics import balanced_accuracy_score
 
+from deepnoise.errors import InputError
 from deepnoise.evaluation.metrics import evaluate, format_scores, macro_recall, pair_recall, score_table, skill
 from deepnoise.evaluation.probes import probe_experiment
 from deepnoise.tables import SCORES_KEYS
+
+
+NO_LABELS = pd.DataFrame({"id_code": [], "perturbation": []})
 
 
 def test_skill():
@@ -78,9 +82,23 @@ def test_every_score_has_tier_and_chance():
 
 
 def test_without_labels_nothing_is_scored_and_it_says_so():
-    scores = evaluation(heldout_labels=pd.DataFrame({"id_code": [], "perturbation": []}))
+    scores = evaluation(heldout_labels=NO_LABELS)
     assert scores["t1"] is None and scores["steps"] == []
     assert "no held-out labels" in format_scores(scores)
+
+
+def test_labels_that_do_not_fit_are_refused_or_told():
+    labels = pd.DataFrame({"id_code": [f"w{i}" for i in range(30)], "perturbation": ["0"] * 28 + ["77", "78"]})
+    assert (
+        "2 held-out wells carry a perturbation that cannot be called (77, 78): they count as wrong"
+        in evaluation(heldout_labels=labels)["notes"]
+    )
+    with pytest.raises(
+        InputError, match="names 30 wells such as 'xw0', none of which is a target well of screen 's'.*'w0'"
+    ):
+        evaluation(heldout_labels=labels.assign(id_code="x" + labels["id_code"]))
+    with pytest.raises(InputError, match="evaluation.pairs names '9', which is not scored"):
+        evaluation(pairs=[["0", "9"]])
 
 
 def test_a_screen_where_class_is_tied_to_position_is_warned_about():
@@ -88,10 +106,10 @@ def test_a_screen_where_class_is_tied_to_position_is_warned_about():
         "id_code": list("abcd"), "experiment": "E", "plate": ["1", "1", "2", "2"], "well": ["B02", "B03"] * 2, "cell_type": "x",
         "target": True, "perturbation": ["p", "q"] * 2,
     })  # fmt: skip
-    notes = " ".join(evaluation(wells=wells)["notes"])
+    notes = " ".join(evaluation(wells=wells, heldout_labels=NO_LABELS)["notes"])
     assert "class and well position are confounded" in notes and "portability check only" in notes
     wells.loc[2:, "well"] = ["B03", "B02"]
-    assert "confounded" not in " ".join(evaluation(wells=wells)["notes"])
+    assert "confounded" not in " ".join(evaluation(wells=wells, heldout_labels=NO_LABELS)["notes"])
 
 
 def test_the_probe_finds_a_planted_shift_and_stays_silent_without_one():

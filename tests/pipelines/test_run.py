@@ -12,20 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-PROJECT = Path(__file__).parents[2]
-STAGES = ("simulation", "ingestion", "normalization", "training", "inference", "plate_balancing", "evaluation")
-
-
-def kedro(*arguments: str, fails: bool = False) -> str:
-    """Output of a ``kedro`` command; a run that should fail must do so in one clear error."""
-    done = subprocess.run(
-        [sys.executable, "-m", "kedro", *arguments], cwd=PROJECT, capture_output=True, text=True,
-        env=os.environ | {"DO_NOT_TRACK": "1", "COLUMNS": "200"},
-    )  # fmt: skip
-    text = done.stdout + done.stderr
-    assert (done.returncode != 0) == fails, text
-    assert "Traceback" not in text, text
-    return text
+from tests.conftest import PROJECT, kedro
 
 
 class Run:
@@ -112,7 +99,6 @@ def test_parts_run_alone_and_give_the_same_again(run):
     again = run.json("scores")
     assert again == before
     assert "older than" not in run("plate_balancing", flag="--pipeline")
-    assert "evaluation" not in {p.name for p in run.root.iterdir()}
 
 
 def test_packing_again_reads_no_finished_plate_and_a_mixture_of_versions_is_told(run):
@@ -155,7 +141,7 @@ def test_the_notebook_runs(run):
 @pytest.mark.parametrize(
     ("pipelines", "params", "message"),
     [
-        ("trainning", "", "Failed to find the pipeline named 'trainning'.*ingestion"),
+        ("trainning", "", "Failed to find the pipeline named 'trainning'.*Did you mean.*training"),
         ("training", "training.batch_sise=3", "unknown parameter 'training.batch_sise'.*Did you mean 'batch_size'"),
         ("training", "training.batch_size=many", "parameter 'training.batch_size': .*received 'many'"),
         ("training", "training.backbone=resnet10x", "training.backbone is 'resnet10x', which timm does not know"),

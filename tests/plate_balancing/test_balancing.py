@@ -227,6 +227,21 @@ def test_long_scores_are_summed_and_what_is_not_listed_scores_zero():
     assert pooled[["score_2", "score_10"]].loc["b"].tolist() == [0.0, 1.0]
 
 
+def test_a_well_that_is_held_out_in_one_fold_and_validates_another_is_scored_held_out():
+    wide = pd.DataFrame(
+        {
+            "id_code": ["a", "a", "b"],
+            "tier": "T1",
+            "role": ["validation", "heldout", "validation"],
+            "score_x": [9.0, 2.0, 3.0],
+            "score_y": 0.0,
+        }
+    )
+    pooled = pool_scores(wide, WELLS).set_index("id_code")
+    assert pooled["role"].to_dict() == {"a": "heldout", "b": "validation"}
+    assert pooled["score_x"].to_dict() == {"a": 2.0, "b": 3.0}
+
+
 def test_wide_scores_of_several_folds_are_averaged_and_controls_left_out():
     wide = pd.DataFrame(
         {

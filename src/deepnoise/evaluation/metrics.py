@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import recall_score
 
+from deepnoise.errors import InputError, closest, first_few
 from deepnoise.tables import SCORE, class_names, matrix
 
 
@@ -149,12 +150,20 @@ def evaluate(
         heldout_labels: The withheld truth; no rows where nobody has it.
         unit: ``well`` or ``site``.
         pairs: Pairs of perturbations to be scored alone.
+
+    Raises:
+        InputError: The held-out labels belong to another screen, or a pair names no perturbation of the scores.
     """
     held = dict(zip(heldout_labels["id_code"], heldout_labels["perturbation"], strict=True))
     labelled = wells.dropna(subset=["perturbation"])
     known = dict(zip(labelled["id_code"], labelled["perturbation"], strict=True))
     kind = wells.set_index("id_code")["cell_type"]
     targets = set(wells.loc[wells["target"], "id_code"])
+    if held and not targets & held.keys():
+        raise InputError(
+            f"heldout_labels names {len(held)} wells such as {next(iter(held))!r}, none of which is a target well of screen "
+            f"{screen!r}; expected id_codes such as {min(targets, default='')!r}"
+        )
 
     def plain(table: pd.DataFrame, role: str, truth: dict[str, str]) -> dict[str, Any] | None:
         if table.empty:
@@ -165,6 +174,9 @@ def evaluate(
         return score_table(rows, rows["id_code"].map(truth), rows["id_code"].map(kind))
 
     main = site_logits if unit == "site" else well_scores
+    for name in (name for pair in pairs for name in pair):
+        if name not in class_names(main):
+            raise InputError(f"evaluation.pairs names {name!r}, which is not scored.{closest(name, class_names(main))}")
     if unit == "well" and len(baseline_logits):
         score_columns = [c for c in baseline_logits.columns if c.startswith(SCORE)]
         by_well = ["id_code", "experiment", "plate", "well", "role", "tier"]
@@ -188,7 +200,8 @@ def evaluate(
         "baseline": plain(baseline_logits, "heldout", held),
         "pairs": pair_scores,
         "plate_groups": score_groups(groups_found, layout, wells, held),
-        "notes": _notes(wells, t1, unit, len(site_logits) == 0),
+        "notes": _notes(wells, t1, unit, len(site_logits) == 0)
+        + _strange_labels({i: name for i, name in held.items() if i in targets}, class_names(main)),
     }
 
 
@@ -217,6 +230,16 @@ def _notes(wells: pd.DataFrame, t1: dict[str, Any] | None, unit: str, external: 
     if external:
         notes.append("scores came from another model; no embeddings, so nothing is said about technical noise in it")
     return notes
+
+
+def _strange_labels(held: dict[str, str], names: list[str]) -> list[str]:
+    strange = [name for name in held.values() if name not in set(names)]
+    if not strange:
+        return []
+    return [
+        f"{len(strange)} held-out wells carry a perturbation that cannot be called ({first_few(sorted(set(strange)))}): "
+        "they count as wrong"
+    ]
 
 
 def format_scores(scores: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from tqdm import tqdm
@@ -60,7 +61,8 @@ def render_plates(design: pd.DataFrame, parameters: SimulationParameters) -> Ite
 
 
 def draw_sheet(images: Any) -> Figure:
-    """A few wells of different experiments, every channel on one grey scale."""
-    first = images.found.drop_duplicates("experiment").head(8)
-    tiles = [(f"{row.experiment}\nplate {row.plate} {row.well}", images.read(row.files)) for row in first.itertuples()]
+    """The untreated well B02 of eight experiments, every channel on one grey scale: what differs is technical noise."""
+    untreated = images.found[images.found["well"] == "B02"].drop_duplicates("experiment")
+    chosen = untreated.iloc[np.unique(np.linspace(0, len(untreated) - 1, 8).round().astype(int))]
+    tiles = [(f"{row.experiment}\nplate {row.plate} {row.well}", images.read(row.files)) for row in chosen.itertuples()]
     return draw_contact_sheet(tiles, images.channels)

@@ -1,0 +1,135 @@
+"""The real data, read in place, through the commands of the README; skipped where it is absent."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from tests.conftest import kedro
+
+pytestmark = pytest.mark.slow
+
+
+def latest(root: Path, entry: str) -> Path:
+    return sorted(root.glob(f"0*/*/{entry}/*/{entry}"))[-1]
+
+
+@pytest.fixture(scope="module")
+def rxrx1(shared, tmp_path_factory):
+    """The real tables, and the real pictures of B02 on 16 plates."""
+    raw = tmp_path_factory.mktemp("rxrx1")
+    for name in ("train", "test", "train_controls", "test_controls"):
+        (raw / f"{name}.csv").symlink_to(shared / "rxrx1_metadata" / f"{name}.csv")
+    (raw / "train").symlink_to(shared / "rxrx1_images" / "train")
+    (raw / "test").mkdir()
+    data = tmp_path_factory.mktemp("data")
+    params = f"raw_root={raw},data_root={data}"
+    output = kedro("run", "--env", "rxrx1", "--pipelines", "ingestion,normalization", "--params", params)
+    return raw, data, params, output
+
+
+def test_rxrx1_is_ingested_with_its_holes_reported(rxrx1):
+    _, data, _, output = rxrx1
+    assert "36,515 labelled, 19,897 held-out and 6,343 control wells on 204 plates" in output
+    report = json.loads(latest(data, "ingestion_report.json").read_text())
+    assert (
+        report["store"]["sites"] == 16
+        and report["store"]["dtype"] == "uint8"
+        and report["store"]["image_size"] == [512, 512]
+    )
+    assert len(report["images"]["incomplete_sites"]) == 16
+    assert "HUVEC-01_3_B02 site 2: no channel mito (w5), golgi (w6)" in report["images"]["incomplete_sites"]
+    audit = json.loads(latest(data, "design_audit.json").read_text())
+    assert audit["duplicate_layouts"] == [{"experiments": ["HUVEC-07", "RPE-03"], "wells": 1107}]
+    assert audit["plate_groups"] == [277] * 4 and max(audit["layouts_in_use"].values()) == 22
+    assert audit["negative_control"] == {
+        "well": "B02",
+        "plates_with_it_there": 204,
+        "plates_with_more": 32,
+        "plates": 204,
+    }
+    folds = pd.read_parquet(latest(data, "folds.parquet")).drop_duplicates("experiment").set_index("experiment")["role"]
+    assert folds["HUVEC-07"] == folds["RPE-03"] and folds.value_counts()["heldout"] == 18
+
+
+def test_normalized_rxrx1_pictures_agree_with_a_direct_computation(rxrx1):
+    raw, data, _, _ = rxrx1
+    statistics = pd.read_parquet(latest(data, "plate_statistics.parquet")).set_index(["experiment", "plate", "channel"])
+    for experiment in ("HEPG2-01", "U2OS-01"):
+        for c, channel in enumerate(("nucleus", "er", "actin", "rna", "mito", "golgi"), start=1):
+            file = raw / "train" / experiment / "Plate2" / f"B02_s1_w{c}.png"
+            picture = np.asarray(Image.open(file)).astype(np.float64)
+            own = statistics.loc[(experiment, "2", channel)]
+            assert own["mean"] == pytest.approx(picture.mean(), rel=1e-6) and own["std"] == pytest.approx(
+                picture.std(), rel=1e-6
+            )
+            normalized = (picture - own["mean"]) / own["std"]
+            assert abs(normalized.mean()) < 1e-6 and abs(normalized.std() - 1) < 1e-6
+
+
+def test_missing_rxrx1_pictures_are_an_error_where_that_is_asked_for(rxrx1):
+    output = kedro(
+        "run", "--env", "rxrx1", "--pipelines", "ingestion", "--params", rxrx1[2] + ",ingestion.missing_images=error", fails=True
+    )  # fmt: skip
+    assert "16 sites lack channels" in output and "set ingestion.missing_images to 'report' to leave them out" in output
+
+
+def test_bbbc021_cells_are_trained_and_scored_by_the_same_pipelines(shared, tmp_path):
+    params = f"raw_root={shared / 'bbbc021_cells'},data_root={tmp_path},training.pretrain.epochs=3,training.mean_teacher.epochs=1"
+    output = kedro("run", "--env", "bbbc021", "--params", params)
+    scores = json.loads(latest(tmp_path, "scores.json").read_text())
+    assert (
+        scores["unit"] == "site"
+        and scores["classes"] == 3
+        and scores["t1"]["tier"] == "T1c"
+        and scores["t1"]["n"] == 960
+    )
+    assert 0.5 < scores["baseline"]["macro_recall"] < 0.75  # as the source of the data found with features by hand
+    assert [p["of"] for p in scores["pairs"]] == ["model", "baseline"] and scores["pairs"][0]["n"] == 640
+    for note in (
+        "class and well position are confounded",
+        "portability check only: 4 plates",
+        "T1c: the identity of the control wells",
+        "points only, no intervals",
+    ):
+        assert note in output
+    folds = pd.read_parquet(latest(tmp_path, "folds.parquet"))
+    assert (
+        folds[folds["role"] == "heldout"].groupby("fold").size().tolist() == [1, 1] and (folds["unit"] == "plate").all()
+    )
+
+
+def external(shared, tmp_path, scores: Path, tier: str = "unknown") -> dict:
+    params = f"raw_root={shared / 'rxrx1_metadata'},data_root={tmp_path},scores={scores},scores_tier={tier}"
+    kedro("run", "--env", "external_scores", "--pipelines", "plate_balancing,evaluation", "--params", params)
+    return json.loads(latest(tmp_path, "scores.json").read_text())
+
+
+def test_a_vote_of_submissions_finds_every_layout_and_gains_at_each_step(shared, tmp_path):
+    votes = tmp_path / "votes"
+    votes.mkdir()
+    for file in (shared / "rcic_model_outputs" / "submissions").iterdir():
+        if "_ct_pg_" not in file.name and "se_xresnet152fh" not in file.name:
+            (votes / file.name).symlink_to(file)
+    assert len(list(votes.iterdir())) == 6
+    scores = external(shared, tmp_path / "data", votes)
+    assert scores["plate_groups"] == {"plates": 72, "decided": 72, "checked": 16, "right": 16, "checkable": 16}
+    steps = {step["step"]: step for step in scores["steps"]}
+    assert {step["tier"] for name, step in steps.items() if name != "plain"} == {"T2+unknown"}
+    for name, known in (("plain", 0.320), ("group_filter", 0.395), ("assignment", 0.416), ("sinkhorn", 0.428)):
+        assert steps[name]["top1"] == pytest.approx(known, abs=0.004)
+
+
+def test_neighbour_scores_whose_groups_were_used_already_gain_by_balancing_alone(shared, tmp_path):
+    scores = external(shared, tmp_path, shared / "rcic_model_outputs" / "site_neighbours.csv.gz", "T2")
+    steps = {step["step"]: step["top1"] for step in scores["steps"]}
+    assert steps["plain"] == pytest.approx(0.489, abs=0.004) and steps["group_filter"] == pytest.approx(
+        steps["plain"], abs=0.002
+    )
+    assert steps["plain"] < steps["assignment"] < steps["sinkhorn"]
+    assert {step["tier"] for step in scores["steps"]} == {"T2"}
