@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from typing import Any
 
@@ -10,6 +11,7 @@ from kedro.framework.hooks import hook_impl
 from kedro.framework.project import pipelines
 from kedro.io import AbstractVersionedDataset, CatalogProtocol, DatasetError
 from kedro.pipeline import Pipeline
+from tqdm import tqdm
 
 from deepnoise.parameters import validate_parameters
 from deepnoise.pipeline_registry import OWN_SCORES
@@ -25,21 +27,33 @@ def stale_inputs(pipeline: Pipeline, full: Pipeline, versions: dict[str, str]) -
     Args:
         pipeline: What is to run.
         full: The pipeline that says how entries are made from one another.
-        versions: Entry -> time stamp of the version that would be loaded; entries without versions are left out.
+        versions: Entry -> time stamp of the version that would be loaded, or NOW for what the run makes; entries
+            without versions are left out.
 
     Returns:
         One sentence an entry.
     """
-    versions = versions | dict.fromkeys(pipeline.all_outputs(), NOW)
     found = []
     for name in sorted(pipeline.inputs() & full.all_outputs() & versions.keys()):
-        sources = full.to_outputs(name).datasets() & versions.keys() - {name}
+        sources = {source for node in full.to_outputs(name).nodes for source in node.inputs} & versions.keys()
         newest = max(sources, key=lambda source: (versions[source], source), default=name)
         if versions[newest] > versions[name]:
             found.append(
                 f"{name} ({versions[name]}) is older than {newest} ({versions[newest]}), which it is made from"
             )
     return found
+
+
+class AboveBars:
+    """A stream for log lines that prints them above the progress bars instead of into them."""
+
+    def write(self, text: str) -> None:
+        """Print a line."""
+        tqdm.write(text, file=sys.stdout, end="")
+
+    def flush(self) -> None:
+        """Let the line be seen at once."""
+        sys.stdout.flush()
 
 
 class ProjectHooks:
@@ -52,19 +66,23 @@ class ProjectHooks:
     @hook_impl
     def after_context_created(self, context: Any) -> None:
         """Refuse unknown or mistyped parameters before anything runs."""
-        validate_parameters(context.params)
+        validate_parameters(context.config_loader["parameters"])  # before Kedro's own check, whose message is longer
 
     @hook_impl
     def before_pipeline_run(self, pipeline: Pipeline, catalog: CatalogProtocol) -> None:
         """Start the clock; a partial run that would mix old and new entries says so."""
         self._started = time.monotonic()
         self._catalog = catalog
+        for handler in logging.getLogger().handlers:
+            if isinstance(handler, logging.StreamHandler) and handler.stream is sys.stdout:
+                handler.setStream(AboveBars())
         full = pipelines["__default__"]
         if "well_scores" in pipeline.inputs():  # the same files under the name that any model's scores may take
             pipeline = Pipeline(pipeline, inputs=OWN_SCORES)
-        loaded = full.datasets() - pipeline.all_outputs()
-        versions = {name: version for name in loaded if (version := _load_version(catalog.get(name)))}
-        for sentence in stale_inputs(pipeline, full, versions):
+        kept = [name for name in full.datasets() if isinstance(catalog.get(name), AbstractVersionedDataset)]
+        made = pipeline.all_outputs()
+        versions = {name: NOW if name in made else _load_version(catalog.get(name)) for name in kept}
+        for sentence in stale_inputs(pipeline, full, {name: v for name, v in versions.items() if v}):
             logger.warning("%s; run the stages between them again, or pin it with --load-versions", sentence)
 
     def _path(self, name: str) -> str:
@@ -88,8 +106,6 @@ class ProjectHooks:
 
 def _load_version(dataset: Any) -> str | None:
     """The version that would be loaded; None where there is none (yet)."""
-    if not isinstance(dataset, AbstractVersionedDataset):
-        return None
     try:
         return dataset.resolve_load_version()
     except DatasetError:

@@ -10,7 +10,6 @@ from deepnoise.evaluation.metrics import evaluate, format_scores, macro_recall, 
 from deepnoise.evaluation.probes import probe_experiment
 from deepnoise.tables import SCORES_KEYS
 
-
 NO_LABELS = pd.DataFrame({"id_code": [], "perturbation": []})
 
 

@@ -10,7 +10,7 @@ import sys
 import pytest
 from kedro.pipeline import Node, Pipeline
 
-from deepnoise.hooks import stale_inputs
+from deepnoise.hooks import NOW, stale_inputs
 from tests.conftest import PROJECT
 
 
@@ -33,10 +33,10 @@ def test_an_entry_older_than_what_it_is_made_from_is_named():
 
 def test_an_entry_made_in_the_run_is_newer_than_any_version():
     partial = Pipeline([Node(same, "raw", "wells"), Node(same, "teacher", "calls")])
-    assert stale_inputs(partial, FULL, {"teacher": "2026-01-02"}) == [
+    assert stale_inputs(partial, FULL, {"teacher": "2026-01-02", "wells": NOW, "calls": NOW}) == [
         "teacher (2026-01-02) is older than wells (made in this run), which it is made from"
     ]
-    assert stale_inputs(FULL, FULL, {}) == []
+    assert stale_inputs(FULL, FULL, {"wells": NOW, "teacher": NOW, "calls": NOW}) == []
 
 
 @pytest.mark.slow
