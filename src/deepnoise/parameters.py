@@ -66,7 +66,7 @@ class FoldParameters(Block):
     """How the screen is split."""
 
     n_folds: PositiveInt
-    run: list[int]
+    run: list[int] | Literal["all"]
     validation: bool
 
 

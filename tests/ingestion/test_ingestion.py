@@ -161,7 +161,8 @@ def test_duplicates_of_a_layout_stay_together(wells):
 
 def test_a_fully_labelled_screen_is_cross_validated(wells):
     labelled = wells[wells["split"] == "labelled"]
-    folds = make_folds(labelled, [], 3, [0, 1, 2], False)
+    folds = make_folds(labelled, [], 3, "all", False)
+    pd.testing.assert_frame_equal(folds, make_folds(labelled, [], 3, [0, 1, 2], False))
     held = [{e for e, r in roles(folds, f).items() if r == "heldout"} for f in range(3)]
     assert set.union(*held) == set(labelled["experiment"]) and sum(map(len, held)) == 6
     with_validation = roles(make_folds(labelled, [], 3, [0], True), 0)

@@ -156,7 +156,7 @@ def _position_predictor(targets: pd.DataFrame) -> dict[str, float]:
 
 
 def make_folds(
-    wells: pd.DataFrame, duplicates: list[dict[str, Any]], n_folds: int, run: list[int], validation: bool
+    wells: pd.DataFrame, duplicates: list[dict[str, Any]], n_folds: int, run: list[int] | str, validation: bool
 ) -> pd.DataFrame:
     """Split the screen into folds: what each training run trains on, validates on and predicts.
 
@@ -170,7 +170,7 @@ def make_folds(
         wells: The table ``wells``.
         duplicates: Pairs found by :func:`duplicate_layouts`.
         n_folds: Number of folds the labelled units are dealt into.
-        run: The folds to keep.
+        run: The folds to keep, or ``all``.
         validation: Whether a fold has validation units.
 
     Returns:
@@ -179,6 +179,7 @@ def make_folds(
     Raises:
         InputError: Too few units for the folds asked for, or a fold in ``run`` that does not exist.
     """
+    run = list(range(n_folds)) if isinstance(run, str) else run
     wrong = [f for f in run if not 0 <= f < n_folds]
     if wrong or not run:
         raise InputError(f"ingestion.folds.run has {wrong or run}, allowed are 0 to {n_folds - 1} (n_folds - 1)")
