@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +77,9 @@ class MemoryStore:
         rows = np.arange(len(array)) if store_rows is None else store_rows
         self.reads += len(rows)
         return array[rows]
+
+    def checksum(self, experiment: str, plate: str) -> str:
+        return str(zlib.crc32(self.pictures[(experiment, plate)].tobytes()))
 
 
 @pytest.fixture(scope="session")

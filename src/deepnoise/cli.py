@@ -6,11 +6,19 @@ import functools
 from typing import Any
 
 import click
+from kedro.config import MissingConfigException
 from kedro.framework.cli.project import run as kedro_run
 from kedro.framework.cli.utils import CONTEXT_SETTINGS
 from kedro.io import DatasetError
 
 from deepnoise.errors import InputError
+
+KEDRO_SAYS = (
+    "Failed to find the pipeline named",
+    "Pipeline does not contain nodes named",
+    "Pipeline contains no nodes",
+)
+"""Beginnings of Kedro's own messages on what was typed."""
 
 
 @click.group(context_settings=CONTEXT_SETTINGS, name=__file__)
@@ -25,7 +33,7 @@ def _reason(error: BaseException) -> str | None:
         if isinstance(seen, InputError):
             return str(seen)
         seen = seen.__cause__ or seen.__context__
-    if isinstance(error, DatasetError) or str(error).startswith("Failed to find the pipeline named"):
+    if isinstance(error, DatasetError | MissingConfigException) or str(error).startswith(KEDRO_SAYS):
         return str(error)
     return None
 

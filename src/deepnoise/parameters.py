@@ -5,9 +5,9 @@ One model a block of ``conf/*/parameters_<pipeline>.yml``. Unknown keys and wron
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt, ValidationError, model_validator
 
 from deepnoise.errors import InputError, closest
 
@@ -139,6 +139,21 @@ class TrainingParameters(Block):
     cache_gigabytes: NonNegativeFloat
     device: Literal["auto", "cpu", "cuda", "mps"]
 
+    @model_validator(mode="after")
+    def _unlabelled_stream_is_needed(self) -> TrainingParameters:
+        off = self.unlabelled_source == "none" or self.mean_teacher.unlabelled_ratio == 0
+        if off and self.mean_teacher.pseudo_labels != "none":
+            raise ValueError(
+                f"training.mean_teacher.pseudo_labels is {self.mean_teacher.pseudo_labels!r}, but no unlabelled pictures are read; "
+                "set training.unlabelled_source to training or heldout, and unlabelled_ratio above 0"
+            )
+        if off and self.unlabelled_source == "heldout":
+            raise ValueError(
+                "training.unlabelled_source is 'heldout', but training.mean_teacher.unlabelled_ratio is 0: no picture of "
+                "theirs would be read; set it above 0"
+            )
+        return self
+
 
 class InferenceParameters(Block):
     """From a model to scores."""
@@ -163,7 +178,7 @@ class EvaluationParameters(Block):
     """What is scored."""
 
     unit: Literal["well", "site"]
-    pairs: list[list[str]]
+    pairs: list[Annotated[list[str], Field(min_length=2, max_length=2)]]
 
 
 class ProjectParameters(Block):
@@ -203,6 +218,8 @@ def validate_parameters(parameters: dict[str, Any]) -> ProjectParameters:
                 lines.append(
                     f"unknown parameter {name!r}; allowed here: {', '.join(known)}.{closest(str(fault['loc'][-1]), known)}"
                 )
+            elif fault["type"] == "value_error":
+                lines.append(str(fault["ctx"]["error"]))
             else:
                 lines.append(f"parameter {name!r}: {fault['msg']}; received {fault['input']!r}")
         raise InputError("\n".join(lines)) from error

@@ -196,7 +196,7 @@ SCORES_KEYS = {
     "classes": "number of perturbations that can be called",
     "t1": "top1, top5, macro_recall, skill, chance, n, tier, by_experiment, by_cell_type of the plain call",
     "steps": "accuracy after each step of plate balancing, each with its tier and chance",
-    "validation": "the same plain scores on the validation plates (used to choose the epoch)",
+    "validation": "the same plain scores on the validation plates, which were watched during training",
     "baseline": "hand features and logistic regression on the same folds",
     "pairs": "macro recall within pairs of perturbations named in the parameters",
     "plate_groups": "plates whose group was decided, and how many of those with labels are right",
@@ -205,13 +205,14 @@ SCORES_KEYS = {
 """Top-level keys of the entry ``scores`` (JSON)."""
 
 
-def validate_table(table: pd.DataFrame, schema: str, source: str) -> pd.DataFrame:
+def validate_table(table: pd.DataFrame, schema: str, source: str, unique: bool = True) -> pd.DataFrame:
     """Check a table against its declaration.
 
     Args:
         table: Any table.
         schema: Name in ``SCHEMAS``.
         source: What to call the table in an error: a file or a catalog entry.
+        unique: Whether a key may stand in one row only.
 
     Returns:
         The table with declared columns first and cast to their dtypes.
@@ -255,7 +256,7 @@ def validate_table(table: pd.DataFrame, schema: str, source: str) -> pd.DataFram
                 raise InputError(
                     f"{source}: column {column!r} has {first_few(map(repr, wrong))}; allowed: {', '.join(declared.allowed[column])}"
                 )
-    if declared.key:
+    if declared.key and unique:
         twice = table.duplicated(list(declared.key))
         if twice.any():
             example = table.loc[twice, list(declared.key)].iloc[0].to_dict()

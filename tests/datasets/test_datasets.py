@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from kedro.io import DatasetError
+from kedro.io import DatasetError, Version
 from PIL import Image
 
 from deepnoise.datasets.files import read_csv, read_picture, read_site
@@ -18,7 +18,7 @@ from deepnoise.datasets.scores import ExternalScoresDataset
 from deepnoise.datasets.simulated import MARK, SimulatedImagesDataset, SimulatedTablesDataset
 from deepnoise.datasets.table import EmptyTableDataset, TableDataset
 from deepnoise.errors import InputError
-from deepnoise.ingestion.packing import plan_packing
+from deepnoise.ingestion.packing import PackingComplete, PlateImages, plan_packing
 from deepnoise.simulation.noise import NoiseLevels
 from deepnoise.simulation.screen import render_screen
 from deepnoise.training.model import TrainedModel
@@ -60,10 +60,11 @@ def test_pictures_keep_their_counts(tmp_path, dtype, suffix):
 
 def test_damaged_and_strange_pictures_name_their_file(tmp_path):
     (tmp_path / "torn.png").write_bytes(b"\x89PNG\r\n\x1a\n half of it")
+    (tmp_path / "empty.npy").touch()
     np.save(tmp_path / "float.npy", np.zeros((4, 4)))
     np.save(tmp_path / "object.npy", np.array([{"code": 1}], dtype=object), allow_pickle=True)
     for name, message in (("torn.png", "cannot be read as a picture"), ("float.npy", "float64 of shape .4, 4.; expected uint8 or uint16"),
-                          ("object.npy", "cannot be read as a picture"), ("gone.png", "no such file")):  # fmt: skip
+                          ("object.npy", "cannot be read as a picture"), ("gone.png", "no such file"), ("empty.npy", "cannot be read as a picture")):  # fmt: skip
         with pytest.raises(InputError, match=f"{name}: {message}"):
             read_picture(tmp_path / name)
 
@@ -314,6 +315,35 @@ def test_a_long_table_is_mapped_by_templates(cells):
     assert images.read(("a.npy",)).shape == (2, 4, 4)
 
 
+def test_short_well_names_of_the_labels_are_those_of_the_wells(cells):
+    table = pd.read_csv(cells["filepath"])
+    table["well"] = table["well"].str.replace("0", "")
+    table.to_csv(cells["filepath"], index=False)
+    assert LongTableLabelsDataset(**cells).load()["id_code"].tolist() == ["Week1_p1_B02", "Week1_p1_C03"]
+
+
+def test_a_name_may_be_na_but_no_field_may_be_empty(cells):
+    table = pd.read_csv(cells["filepath"])
+    table.assign(compound=["NA"] * 4).to_csv(cells["filepath"], index=False)
+    assert LongTableDataset(**cells).load()["perturbation"].tolist() == ["NA@0", "NA@15"]
+    table.assign(compound=["x", "x", None, "x"]).to_csv(cells["filepath"], index=False)
+    with pytest.raises(DatasetError, match="cells.csv: column 'compound' is empty in line 4"):
+        LongTableDataset(**cells).load()
+
+
+def test_plates_of_another_dtype_or_size_are_refused_by_name(tmp_path):
+    def step(plate, picture):
+        sites = pd.DataFrame({"id_code": [f"E_{plate}_B02"], "well": "B02", "site": 1, "files": [("a",)]})
+        return PlateImages("E", plate, ["c"], sites, plate, lambda files: picture)
+
+    dataset = ImageStoreDataset(root=str(tmp_path))
+    dataset.save(step("1", np.ones((1, 4, 4), np.uint8)))
+    dataset.save(step("2", np.ones((1, 4, 4), np.uint16)))
+    with pytest.raises(DatasetError, match=r"plate E/2 holds uint16 pictures of shape \[1, 4, 4\], plate E/1 uint8"):
+        dataset.save(PackingComplete({"E/1": "1", "E/2": "2"}, ["c"]))
+    assert not dataset._exists()
+
+
 def test_long_table_errors(cells, tmp_path):
     with pytest.raises(InputError, match="2 channels, expected 3"):
         LongTableImagesDataset(**cells | {"channels": ["a", "b", "c"]}).load().read(("a.npy",))
@@ -343,6 +373,23 @@ def test_tables_are_validated_on_save_and_load(tmp_path):
         dataset.load()
     with pytest.raises(DatasetError, match="unknown table schema 'labels'"):
         TableDataset(filepath="x", schema="labels")
+
+
+def test_a_table_that_is_killed_while_it_is_written_leaves_no_version(tmp_path, monkeypatch):
+    version = Version(None, "2026-01-01T00.00.00.000Z")
+    dataset = TableDataset(filepath=str(tmp_path / "labels.parquet"), schema="heldout_labels", version=version)
+
+    def dies(self, file, **arguments):
+        file.write(b"PAR1 half")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(pd.DataFrame, "to_parquet", dies)
+        dataset.save(pd.DataFrame({"id_code": ["a"], "perturbation": ["1"]}))
+    latest = TableDataset(
+        filepath=str(tmp_path / "labels.parquet"), schema="heldout_labels", version=Version(None, None)
+    )
+    assert not latest.exists()
 
 
 def test_an_entry_that_an_environment_does_not_have():
@@ -438,6 +485,9 @@ def test_scores_in_every_form(tmp_path):
     [
         (None, "no such file or folder; give the scores as --params scores=PATH"),
         ("id_code,guess\na,3\n", "columns id_code, guess are no scores"),
+        ("id_code,score_1\na,abc\n", "column 'score_1' holds 'abc', expected numbers"),
+        ("id_code,score_1\n,0.5\n", "column 'id_code' has 1 missing values"),
+        ("id_code,score_1,tier\na,0.5,bogus\n", "column 'tier' has 'bogus'; allowed: T0"),
         ("", "cannot be read as csv"),
     ],
 )

@@ -55,6 +55,10 @@ def test_pairs_ignore_all_other_classes():
     assert scored["n"] == 3 and scored["macro_recall"] == pytest.approx((0.5 + 1.0) / 2)
 
 
+def test_a_pair_that_no_row_carries_is_left_out():
+    assert pair_recall(wide(3, 3), pd.Series(["2", "2", "2"]), ["0", "1"]) is None
+
+
 def evaluation(**changes):
     scores = wide(30, 6)
     wells = scores[["id_code", "experiment", "plate", "well"]].assign(cell_type="x", target=True, perturbation=None)

@@ -138,17 +138,40 @@ def test_folds_that_hold_out_a_training_plate_are_refused(screen, folds, model):
         (dict(perturbation="999"), "the class set of the model is 8 perturbations without 999"),
     ],
 )
-def test_what_does_not_fit_is_refused_by_name(screen, wells, model, change, message):
+def test_what_does_not_fit_is_refused_by_name(screen, wells, folds, model, change, message):
     store, _, statistics = screen
     statistics = statistics.assign(**{k: v for k, v in change.items() if k in ("strategy", "reference", "mean")})
     if "perturbation" in change:
         wells = wells.copy()
-        wells.loc[wells["target"].idxmax(), "perturbation"] = "999"
+        trains = folds.loc[folds["role"] == "train", "experiment"].iloc[0]
+        wells.loc[(wells["target"] & (wells["experiment"] == trains)).idxmax(), "perturbation"] = "999"
     with pytest.raises(InputError, match=message):
-        check_fit(model.facts, change.get("channels", store.channels), change.get("shape", (24, 24)), statistics, wells)
+        check_fit(
+            model.facts, change.get("channels", store.channels), change.get("shape", (24, 24)), statistics, wells, folds
+        )
 
 
-def test_a_screen_of_new_plates_alone_brings_its_own_statistics(screen, wells, model):
+def test_a_perturbation_that_only_a_left_out_plate_carries_is_no_misfit(screen, wells, folds, model):
+    store, _, statistics = screen
+    wells = wells.copy()
+    validates = folds.loc[folds["role"] == "validation", "experiment"].iloc[0]
+    wells.loc[(wells["target"] & (wells["experiment"] == validates)).idxmax(), "perturbation"] = "999"
+    check_fit(model.facts, store.channels, (24, 24), statistics, wells, folds)
+
+
+def test_a_class_that_a_fold_never_saw_is_its_least_likely_one(screen, wells, folds, model):
+    store, sites, statistics = screen
+    fewer = TrainedModel(model.weights, model.facts | {"fold": 1, "targets": model.facts["targets"][:7]})
+    both = pd.concat([folds, folds.assign(fold=1)])
+    hidden = wells.assign(perturbation=wells["perturbation"].where(wells["perturbation"] != "7"))
+    logits, _ = predict_folds(
+        {0: model, 1: fewer}, store, sites.groupby("experiment").head(9), hidden, both, statistics, **OPTIONS
+    )
+    second = logits[logits["fold"] == 1]
+    np.testing.assert_allclose(second["score_7"], matrix(second, SCORE)[:, :7].min(axis=1))
+
+
+def test_a_screen_of_new_plates_alone_brings_its_own_statistics(screen, wells, folds, model):
     store, _, statistics = screen
     new = statistics.assign(experiment=statistics["experiment"] + "-new", mean=1.0)
-    check_fit(model.facts, store.channels, (24, 24), new, wells)
+    check_fit(model.facts, store.channels, (24, 24), new, wells, folds)

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from deepnoise.errors import InputError
-from deepnoise.ingestion.design import audit_design, discover_groups, make_folds
+from deepnoise.ingestion.design import audit_design, discover_groups, make_folds, without_heldout_labels
 from deepnoise.ingestion.packing import PlateImages, read_plate
 from deepnoise.ingestion.validation import match_images, validate_wells
 
@@ -80,6 +80,14 @@ def test_images_are_matched_and_every_hole_is_reported_by_name():
         match_images(wells, found, ["n", "er"], "error")
     with pytest.raises(InputError, match="no complete picture"):
         match_images(wells, found.iloc[[1]], ["n", "er"], "report")
+
+
+def test_a_stray_picture_is_reported_and_not_fatal():
+    wells, _ = validate_wells(raw(raw_row()), ["treatment"])
+    matched, findings = match_images(
+        wells, pd.DataFrame([found_row("B02"), found_row("overview", ("overview_s1_w1.png",))]), ["n"], "report"
+    )
+    assert len(matched) == 1 and findings["images_without_well"] == ["overview_s1_w1.png"]
 
 
 def plate_of(pictures, unreadable):
@@ -175,6 +183,62 @@ def test_one_experiment_is_split_by_plates_and_plates_of_one_perturbation_only_t
     folds = make_folds(single, [], 3, [0, 1, 2], False)
     held = folds[folds["role"] == "heldout"]
     assert (folds["unit"] == "plate").all() and sorted(held["plate"]) == ["1", "2", "3"]
+
+
+def labelled_screen(experiments, plates=2, perturbations="abc"):
+    """Plate 1 holds the perturbations, each other plate one further perturbation alone."""
+    rows = [
+        raw_row(experiment=e, plate=str(p), well=f"B{w + 2}", cell_type=e.split("-")[0], perturbation=name)
+        for e in experiments
+        for p in range(1, plates + 1)
+        for w, name in enumerate(perturbations if p == 1 else "D")
+    ]
+    return validate_wells(raw(*rows), ["treatment"])[0]
+
+
+def test_every_plate_of_a_left_out_experiment_is_left_out():
+    folds = make_folds(labelled_screen([f"E-{i}" for i in range(4)]), [], 4, "all", False)
+    assert (folds.groupby(["fold", "experiment"])["role"].nunique() == 1).all()
+    assert (folds[folds["role"] == "heldout"].groupby("fold").size() == 2).all()
+
+
+@pytest.mark.parametrize("experiments", [[f"T{i}-1" for i in range(5)], [f"{t}-{i}" for t in "AB" for i in range(3)]])
+def test_no_fold_stays_empty_whatever_the_cell_types(experiments):
+    folds = make_folds(labelled_screen(experiments), [], 5, "all", False)
+    assert set(folds.loc[folds["role"] == "heldout", "fold"]) == set(range(5))
+
+
+def pairs_of(experiments):
+    return [{"experiments": [a, b], "wells": 3} for a, b in zip(experiments, experiments[1:], strict=False)]
+
+
+def test_duplicates_are_never_split_in_silence(caplog):
+    experiments = [f"E-{i}" for i in range(6)]
+    two_layouts = pairs_of(experiments[::2]) + pairs_of(experiments[1::2])
+    with pytest.raises(InputError, match="have 2 different well layouts.*n_folds is 5, at most 2 works"):
+        make_folds(labelled_screen(experiments), two_layouts, 5, "all", False)
+    make_folds(labelled_screen(experiments), pairs_of(experiments), 3, "all", False)
+    assert "all experiments share one well layout" in caplog.text
+
+
+def test_duplicates_of_an_experiment_that_only_trains_do_not_matter():
+    wells = labelled_screen(["E-0", "E-1", "E-2"])
+    wells.loc[wells["experiment"] == "E-0", "perturbation"] = "a"
+    folds = make_folds(wells, [{"experiments": ["E-0", "E-1"], "wells": 3}], 2, "all", False)
+    assert set(folds.loc[folds["experiment"] == "E-0", "role"]) == {"train"}
+
+
+def test_heldout_labels_decide_no_plate_group(wells):
+    labelled = wells[wells["split"] == "labelled"].reset_index(drop=True)
+    folds = make_folds(labelled, [], 3, [0], False)
+    scrambled = labelled.copy()
+    hidden = scrambled["experiment"].isin(folds.loc[folds["role"] == "heldout", "experiment"]) & scrambled["target"]
+    answers = scrambled.loc[hidden, "perturbation"].to_numpy()
+    scrambled.loc[hidden, "perturbation"] = np.random.default_rng(0).permutation(answers)
+    known, blind = (discover_groups(without_heldout_labels(table, folds)) for table in (labelled, scrambled))
+    pd.testing.assert_frame_equal(known, blind)
+    assert known["group"].nunique() == 4
+    assert not discover_groups(scrambled).equals(known)
 
 
 @pytest.mark.parametrize(

@@ -74,6 +74,14 @@ def test_plate_statistics_agree_with_numpy(strategy):
             assert table.loc[(p, channel), "std"] == pytest.approx(pool[:, c].astype(float).std(), rel=1e-12)
 
 
+def test_global_statistics_of_a_cross_validated_screen_are_not_inductive():
+    _, measured = two_plates()
+    wells = wells_of(measured.drop_duplicates("id_code"))
+    assert set(plate_statistics(measured, wells, "global", "all")["tier"]) == {"T1"}
+    withheld = wells.assign(split=["labelled"] * 4 + ["heldout"] * 4)
+    assert set(plate_statistics(measured, withheld, "global", "all")["tier"]) == {"T0"}
+
+
 def test_reference_wells_decide():
     pictures, measured = two_plates()
     ids = measured.drop_duplicates("id_code")

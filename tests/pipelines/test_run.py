@@ -89,7 +89,13 @@ def test_a_model_carries_what_it_was_made_from(run):
     facts = json.loads((run.versions("teacher")[-1] / "fold_0.json").read_text())
     assert facts["channels"] == ["nucleus", "er", "actin", "rna", "mito", "golgi"] and facts["image_size"] == [48, 48]
     assert facts["normalization"] == {"strategy": "plate", "reference": "all"}
-    assert len(facts["targets"]) == 16 and set(facts["fingerprints"]) == {"folds", "parameters", "statistics", "data"}
+    assert len(facts["targets"]) == 16 and set(facts["fingerprints"]) == {
+        "folds",
+        "parameters",
+        "statistics",
+        "data",
+        "pixels",
+    }
 
 
 def test_parts_run_alone_and_give_the_same_again(run):
@@ -144,6 +150,11 @@ def test_the_notebook_runs(run):
         ("trainning", "", "Failed to find the pipeline named 'trainning'.*Did you mean.*training"),
         ("training", "training.batch_sise=3", "unknown parameter 'training.batch_sise'.*Did you mean 'batch_size'"),
         ("training", "training.batch_size=many", "parameter 'training.batch_size': .*received 'many'"),
+        (
+            "training",
+            "training.unlabelled_source=none,training.mean_teacher.pseudo_labels=plain",
+            "pseudo_labels is 'plain', but no unlabelled",
+        ),
         ("training", "training.backbone=resnet10x", "training.backbone is 'resnet10x', which timm does not know"),
     ],
 )
@@ -152,6 +163,11 @@ def test_a_bad_command_ends_in_one_clear_error(run, pipelines, params, message):
 
     output = run(pipelines, fails=True, params=params)
     assert re.search(message, output, re.S), output
+
+
+def test_an_unknown_environment_or_node_ends_in_one_clear_error():
+    assert "does not exist" in kedro("run", "--env", "nope", fails=True)
+    assert "does not contain nodes named ['nope']" in kedro("run", "--env", "test", "--nodes", "nope", fails=True)
 
 
 def test_the_simulation_refuses_a_strangers_folder(tmp_path):

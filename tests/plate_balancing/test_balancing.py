@@ -71,6 +71,12 @@ def test_groups_are_undecided_on_random_scores_and_decided_on_good_ones():
     assert groups["decided"].all()
 
 
+def test_equal_scores_decide_nothing():
+    flat = np.full((16, 12), np.log(1 / 12))
+    found = infer_groups(flat, np.repeat(np.arange(4), 4), np.repeat(np.arange(4), 3), 0.95)
+    assert not found.decided and found.posterior == 0.5
+
+
 def test_more_plates_than_groups_leaves_plates_without_group():
     rng = np.random.default_rng(2)
     found = infer_groups(
@@ -161,7 +167,17 @@ def test_none_is_a_real_choice():
     assert "none" in METHODS
 
 
-@pytest.mark.parametrize(("tier", "after"), [("T3", "T2+T3"), ("unknown", "T2+unknown"), ("T1c", "T2"), ("T2", "T2")])
+@pytest.mark.parametrize(
+    ("tier", "after"),
+    [
+        ("T3", "T2+T3"),
+        ("unknown", "T2+unknown"),
+        ("T1c", "T2"),
+        ("T2", "T2"),
+        ("T2+T3", "T2+T3"),
+        ("T2+unknown", "T2+unknown"),
+    ],
+)
 def test_tiers_are_carried(tier, after):
     table, layout, _ = screen_scores(2.0, np.random.default_rng(9))
     _, steps, _ = balance(table.assign(tier=tier), layout, **OPTIONS)

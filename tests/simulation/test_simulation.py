@@ -1,8 +1,11 @@
 """The simulated screen: its design, its pictures, its dials."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
 from deepnoise.errors import InputError
 from deepnoise.ingestion.design import duplicate_layouts
@@ -10,6 +13,7 @@ from deepnoise.simulation.cells import CHANNELS, INDEX, TRAITS, render_cells
 from deepnoise.simulation.design import design_screen
 from deepnoise.simulation.noise import ADVERSARIAL, NoiseLevels
 from deepnoise.simulation.screen import draw_effects, render_screen
+from tests.conftest import PROJECT
 
 SMALL = dict(
     treatments=8, positive_controls=2, negative_wells=3, cell_types=2, labelled_experiments=2, heldout_experiments=1,
@@ -134,6 +138,15 @@ def test_effects_are_sparse_and_the_untreated_control_has_none():
 def test_the_adversarial_profile_is_noisier_where_plate_normalization_cannot_help():
     for dial in ("penetrance", "experiment_trait_shift", "plate_trait_shift", "density_interaction", "blur"):
         assert getattr(ADVERSARIAL, dial) > getattr(NoiseLevels(), dial)
+
+
+def test_single_dials_change_a_profile():
+    from deepnoise.parameters import SimulationParameters
+    from deepnoise.pipelines.simulation.nodes import noise_levels
+
+    text = (PROJECT / "conf" / "base" / "parameters_simulation.yml").read_text()
+    parameters = yaml.safe_load(text)["simulation"] | {"profile": "adversarial", "noise": {"blur": 0.8}}
+    assert noise_levels(SimulationParameters.model_validate(parameters)) == replace(ADVERSARIAL, blur=0.8)
 
 
 def test_the_design_table_is_not_touched_by_rendering():

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from deepnoise.training.images import SitePictures
 from deepnoise.training.loop import Trainer, fold_view, make_pseudo_labels, pretrain, tier_of_training
 from deepnoise.training.losses import consistency, cosine_rate, ema_decay, ramp, update_ema
 from deepnoise.training.network import ArcFace, Network, NetworkSpec, choose_device
+from tests.conftest import MemoryStore
 
 
 def parameters(**changes) -> TrainingParameters:
@@ -73,7 +75,7 @@ def test_arcface_without_target_is_the_plain_scaled_cosine_and_its_gradient_is_f
 def test_consistency_of_equal_logits_is_zero_and_gradient_flows_to_the_student_only():
     student = torch.randn(5, 4, requires_grad=True)
     teacher = torch.randn(5, 4, requires_grad=True)
-    assert float(consistency(student, student)) == 0.0
+    assert float(consistency(student, student).detach()) == 0.0
     consistency(student, teacher).backward()
     assert student.grad.abs().sum() > 0 and teacher.grad is None
     by_hand = np.mean(
@@ -82,7 +84,7 @@ def test_consistency_of_equal_logits_is_zero_and_gradient_flows_to_the_student_o
             for a, b in zip(student.softmax(1).flatten().tolist(), teacher.softmax(1).flatten().tolist(), strict=True)
         ]
     )
-    assert float(consistency(student, teacher)) == pytest.approx(by_hand, rel=1e-5)
+    assert float(consistency(student, teacher).detach()) == pytest.approx(by_hand, rel=1e-5)
 
 
 def test_ramp_and_rates():
@@ -145,6 +147,15 @@ def test_views_differ_by_picture_and_repeat_with_the_seed():
 def test_an_unknown_backbone_offers_the_closest_name():
     with pytest.raises(InputError, match="resnet10x.*Did you mean 'resnet1"):
         Network(NetworkSpec("resnet10x", 6, 3, "arcface", 20.0, 0.1))
+
+
+@pytest.mark.parametrize("backbone", ["legacy_xception", "mobilenetv4_conv_small_050", "test_resnet"])
+def test_backbones_take_six_channels_and_give_their_features(backbone):
+    """The published one, one with a hidden layer behind the pool, and the default."""
+    network = Network(NetworkSpec(backbone, 6, 9, "arcface", 30.0, 0.1)).eval()
+    with torch.inference_mode():
+        assert network(torch.randn(2, 6, 64, 64)).shape == (2, 9)
+        assert network.embed(torch.randn(2, 6, 64, 64)).shape == (2, network.features)
 
 
 # what a fold may see -----------------------------------------------------------------------------------------------
@@ -253,6 +264,18 @@ def test_changed_parameters_start_afresh_and_say_so(screen, wells, folds, tmp_pa
     assert_same_weights(student, fresh)
 
 
+def test_other_pixels_with_the_same_statistics_start_afresh(screen, wells, folds):
+    store, sites, statistics = screen
+    other = MemoryStore({k: v.copy() for k, v in store.pictures.items()}, store.channels)
+    swapped = other.pictures[("ALPHA-02", "1")]
+    swapped[[0, 1]] = swapped[[1, 0]]  # two wells change places: the plate's statistics stay
+    view = fold_view(sites, wells, folds, 0, "training")
+    marks = {
+        Trainer(view, each, statistics, parameters(), TrainingState(Path("unused"))).mark for each in (store, other)
+    }
+    assert len(marks) == 2
+
+
 def test_heldout_and_validation_labels_do_not_reach_the_weights(screen, wells, folds, tmp_path, undisturbed):
     """Labels of held-out plates scrambled (given, even): the same weights, bit by bit."""
     scrambled = wells.copy()
@@ -285,7 +308,7 @@ def test_the_teacher_is_not_the_student_and_carries_its_facts(undisturbed, scree
     facts = teacher.facts
     assert facts["channels"] == screen[0].channels and facts["image_size"] == [24, 24] and len(facts["targets"]) == 8
     assert facts["normalization"] == {"strategy": "plate", "reference": "all"} and facts["tier"] == "T1"
-    assert set(facts["fingerprints"]) == {"folds", "parameters", "statistics", "data"}
+    assert set(facts["fingerprints"]) == {"folds", "parameters", "statistics", "data", "pixels"}
     assert len(facts["training_plates"]) == 16 and len(history) == 4
 
 

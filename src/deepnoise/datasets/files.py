@@ -18,13 +18,15 @@ from deepnoise.errors import InputError, closest, first_few
 def read_csv(path: Path, needed: Sequence[str]) -> pd.DataFrame:
     """A csv (a byte-order mark is ignored) with at least the needed columns, everything as text.
 
+    Only an empty field is missing; "NA" or "null" is a name like any other.
+
     Raises:
         InputError: The file is absent, empty, not a csv, or lacks a column.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file; expected a csv with columns {', '.join(needed)}. Check raw_root")
     try:
-        table = pd.read_csv(path, dtype="str", encoding="utf-8-sig")
+        table = pd.read_csv(path, dtype="str", encoding="utf-8-sig", keep_default_na=False, na_values=[""])
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read as csv: {error}") from error
     missing = [c for c in needed if c not in table.columns]
@@ -53,7 +55,7 @@ def read_picture(path: Path) -> np.ndarray:
                 picture = np.asarray(image)
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file") from error
-    except (OSError, ValueError, SyntaxError, UnidentifiedImageError) as error:
+    except (OSError, EOFError, ValueError, SyntaxError, UnidentifiedImageError) as error:
         raise InputError(f"{path}: cannot be read as a picture ({error})") from error
     if picture.dtype not in (np.uint8, np.uint16) or picture.ndim not in (2, 3):
         raise InputError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -42,13 +43,22 @@ class ImageStore:
             parts.append(part.assign(experiment=plate["experiment"], plate=plate["plate"]))
         return pd.concat(parts, ignore_index=True)
 
-    def array(self, experiment: str, plate: str) -> zarr.Array:
-        """The (S, C, H, W) array of a plate."""
+    def _record(self, experiment: str, plate: str) -> dict[str, Any]:
         name = plate_name(experiment, plate)
         if name not in self.plates:
             raise InputError(f"plate {name} is not in the image store {self._root}; run ingestion")
+        return self.plates[name]
+
+    def checksum(self, experiment: str, plate: str) -> str:
+        """Hash of the raw counts of a plate."""
+        return str(self._record(experiment, plate)["checksum"])
+
+    def array(self, experiment: str, plate: str) -> zarr.Array:
+        """The (S, C, H, W) array of a plate."""
+        record = self._record(experiment, plate)
+        name = plate_name(experiment, plate)
         if name not in self._open:
-            self._open[name] = zarr.open_array(self._root / self.plates[name]["folder"], mode="r")
+            self._open[name] = zarr.open_array(self._root / record["folder"], mode="r")
         return self._open[name]
 
     def read(self, experiment: str, plate: str, store_rows: np.ndarray | None = None) -> np.ndarray:
@@ -124,6 +134,7 @@ class ImageStoreDataset(AbstractDataset[Any, ImageStore]):
             "channels": data.channels,
             "shape": list(pictures.shape),
             "dtype": str(pictures.dtype),
+            "checksum": hashlib.blake2b(pictures.data, digest_size=16).hexdigest(),
             "rows": rows.to_numpy().tolist(),
             "unreadable": unreadable,
         }
@@ -135,6 +146,14 @@ class ImageStoreDataset(AbstractDataset[Any, ImageStore]):
             self._bar.close()
             self._bar = None
         plates = {name: read_json(self._plate_file(name)) for name in done.plates}
+        first, *others = plates.values()
+        for other in others:
+            if (other["shape"][1:], other["dtype"]) != (first["shape"][1:], first["dtype"]):
+                raise InputError(
+                    f"plate {plate_name(other['experiment'], other['plate'])} holds {other['dtype']} pictures of shape "
+                    f"{other['shape'][1:]}, plate {plate_name(first['experiment'], first['plate'])} {first['dtype']} of shape "
+                    f"{first['shape'][1:]}; a screen needs one size and dtype: convert or leave out the odd plates"
+                )
         kept = (
             {self.MANIFEST} | {p["folder"] for p in plates.values()} | {f"{p['folder']}.json" for p in plates.values()}
         )

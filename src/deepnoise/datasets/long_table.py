@@ -12,6 +12,7 @@ from deepnoise.datasets.files import read_csv
 from deepnoise.datasets.rxrx1 import SiteFiles
 from deepnoise.errors import InputError
 from deepnoise.ingestion.validation import RAW_COLUMNS
+from deepnoise.wells import normalise_well
 
 
 class _LongTable(AbstractDataset[Any, Any]):
@@ -56,6 +57,13 @@ class _LongTable(AbstractDataset[Any, Any]):
         for column, values in self._exclude.items():
             keep &= ~table[column].isin(values)
         table = table[keep]
+        for column in dict.fromkeys(used):
+            holes = table.index[table[column].isna()]
+            if len(holes):
+                raise InputError(
+                    f"{self._path}: column {column!r} is empty in line {holes[0] + 2} ({len(holes)} such); give a value, or "
+                    "leave the row out by exclude"
+                )
         mapped = {n: [t.format(**row) for row in table.to_dict("records")] for n, t in self._columns.items()}
         rows = pd.DataFrame(mapped, index=table.index)
         rows["source"] = self._path.name + " line " + (table.index + 2).astype(str)
@@ -96,6 +104,7 @@ class LongTableLabelsDataset(_LongTable):
 
     def load(self) -> pd.DataFrame:
         rows = self._rows().drop_duplicates(["experiment", "plate", "well"])
+        rows["well"] = rows["well"].map(normalise_well)
         code = rows["experiment"] + "_" + rows["plate"] + "_" + rows["well"]
         return pd.DataFrame({"id_code": code, "perturbation": rows["perturbation"]}).reset_index(drop=True)
 

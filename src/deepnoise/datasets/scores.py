@@ -57,8 +57,12 @@ class ExternalScoresDataset(AbstractDataset[pd.DataFrame, pd.DataFrame]):
         if long:
             table = table.reindex(columns=["id_code", "perturbation", "score", "tier"])
             return validate_table(table, "well_scores_long", str(self._path))
-        # several sites or models a well are pooled by balancing
-        return table[["id_code", "tier", *[c for c in table.columns if str(c).startswith(SCORE)]]]
+        wide = table[["id_code", "tier", *[c for c in table.columns if str(c).startswith(SCORE)]]]
+        words = [c for c in wide.columns[2:] if not pd.api.types.is_numeric_dtype(wide[c])]
+        if words:
+            raise InputError(f"{self._path}: column {words[0]!r} holds {wide[words[0]].iloc[0]!r}, expected numbers")
+        # rows of one well (sites, models) may repeat: balancing averages them
+        return validate_table(wide, "well_scores", str(self._path), unique=False)
 
     def _csv(self, path: Path) -> pd.DataFrame:
         try:

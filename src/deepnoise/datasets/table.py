@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 from kedro.io import AbstractDataset, DatasetError
+from kedro.io.core import get_filepath_str
 from kedro_datasets.pandas import ParquetDataset
 
 from deepnoise.tables import SCHEMAS, validate_table
@@ -33,7 +34,13 @@ class TableDataset(ParquetDataset):
         return validate_table(super().load(), self._schema, str(self._filepath))
 
     def save(self, data: pd.DataFrame) -> None:
-        super().save(validate_table(data, self._schema, str(self._filepath)))
+        table = validate_table(data, self._schema, str(self._filepath))
+        path = get_filepath_str(self._get_save_path(), self._protocol)
+        staged = f"{path}.part"  # whole or not at all: a kill while writing leaves no version behind
+        with self._fs.open(staged, **self._fs_open_args_save) as file:
+            table.to_parquet(file, **self._save_args)
+        self._fs.mv(staged, path)
+        self._invalidate_cache()
 
     def _describe(self) -> dict[str, Any]:
         return {**super()._describe(), "schema": self._schema}

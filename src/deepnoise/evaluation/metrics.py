@@ -57,9 +57,14 @@ def _means(right: np.ndarray, by: pd.Series) -> dict[str, float]:
     return {str(k): float(v) for k, v in pd.Series(right).groupby(by.to_numpy()).mean().items()}
 
 
-def pair_recall(scores: pd.DataFrame, truth: pd.Series, pair: list[str]) -> dict[str, Any]:
-    """Macro recall between two perturbations alone: rows of other truths are left out, other columns ignored."""
+def pair_recall(scores: pd.DataFrame, truth: pd.Series, pair: list[str]) -> dict[str, Any] | None:
+    """Macro recall between two perturbations alone: rows of other truths are left out, other columns ignored.
+
+    None where no row carries either of them.
+    """
     member = truth.isin(pair).to_numpy()
+    if not member.any():
+        return None
     values = scores.loc[member, [SCORE + name for name in pair]].to_numpy()
     called = np.array(pair)[values.argmax(axis=1)]
     return {
@@ -188,7 +193,8 @@ def evaluate(
         for label, table in (("model", main), ("baseline", baseline_logits)):
             rows = table[(table["role"] == "heldout") & table["id_code"].isin(held)] if len(table) else table
             if len(rows):
-                pair_scores += [{"of": label, **pair_recall(rows, rows["id_code"].map(held), pair)} for pair in pairs]
+                found = [pair_recall(rows, rows["id_code"].map(held), pair) for pair in pairs]
+                pair_scores += [{"of": label, **part} for part in found if part is not None]
     score_now = heldout["id_code"].isin(held).any() and unit == "well"
     return {
         "screen": screen,

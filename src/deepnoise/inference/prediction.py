@@ -26,7 +26,12 @@ VIEWS = {"none": (0,), "dihedral": tuple(range(8))}
 
 
 def check_fit(
-    facts: Mapping[str, Any], channels: list[str], shape: tuple[int, ...], statistics: pd.DataFrame, wells: pd.DataFrame
+    facts: Mapping[str, Any],
+    channels: list[str],
+    shape: tuple[int, ...],
+    statistics: pd.DataFrame,
+    wells: pd.DataFrame,
+    folds: pd.DataFrame,
 ) -> None:
     """Refuse a model that was not made for these pictures.
 
@@ -36,6 +41,7 @@ def check_fit(
         shape: (H, W) of its pictures.
         statistics: The table ``plate_statistics``.
         wells: The table ``wells``.
+        folds: The table ``folds``; the labels of plates that train in the model's fold must be its classes.
 
     Raises:
         InputError: Names what does not fit, the model's value and the screen's.
@@ -62,7 +68,9 @@ def check_fit(
             "the model does not fit this screen: plate_statistics of the plates it was trained on are not those of its training "
             "(other pictures, or another normalization); run training again"
         )
-    strange = set(wells.loc[wells["target"], "perturbation"].dropna()) - set(facts["targets"])
+    trains = folds[(folds["fold"] == facts["fold"]) & (folds["role"] == "train")]
+    known = wells[wells["target"]].merge(trains[["experiment", "plate"]], on=["experiment", "plate"])
+    strange = set(known["perturbation"].dropna()) - set(facts["targets"])
     if strange:
         refuse(
             "the class set",
@@ -169,7 +177,7 @@ def predict_folds(
         if asked.empty:
             raise InputError(f"fold {model.facts['fold']}: the screen has no plate that the model was not trained on")
         shape = store.read(asked["experiment"].iloc[0], asked["plate"].iloc[0], np.array([0])).shape[2:]
-        check_fit(model.facts, store.channels, shape, statistics, wells)
+        check_fit(model.facts, store.channels, shape, statistics, wells, folds)
         logits, embeddings = predict_sites(
             model, store, asked, statistics, views=views, batch_size=batch_size, device_name=device_name
         )
@@ -179,7 +187,12 @@ def predict_folds(
         logit_parts.append(pd.concat([meta, prefixed(logits, model.facts["targets"], SCORE, meta.index)], axis=1))
         numbers = [f"{i:04d}" for i in range(embeddings.shape[1])]
         embedding_parts.append(pd.concat([meta, prefixed(embeddings, numbers, EMBEDDING, meta.index)], axis=1))
-    return pd.concat(logit_parts, ignore_index=True), pd.concat(embedding_parts, ignore_index=True)
+    logits = pd.concat(logit_parts, ignore_index=True)
+    scores = [c for c in logits.columns if c.startswith(SCORE)]
+    # a perturbation that a fold's model has never seen is the least likely one of its wells
+    lowest = np.nanmin(logits[scores].to_numpy(), axis=1)
+    logits[scores] = logits[scores].apply(lambda column: column.fillna(pd.Series(lowest, index=logits.index)))
+    return logits, pd.concat(embedding_parts, ignore_index=True)
 
 
 def pool_wells(site_logits: pd.DataFrame, site_embeddings: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from deepnoise.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 
 def labelled_targets(wells: pd.DataFrame) -> pd.DataFrame:
@@ -97,6 +100,18 @@ def discover_groups(wells: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({"perturbation": table.index.astype(str), "group": [order[g] for g in group]})
 
 
+def without_heldout_labels(wells: pd.DataFrame, folds: pd.DataFrame) -> pd.DataFrame:
+    """``wells`` without the labels of plates that any fold holds out: what may be known when these are called.
+
+    Of a screen that is cross-validated over all its plates no label remains.
+    """
+    held = folds.loc[folds["role"] == "heldout", ["experiment", "plate"]].drop_duplicates()
+    hidden = wells.merge(held, on=["experiment", "plate"], how="left", indicator=True)["_merge"].eq("both").to_numpy()
+    known = wells.copy()
+    known.loc[hidden & known["target"].to_numpy(), "perturbation"] = None
+    return known
+
+
 def audit_design(wells: pd.DataFrame) -> dict[str, Any]:
     """Findings on the design, without looking at a picture (method: section 8, "Audit without images").
 
@@ -164,7 +179,8 @@ def make_folds(
     type are dealt over the folds in turn, and duplicates of a layout stay together. Where the screen has
     unlabelled wells, those plates are held out in every fold and fold f validates on its own experiments.
     A fully labelled screen is cross-validated: fold f holds out its own units, and validates on those of the
-    next fold. A plate whose target wells hold a single perturbation only trains.
+    next fold. An experiment (a plate, where plates are left out) whose target wells hold a single perturbation
+    only trains.
 
     Args:
         wells: The table ``wells``.
@@ -177,49 +193,64 @@ def make_folds(
         The table ``folds``.
 
     Raises:
-        InputError: Too few units for the folds asked for, or a fold in ``run`` that does not exist.
+        InputError: Too few units, or too few different layouts, for the folds asked for; or a fold in ``run`` that
+            does not exist.
     """
     run = list(range(n_folds)) if isinstance(run, str) else run
     wrong = [f for f in run if not 0 <= f < n_folds]
     if wrong or not run:
         raise InputError(f"ingestion.folds.run has {wrong or run}, allowed are 0 to {n_folds - 1} (n_folds - 1)")
-    split = wells.groupby(["experiment", "plate"]).agg(
-        cell_type=("cell_type", "first"), heldout=("split", lambda s: (s == "heldout").any())
+    plates = (
+        wells.groupby(["experiment", "plate"])
+        .agg(cell_type=("cell_type", "first"), heldout=("split", lambda s: (s == "heldout").any()))
+        .reset_index()
     )
-    variety = labelled_targets(wells).groupby(["experiment", "plate"])["perturbation"].nunique()
-    split["variety"] = variety.reindex(split.index).fillna(0).astype(int)
-    plates = split.reset_index()
     unit = "experiment" if plates["experiment"].nunique() > 1 else "plate"
-    movable = plates[~plates["heldout"] & (plates["variety"] > 1)]
-    units = movable.drop_duplicates(unit)[[unit, "cell_type"]]
-    if (validation or not plates["heldout"].any()) and len(units) < n_folds:
+    variety = labelled_targets(wells).groupby(unit)["perturbation"].nunique()
+    plates["movable"] = ~plates["heldout"] & (plates[unit].map(variety).fillna(0) > 1)
+    units = plates[plates["movable"]].drop_duplicates(unit)[[unit, "cell_type"]]
+    cross_validated = not plates["heldout"].any()
+    if (validation or cross_validated) and len(units) < n_folds:
         raise InputError(
             f"{len(units)} labelled {unit}s carry several perturbations, too few for ingestion.folds.n_folds = {n_folds}"
         )
-    clusters = {u: u for u in units[unit]}  # unit -> the first member of its cluster of duplicates
+    cluster = {u: u for u in units[unit]}  # unit -> the first member of its cluster of duplicates
     if unit == "experiment":
         for pair in duplicates:
-            first, second = (clusters[e] for e in pair["experiments"])
-            clusters = {u: first if c == second else c for u, c in clusters.items()}
-    if len(set(clusters.values())) < n_folds:  # one layout for the whole screen: nothing to keep apart
-        clusters = {u: u for u in clusters}
+            first, second = (cluster.get(e) for e in pair["experiments"])
+            if first is not None and second is not None:
+                cluster = {u: first if c == second else c for u, c in cluster.items()}
+    clusters = list(dict.fromkeys(cluster.values()))
+    if len(clusters) == 1 and n_folds > 1:
+        logger.warning(
+            "all experiments share one well layout: folds cannot keep duplicates of a layout apart, and a score may owe "
+            "to well position (see design_audit)"
+        )
+        cluster = {u: u for u in cluster}
+        clusters = list(cluster)
+    if (validation or cross_validated) and len(clusters) < n_folds:
+        raise InputError(
+            f"the {len(units)} labelled experiments have {len(clusters)} different well layouts, and experiments of one layout "
+            f"stay in one fold: ingestion.folds.n_folds is {n_folds}, at most {len(clusters)} works"
+        )
     turn: dict[str, int] = {}
     load: dict[tuple[str, int], int] = {}
-    for cluster in dict.fromkeys(clusters.values()):
-        members = [u for u in clusters if clusters[u] == cluster]
+    total = [0] * n_folds
+    for name in clusters:
+        members = [u for u in cluster if cluster[u] == name]
         kinds = units.set_index(unit).loc[members, "cell_type"]
-        # the fold with the fewest experiments of these cell types; the lowest number among equals
-        fold = min(range(n_folds), key=lambda f: (sum(load.get((k, f), 0) for k in kinds), f))
+        # an empty fold first, then the one with the fewest experiments of these cell types, then the smallest
+        fold = min(range(n_folds), key=lambda f: (total[f] > 0, sum(load.get((k, f), 0) for k in kinds), total[f], f))
+        total[fold] += len(members)
         for member, kind in kinds.items():
             turn[member] = fold
             load[(kind, fold)] = load.get((kind, fold), 0) + 1
-    cross_validated = not plates["heldout"].any()
     rows = []
     for fold in run:
         left_out = {fold} if cross_validated else set()
         validates = {(fold + 1) % n_folds if cross_validated else fold} if validation else set()
         for plate in plates.itertuples():
-            own = turn.get(getattr(plate, unit), -1) if plate.variety > 1 else -1
+            own = turn.get(getattr(plate, unit), -1)
             role = (
                 "heldout"
                 if plate.heldout or own in left_out

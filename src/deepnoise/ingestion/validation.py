@@ -92,6 +92,13 @@ def validate_wells(raw: pd.DataFrame, target_well_types: Sequence[str]) -> tuple
     return wells.sort_values(order, ignore_index=True)[columns], findings
 
 
+def _well_or_none(name: str) -> str | None:
+    try:
+        return normalise_well(name)
+    except ValueError:
+        return None  # a stray picture: reported among images_without_well
+
+
 def match_images(
     wells: pd.DataFrame, found: pd.DataFrame, channels: list[str], missing_images: str
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
@@ -113,7 +120,7 @@ def match_images(
     """
     found = found.copy()
     found["plate"] = found["plate"].astype(str)
-    found["well"] = [normalise_well(well) for well in found["well"]]
+    found["well"] = [_well_or_none(well) for well in found["well"]]
     key = ["experiment", "plate", "well"]
     joined = found.merge(wells[["id_code", *key]], on=key, how="left")
     orphans = joined[joined["id_code"].isna()]

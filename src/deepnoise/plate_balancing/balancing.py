@@ -104,6 +104,8 @@ METHODS: dict[str, Callable[[np.ndarray, int, float], tuple[np.ndarray, np.ndarr
 
 def design_tier(tier: str) -> str:
     """Tier of a call that also knows the plate design."""
+    if "T2" in tier:
+        return tier
     return {"T3": "T2+T3", "unknown": "T2+unknown"}.get(tier, "T2")
 
 

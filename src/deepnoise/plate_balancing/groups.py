@@ -67,5 +67,5 @@ def infer_groups(log_p: np.ndarray, plate: np.ndarray, group_of_class: np.ndarra
     posterior = 0.5
     if len(wells) > 1:
         spread = np.sqrt(len(wells)) * difference.std(ddof=1)
-        posterior = float(norm.cdf(difference.sum() / spread)) if spread > 0 else 1.0
+        posterior = float(norm.cdf(difference.sum() / spread)) if spread > 0 else 0.5 + 0.5 * (difference.sum() > 0)
     return GroupInference(groups.tolist(), posterior, float((best - second_score) / len(log_p)), posterior >= threshold)

@@ -8,7 +8,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from deepnoise.tables import SCORE, natural_order, prefixed
+from deepnoise.tables import SCHEMAS, SCORE, natural_order, prefixed
 
 
 def score_hand_features(features: pd.DataFrame, wells: pd.DataFrame, folds: pd.DataFrame, tier: str) -> pd.DataFrame:
@@ -41,4 +41,6 @@ def score_hand_features(features: pd.DataFrame, wells: pd.DataFrame, folds: pd.D
         log_p = np.clip(log_p[:, [known.index(name) for name in order]], -50, 0)
         meta = asked[["role", "id_code", "experiment", "plate", "well", "site"]].assign(fold=fold, tier=tier)
         parts.append(pd.concat([meta, prefixed(log_p.astype(np.float32), order, SCORE, meta.index)], axis=1))
+    if not parts:
+        return SCHEMAS["site_logits"].empty()
     return pd.concat(parts, ignore_index=True)

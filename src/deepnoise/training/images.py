@@ -22,6 +22,9 @@ class PictureStore(Protocol):
     def read(self, experiment: str, plate: str, store_rows: np.ndarray | None = None) -> np.ndarray:
         """(S, C, H, W) raw counts."""
 
+    def checksum(self, experiment: str, plate: str) -> str:
+        """Hash of a plate's raw counts."""
+
 
 @dataclass
 class Batch:

@@ -164,6 +164,7 @@ class Trainer:
                 "parameters": fingerprint(training),
                 "statistics": fingerprint(statistics_of_plates(statistics, view.training_plates)),
                 "data": fingerprint(view.labelled, view.unlabelled),
+                "pixels": fingerprint(_checksums(store, view.labelled), _checksums(store, view.unlabelled)),
             },
             "parameters": training,
         }
@@ -294,6 +295,11 @@ class Trainer:
 
 def _under(tensors: dict[str, torch.Tensor], name: str) -> dict[str, torch.Tensor]:
     return {k[len(name) + 1 :]: v for k, v in tensors.items() if k.startswith(name + ".")}
+
+
+def _checksums(store: PictureStore, sites: pd.DataFrame) -> list[str]:
+    plates = sites[["experiment", "plate"]].drop_duplicates().sort_values(["experiment", "plate"])
+    return [store.checksum(e, p) for e, p in plates.itertuples(index=False)]
 
 
 def pretrain(trainer: Trainer) -> tuple[TrainedModel, list[dict[str, Any]]]:

@@ -56,11 +56,9 @@ def list_sites(
         "dtype": first["dtype"],
         "unreadable": image_store.unreadable,
     }
-    faults = (
-        len(image_findings["incomplete_sites"])
-        + len(image_findings["wells_without_images"])
-        + len(packed["unreadable"])
-    )
+    lists = ("incomplete_sites", "images_without_well")
+    faults = len(packed["unreadable"]) + sum(len(image_findings[name]) for name in lists)
+    faults += sum(image_findings["wells_without_images_by_plate"].values())
     logger.info(
         "packed %s sites of %s plates (%s channels, %s px, %s); %s",
         f"{len(sites):,}", len(image_store.plates), len(image_store.channels), "x".join(map(str, packed["image_size"])), packed["dtype"],

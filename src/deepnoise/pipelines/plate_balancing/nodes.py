@@ -6,16 +6,16 @@ import logging
 
 import pandas as pd
 
-from deepnoise.ingestion.design import discover_groups
+from deepnoise.ingestion.design import discover_groups, without_heldout_labels
 from deepnoise.parameters import PlateBalancingParameters
 from deepnoise.plate_balancing import balancing, scores
 
 logger = logging.getLogger(__name__)
 
 
-def discover_layout(wells: pd.DataFrame) -> pd.DataFrame:
-    """Plate groups, from the labelled experiments."""
-    return discover_groups(wells)
+def discover_layout(wells: pd.DataFrame, folds: pd.DataFrame) -> pd.DataFrame:
+    """Plate groups, from the labels of plates that no fold holds out."""
+    return discover_groups(without_heldout_labels(wells, folds))
 
 
 def pool_scores(well_scores: pd.DataFrame, wells: pd.DataFrame) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""well_scores, wells -> pool_scores, discover_layout -> balance_plates -> design_probabilities -> make_calls -> calls."""
+"""well_scores, wells, folds -> pool_scores, discover_layout -> balance_plates -> design_probabilities -> make_calls -> calls."""
 
 from kedro.pipeline import Node, Pipeline
 
@@ -9,7 +9,7 @@ def create_pipeline() -> Pipeline:
     """The pipeline ``plate_balancing``."""
     return Pipeline(
         [
-            Node(nodes.discover_layout, "wells", "plate_layout", name="discover_layout"),
+            Node(nodes.discover_layout, ["wells", "folds"], "plate_layout", name="discover_layout"),
             Node(nodes.pool_scores, ["well_scores", "wells"], "pooled_scores", name="pool_scores"),
             Node(
                 nodes.balance_plates,

@@ -9,9 +9,11 @@ import pandas as pd
 
 from deepnoise.normalization.statistics import normalise_features
 from deepnoise.parameters import TrainingParameters
+from deepnoise.tables import SCHEMAS
 from deepnoise.training.model import TrainedModel
 
 logger = logging.getLogger(__name__)
+HISTORY = list(SCHEMAS["training_history"].columns)
 
 
 def score_hand_features(
@@ -37,7 +39,7 @@ def pretrain_student(
     from deepnoise.training.folds import pretrain_folds
 
     models, history = pretrain_folds(image_store, sites, wells, folds, plate_statistics, training_state, parameters)
-    return models, pd.DataFrame(history)
+    return models, pd.DataFrame(history, columns=HISTORY)
 
 
 def train_mean_teacher(
@@ -65,4 +67,4 @@ def train_mean_teacher(
                 "teacher of fold %s: perturbation named %.0f %% on validation plates (one site, one view), tier %s",
                 fold, 100 * score, tier,
             )  # fmt: skip
-    return students, teachers, pd.DataFrame(history)
+    return students, teachers, pd.DataFrame(history, columns=HISTORY)
