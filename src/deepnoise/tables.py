@@ -44,7 +44,8 @@ WELL_KEY = {"id_code": "str", "experiment": "str", "plate": "str", "well": "str"
 
 SCHEMAS: dict[str, TableSchema] = {
     "wells": TableSchema(
-        "one row a well; the perturbation of held-out wells is missing",
+        "one row a well; a withheld perturbation is missing. On a cross-validated screen every label is here, and training, "
+        "baseline and plate balancing drop those of the plates that a fold holds out",
         ("id_code",),
         WELL_KEY
         | {

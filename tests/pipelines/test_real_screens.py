@@ -46,6 +46,8 @@ def test_rxrx1_is_ingested_with_its_holes_reported(rxrx1):
     assert "HUVEC-01_3_B02 site 2: no channel mito (w5), golgi (w6)" in report["images"]["incomplete_sites"]
     audit = json.loads(latest(data, "design_audit.json").read_text())
     assert audit["duplicate_layouts"] == [{"experiments": ["HUVEC-07", "RPE-03"], "wells": 1107}]
+    third = [pair for pair in audit["duplicate_layouts_by_controls"] if "HUVEC-18" in pair["experiments"]]
+    assert len(audit["duplicate_layouts_by_controls"]) == 3 and [pair["wells"] for pair in third] == [119, 119]
     assert audit["plate_groups"] == [277] * 4 and max(audit["layouts_in_use"].values()) == 22
     assert audit["negative_control"] == {
         "well": "B02",

@@ -39,17 +39,20 @@ def test_plate_groups_travel_together():
     assert len(set(members)) == 4
 
 
+def labels_of(table):
+    return table[table["well_type"] == "treatment"].assign(perturbation=table["sirna"].astype(str))
+
+
+def controls_of(table):
+    return table[table["well_type"] == "positive_control"].assign(perturbation=table["sirna"].astype(str))
+
+
 def test_the_switch_gives_one_pair_of_experiments_the_same_layout():
     table = design_screen(**SMALL | {"duplicate_layout": True})
-    wells = table.assign(perturbation=table["sirna"].astype(str), target=table["well_type"] == "treatment")
-    assert duplicate_layouts(wells) == [{"experiments": ["ALPHA-01", "BETA-02"], "wells": 8}]
+    assert duplicate_layouts(labels_of(table)) == [{"experiments": ["ALPHA-01", "BETA-02"], "wells": 8}]
+    assert duplicate_layouts(controls_of(table)) == [{"experiments": ["ALPHA-01", "BETA-02"], "wells": 8}]
     plain = design_screen(**SMALL)
-    assert (
-        duplicate_layouts(
-            plain.assign(perturbation=plain["sirna"].astype(str), target=plain["well_type"] == "treatment")
-        )
-        == []
-    )
+    assert duplicate_layouts(labels_of(plain)) == [] == duplicate_layouts(controls_of(plain))
 
 
 def test_missing_wells_are_missing_at_the_stated_rate():

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.optimize import linear_sum_assignment
 
 from deepnoise.errors import InputError
 
@@ -18,42 +20,32 @@ def labelled_targets(wells: pd.DataFrame) -> pd.DataFrame:
     return wells[wells["target"] & wells["perturbation"].notna()]
 
 
-def duplicate_layouts(wells: pd.DataFrame, share: float = 0.5) -> list[dict[str, Any]]:
-    """Pairs of labelled experiments with the same well layout, up to a rotation of the plates.
+def duplicate_layouts(placed: pd.DataFrame, share: float = 0.5) -> list[dict[str, Any]]:
+    """Pairs of experiments with the same well layout, up to a rotation of the plates.
 
-    Plates are matched by the number of wells that carry the same perturbation at the same place.
+    The plates of two experiments are matched one to one, so that most wells carry the same perturbation.
 
     Args:
-        wells: The table ``wells``.
+        placed: Rows of ``wells`` with a known perturbation: labelled targets, or positive controls, which betray the
+            layout of an unlabelled experiment too.
         share: Share of the smaller experiment's wells that must agree.
 
     Returns:
-        One entry a pair: the two experiments and the number of agreeing wells, largest first.
+        One entry a pair, largest first: the two experiments and the number of agreeing wells.
     """
-    targets = labelled_targets(wells)
-    if targets["experiment"].nunique() < 2:
-        return []
-    content = targets.assign(key=targets["well"] + "=" + targets["perturbation"])
+    content = placed.assign(key=placed["well"] + "=" + placed["perturbation"])
+    plates = {e: [set(keys) for _, keys in rows.groupby("plate")["key"]] for e, rows in content.groupby("experiment")}
+    every = {e: set().union(*parts) for e, parts in plates.items()}
     sizes = content.groupby("experiment").size()
     pairs = []
-    # A perturbation at the same well name in two experiments is counted once, whatever the plate.
-    keys = {e: set(group["key"]) for e, group in content.groupby("experiment")}
-    names = sorted(keys)
-    for i, first in enumerate(names):
-        for second in names[i + 1 :]:
-            common = len(keys[first] & keys[second])
-            if common >= share * min(sizes[first], sizes[second]) and _same_plates(content, first, second):
-                pairs.append({"experiments": [first, second], "wells": common})
+    for first, second in combinations(sorted(plates), 2):
+        if len(every[first] & every[second]) < share * min(len(every[first]), len(every[second])):
+            continue
+        common = np.array([[len(one & other) for other in plates[second]] for one in plates[first]])
+        agreeing = int(common[linear_sum_assignment(common, maximize=True)].sum())
+        if agreeing >= share * min(sizes[first], sizes[second]):
+            pairs.append({"experiments": [first, second], "wells": agreeing})
     return sorted(pairs, key=lambda pair: -pair["wells"])
-
-
-def _same_plates(content: pd.DataFrame, first: str, second: str) -> bool:
-    """Whether the plates of one experiment go one to one into plates of the other."""
-    both = content[content["experiment"] == first].merge(
-        content[content["experiment"] == second], on="key", suffixes=("_1", "_2")
-    )
-    best = both.groupby("plate_1")["plate_2"].agg(lambda p: p.mode()[0])
-    return best.nunique() == len(best)
 
 
 def discover_groups(wells: pd.DataFrame) -> pd.DataFrame:
@@ -116,7 +108,7 @@ def audit_design(wells: pd.DataFrame) -> dict[str, Any]:
     """Findings on the design, without looking at a picture (method: section 8, "Audit without images").
 
     Returns:
-        JSON-like: duplicate layouts, plate groups, layouts in use, class from well position against chance,
+        JSON-like: duplicate layouts, by labels and (held-out experiments too) by positive controls; plate groups, layouts in use, class from well position against chance,
         perturbations tied to one well position or one plate, negative controls.
     """
     targets = labelled_targets(wells)
@@ -136,7 +128,8 @@ def audit_design(wells: pd.DataFrame) -> dict[str, Any]:
     per_plate = negative.groupby(["experiment", "plate"]).size()
     common = negative.groupby("well").size() if len(negative) else pd.Series(dtype=int)
     return {
-        "duplicate_layouts": duplicate_layouts(wells),
+        "duplicate_layouts": duplicate_layouts(targets),
+        "duplicate_layouts_by_controls": duplicate_layouts(wells[wells["well_type"] == "positive_control"]),
         "plate_groups": [int(n) for n in sizes],
         "layouts_in_use": {str(k): int(v) for k, v in layouts.items()},
         "class_from_well_position": _position_predictor(targets),
