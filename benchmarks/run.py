@@ -33,7 +33,7 @@ def compare(name: str, ours: Callable, reference: Callable, unit: str, count: in
     mine, plain = np.array(times).T
     ratio = plain / mine
     print(
-        f"{name}: {count / np.median(mine):,.0f} {unit}/s, reference {count / np.median(plain):,.0f} {unit}/s, "
+        f"{name}: {count / np.median(mine):.3g} {unit}/s, reference {count / np.median(plain):.3g} {unit}/s, "
         f"{np.median(ratio):.1f} times as fast ({ratio.min():.1f} to {ratio.max():.1f})"
     )
 

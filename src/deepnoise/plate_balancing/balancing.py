@@ -48,7 +48,7 @@ def sinkhorn(log_p: np.ndarray, iterations: int, tolerance: float) -> np.ndarray
     row_mass, column_mass = np.exp(rows), np.exp(column)
     u, v = np.zeros(len(inner)), np.zeros(classes)
     for _ in range(-(-iterations // ROUNDS)):
-        # one round in logs, safe at any spread of the scores; the others on plain numbers, some fifty times as fast
+        # one round in logs, safe at any spread of the scores; the others on plain numbers, much faster
         v = column - logsumexp(inner + u[:, None], axis=0)
         u = rows - logsumexp(inner + v[None], axis=1)
         kernel = np.exp(inner + u[:, None] + v[None])
