@@ -13,6 +13,7 @@ from kedro.io import AbstractVersionedDataset, CatalogProtocol, DatasetError
 from kedro.pipeline import Pipeline
 from tqdm import tqdm
 
+from deepnoise.errors import InputError
 from deepnoise.parameters import validate_parameters
 from deepnoise.pipeline_registry import OWN_SCORES
 
@@ -76,6 +77,11 @@ class ProjectHooks:
         for handler in logging.getLogger().handlers:
             if isinstance(handler, logging.StreamHandler) and handler.stream is sys.stdout:
                 handler.setStream(AboveBars())
+        if "well_scores" in pipeline.inputs() and "well_logits" in pipeline.all_outputs():
+            raise InputError(
+                "plate_balancing or evaluation would read old well_scores beside the well_logits that inference makes in this "
+                "run; from Python run pipeline_names=['__default__'] with namespaces=[the stages], as 'kedro run --pipelines' does"
+            )
         full = pipelines["__default__"]
         if "well_scores" in pipeline.inputs():  # the same files under the name that any model's scores may take
             pipeline = Pipeline(pipeline, inputs=OWN_SCORES)

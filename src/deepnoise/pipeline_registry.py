@@ -4,21 +4,22 @@ from kedro.pipeline import Pipeline
 
 from deepnoise.pipelines import evaluation, inference, ingestion, normalization, plate_balancing, simulation, training
 
+STAGES = {
+    "simulation": simulation,
+    "ingestion": ingestion,
+    "normalization": normalization,
+    "training": training,
+    "inference": inference,
+    "plate_balancing": plate_balancing,
+    "evaluation": evaluation,
+}
 OWN_SCORES = {"well_scores": "well_logits"}
 """Balancing and evaluation read any model's ``well_scores``; inside the whole path these are our own."""
 
 
 def register_pipelines() -> dict[str, Pipeline]:
     """Name -> pipeline; ``__default__`` goes from ingestion to evaluation, ``demo`` puts simulation before it."""
-    stages = {
-        "simulation": simulation.create_pipeline(),
-        "ingestion": ingestion.create_pipeline(),
-        "normalization": normalization.create_pipeline(),
-        "training": training.create_pipeline(),
-        "inference": inference.create_pipeline(),
-        "plate_balancing": plate_balancing.create_pipeline(),
-        "evaluation": evaluation.create_pipeline(),
-    }
+    stages = {name: stage.create_pipeline() for name, stage in STAGES.items()}
     analysis = (
         stages["normalization"]
         + stages["training"]

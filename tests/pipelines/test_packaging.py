@@ -10,7 +10,10 @@ import sys
 import pytest
 from kedro.pipeline import Node, Pipeline
 
-from deepnoise.hooks import NOW, stale_inputs
+from deepnoise.cli import joined_stages
+from deepnoise.errors import InputError
+from deepnoise.hooks import NOW, ProjectHooks, stale_inputs
+from deepnoise.pipeline_registry import register_pipelines
 from tests.conftest import PROJECT
 
 
@@ -37,6 +40,30 @@ def test_an_entry_made_in_the_run_is_newer_than_any_version():
         "teacher (2026-01-02) is older than wells (made in this run), which it is made from"
     ]
     assert stale_inputs(FULL, FULL, {"wells": NOW, "teacher": NOW, "calls": NOW}) == []
+
+
+@pytest.mark.parametrize(
+    ("typed", "pipelines", "namespaces"),
+    [
+        (["inference", "plate_balancing"], ["__default__"], ["inference", "plate_balancing"]),
+        (["simulation", "inference"], ["demo"], ["simulation", "inference"]),
+        (["plate_balancing", "evaluation"], ["plate_balancing", "evaluation"], []),
+        (["inference"], ["inference"], []),
+        (["inference", "no_such_stage"], ["inference", "no_such_stage"], []),
+        (["inference", "demo"], ["inference", "demo"], []),
+        ([], [], []),
+    ],
+)
+def test_stages_named_beside_inference_are_cut_out_of_the_whole_path(typed, pipelines, namespaces):
+    assert joined_stages(typed) == (pipelines, namespaces)
+
+
+def test_a_pipeline_that_would_read_old_scores_beside_new_ones_is_refused():
+    from kedro.io import DataCatalog
+
+    stages = register_pipelines()
+    with pytest.raises(InputError, match="would read old well_scores beside the well_logits"):
+        ProjectHooks().before_pipeline_run(stages["inference"] + stages["plate_balancing"], DataCatalog())
 
 
 @pytest.mark.slow

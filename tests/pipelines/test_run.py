@@ -209,3 +209,40 @@ def test_the_same_seed_gives_the_same_bits_and_a_killed_run_goes_on(run, tmp_pat
     assert (first / "fold_0.safetensors").read_bytes() == (second / "fold_0.safetensors").read_bytes()
     first, second = (json.loads(r.versions("scores.json")[0].read_text()) for r in (run, other))
     assert first == second
+
+
+SHORT = "training.pretrain.epochs=1,training.mean_teacher.epochs=1"
+
+
+@pytest.mark.slow
+def test_heldout_pictures_in_training_mark_every_later_score(run, tmp_path):
+    other = Run(tmp_path)
+    other.params = f"raw_root={run.root / 'raw'},data_root={tmp_path / 'data'},{SHORT}"
+    other(
+        "__default__",
+        params="training.unlabelled_source=heldout,training.mean_teacher.pseudo_labels=balanced,training.mean_teacher.pseudo_label_start=0",
+    )
+    scores = other.json("scores")
+    assert {scores["t1"]["tier"], *(step["tier"] for step in scores["steps"])} == {"T2+T3"}
+    assert set(other.table("calls")["tier"]) == {"T2+T3"}
+
+
+@pytest.mark.slow
+def test_an_experiment_that_comes_later_is_called_without_training(run, tmp_path):
+    import shutil
+
+    other = Run(tmp_path)
+    other.params += f",{SHORT}"
+    shutil.copytree(run.root / "raw", tmp_path / "raw")
+    tables = [tmp_path / "raw" / name for name in ("test.csv", "test_controls.csv", "test_labels.csv")]
+    whole = [pd.read_csv(table, dtype=str) for table in tables]
+    for path, table in zip(tables, whole, strict=True):
+        table[table["experiment"] != "BETA-06"].to_csv(path, index=False)
+    output = other("__default__")
+    assert "BETA-06" not in set(other.table("calls")["experiment"])
+    for path, table in zip(tables, whole, strict=True):
+        table.to_csv(path, index=False)
+    output = other("ingestion,normalization,inference,plate_balancing,evaluation")
+    assert "BETA-06" in set(other.table("calls")["experiment"]) and len(other.versions("teacher")) == 1
+    assert "teacher (" in output and "which it is made from" in output  # and says that it was not trained again
+    assert other.json("scores")["t1"]["by_experiment"].keys() >= {"BETA-05", "BETA-06"}
