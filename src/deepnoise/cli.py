@@ -1,7 +1,7 @@
 """``kedro run`` with two additions.
 
 What a user can mend is told in one clear error instead of a traceback; and stages that are named together are cut
-out of the whole path, so that plate balancing and evaluation read what inference has just made.
+out of the whole path, so that each reads what the other has just made.
 """
 
 from __future__ import annotations
@@ -46,10 +46,11 @@ def _reason(error: BaseException) -> str | None:
 def joined_stages(names: list[str]) -> tuple[list[str], list[str]]:
     """Pipelines and namespaces to run for what was typed after ``--pipelines``.
 
-    Alone, ``plate_balancing`` and ``evaluation`` read the entry ``well_scores``, which may be any model's. Named beside
-    ``inference`` they must wait for its ``well_logits``; that edge is in the whole path only.
+    Alone, ``plate_balancing`` and ``evaluation`` read the entry ``well_scores``, which may be any model's, and
+    ``ingestion`` any raw screen. Named beside ``inference`` or ``simulation`` they must wait for what these make;
+    that edge is in the whole path only.
     """
-    if "inference" not in names or len(names) == 1 or not set(names) <= set(STAGES):
+    if not {"simulation", "inference"} & set(names) or len(names) == 1 or not set(names) <= set(STAGES):
         return names, []
     return ["demo" if "simulation" in names else "__default__"], names
 

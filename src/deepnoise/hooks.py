@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from deepnoise.errors import InputError
 from deepnoise.parameters import validate_parameters
-from deepnoise.pipeline_registry import OWN_SCORES
+from deepnoise.pipeline_registry import OWN_SCORES, SIMULATED
 
 logger = logging.getLogger("deepnoise")
 PICTURES = ("contact_sheet", "score_plot")
@@ -77,11 +77,12 @@ class ProjectHooks:
         for handler in logging.getLogger().handlers:
             if isinstance(handler, logging.StreamHandler) and handler.stream is sys.stdout:
                 handler.setStream(AboveBars())
-        if "well_scores" in pipeline.inputs() and "well_logits" in pipeline.all_outputs():
-            raise InputError(
-                "plate_balancing or evaluation would read old well_scores beside the well_logits that inference makes in this "
-                "run; from Python run pipeline_names=['__default__'] with namespaces=[the stages], as 'kedro run --pipelines' does"
-            )
+        for read, made in (OWN_SCORES | SIMULATED).items():
+            if read in pipeline.inputs() and made in pipeline.all_outputs():
+                raise InputError(
+                    f"this run would read an old {read} beside the {made} that it makes; run the stages as namespaces of "
+                    "the pipeline '__default__' or 'demo', as 'kedro run --pipelines' does for those named together"
+                )
         full = pipelines["__default__"]
         if "well_scores" in pipeline.inputs():  # the same files under the name that any model's scores may take
             pipeline = Pipeline(pipeline, inputs=OWN_SCORES)

@@ -16,6 +16,9 @@ STAGES = {
 OWN_SCORES = {"well_scores": "well_logits"}
 """Balancing and evaluation read any model's ``well_scores``; inside the whole path these are our own."""
 
+SIMULATED = {"raw_wells": "simulated_wells", "raw_images": "simulated_images"}
+"""Ingestion reads any raw screen; in ``demo`` it is the one that simulation has just written."""
+
 
 def register_pipelines() -> dict[str, Pipeline]:
     """Name -> pipeline; ``__default__`` goes from ingestion to evaluation, ``demo`` puts simulation before it."""
@@ -27,8 +30,7 @@ def register_pipelines() -> dict[str, Pipeline]:
         + Pipeline(stages["plate_balancing"], inputs=OWN_SCORES)
         + Pipeline(stages["evaluation"], inputs=OWN_SCORES)
     )
-    simulated = {"raw_wells": "simulated_wells", "raw_images": "simulated_images"}
     return stages | {
         "__default__": stages["ingestion"] + analysis,
-        "demo": stages["simulation"] + Pipeline(stages["ingestion"], inputs=simulated) + analysis,
+        "demo": stages["simulation"] + Pipeline(stages["ingestion"], inputs=SIMULATED) + analysis,
     }

@@ -48,6 +48,7 @@ def test_an_entry_made_in_the_run_is_newer_than_any_version():
         (["inference", "plate_balancing"], ["__default__"], ["inference", "plate_balancing"]),
         (["simulation", "inference"], ["demo"], ["simulation", "inference"]),
         (["plate_balancing", "evaluation"], ["plate_balancing", "evaluation"], []),
+        (["simulation", "ingestion"], ["demo"], ["simulation", "ingestion"]),
         (["inference"], ["inference"], []),
         (["inference", "no_such_stage"], ["inference", "no_such_stage"], []),
         (["inference", "demo"], ["inference", "demo"], []),
@@ -58,12 +59,19 @@ def test_stages_named_beside_inference_are_cut_out_of_the_whole_path(typed, pipe
     assert joined_stages(typed) == (pipelines, namespaces)
 
 
-def test_a_pipeline_that_would_read_old_scores_beside_new_ones_is_refused():
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        ("inference", "plate_balancing", "an old well_scores beside the well_logits that it makes"),
+        ("simulation", "ingestion", "an old raw_.* beside the simulated_.* that it makes"),
+    ],
+)
+def test_a_run_that_would_read_an_old_entry_beside_a_new_one_is_refused(first, second, message):
     from kedro.io import DataCatalog
 
     stages = register_pipelines()
-    with pytest.raises(InputError, match="would read old well_scores beside the well_logits"):
-        ProjectHooks().before_pipeline_run(stages["inference"] + stages["plate_balancing"], DataCatalog())
+    with pytest.raises(InputError, match=message):
+        ProjectHooks().before_pipeline_run(stages[first] + stages[second], DataCatalog())
 
 
 @pytest.mark.slow
