@@ -77,10 +77,10 @@ class ProjectHooks:
         for handler in logging.getLogger().handlers:
             if isinstance(handler, logging.StreamHandler) and handler.stream is sys.stdout:
                 handler.setStream(AboveBars())
-        for read, made in (OWN_SCORES | SIMULATED).items():
-            if read in pipeline.inputs() and made in pipeline.all_outputs():
+        for read, written in (OWN_SCORES | SIMULATED).items():
+            if read in pipeline.inputs() and written in pipeline.all_outputs():
                 raise InputError(
-                    f"this run would read an old {read} beside the {made} that it makes; run the stages as namespaces of "
+                    f"this run would read an old {read} beside the {written} that it makes; run the stages as namespaces of "
                     "the pipeline '__default__' or 'demo', as 'kedro run --pipelines' does for those named together"
                 )
         full = pipelines["__default__"]
