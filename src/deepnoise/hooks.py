@@ -13,6 +13,7 @@ from kedro.io import AbstractVersionedDataset, CatalogProtocol, DatasetError
 from kedro.pipeline import Pipeline
 from tqdm import tqdm
 
+from deepnoise.datasets.scores import ExternalScoresDataset
 from deepnoise.errors import InputError
 from deepnoise.parameters import validate_parameters
 from deepnoise.pipeline_registry import OWN_SCORES, SIMULATED
@@ -70,13 +71,19 @@ class ProjectHooks:
         validate_parameters(context.config_loader["parameters"])  # before Kedro's own check, whose message is longer
 
     @hook_impl
-    def before_pipeline_run(self, pipeline: Pipeline, catalog: CatalogProtocol) -> None:
+    def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: CatalogProtocol) -> None:
         """Start the clock; a partial run that would mix old and new entries says so."""
         self._started = time.monotonic()
         self._catalog = catalog
         for handler in logging.getLogger().handlers:
             if isinstance(handler, logging.StreamHandler) and handler.stream is sys.stdout:
                 handler.setStream(AboveBars())
+        given = set(run_params.get("runtime_params") or {}) & {"scores", "scores_tier"}
+        if given and not isinstance(catalog.get("well_scores"), ExternalScoresDataset):
+            raise InputError(
+                f"the environment {run_params.get('env') or 'base'!r} does not read {sorted(given)[0]!r}: its entry well_scores holds the "
+                "scores of its own model; use --env external_scores, or swap that entry as conf/external_scores does"
+            )
         for read, written in (OWN_SCORES | SIMULATED).items():
             if read in pipeline.inputs() and written in pipeline.all_outputs():
                 raise InputError(

@@ -130,8 +130,9 @@ SCHEMAS: dict[str, TableSchema] = {
         prefix=EMBEDDING,
     ),
     "well_scores": TableSchema(
-        "wide scores of wells from any model: higher is better, a score column a perturbation",
-        ("id_code",),
+        "wide scores of wells from any model, a score column a perturbation: higher is better; rows of one well (sites, models) "
+        "are averaged",
+        (),
         {"id_code": "str", "tier": "str"},
         prefix=SCORE,
         allowed={"tier": TIERS},
@@ -206,14 +207,13 @@ SCORES_KEYS = {
 """Top-level keys of the entry ``scores`` (JSON)."""
 
 
-def validate_table(table: pd.DataFrame, schema: str, source: str, unique: bool = True) -> pd.DataFrame:
+def validate_table(table: pd.DataFrame, schema: str, source: str) -> pd.DataFrame:
     """Check a table against its declaration.
 
     Args:
         table: Any table.
         schema: Name in ``SCHEMAS``.
         source: What to call the table in an error: a file or a catalog entry.
-        unique: Whether a key may stand in one row only.
 
     Returns:
         The table with declared columns first and cast to their dtypes.
@@ -257,7 +257,7 @@ def validate_table(table: pd.DataFrame, schema: str, source: str, unique: bool =
                 raise InputError(
                     f"{source}: column {column!r} has {first_few(map(repr, wrong))}; allowed: {', '.join(declared.allowed[column])}"
                 )
-    if declared.key and unique:
+    if declared.key:
         twice = table.duplicated(list(declared.key))
         if twice.any():
             example = table.loc[twice, list(declared.key)].iloc[0].to_dict()

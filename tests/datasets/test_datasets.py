@@ -325,7 +325,10 @@ def test_short_well_names_of_the_labels_are_those_of_the_wells(cells):
 def test_a_name_may_be_na_but_no_field_may_be_empty(cells):
     table = pd.read_csv(cells["filepath"])
     table.assign(compound=["NA"] * 4).to_csv(cells["filepath"], index=False)
-    assert LongTableDataset(**cells).load()["perturbation"].tolist() == ["NA@0", "NA@15"]
+    assert LongTableDataset(**cells | {"negative_controls": ["NA@0"]}).load()["perturbation"].tolist() == [
+        "NA@0",
+        "NA@15",
+    ]
     table.assign(compound=["x", "x", None, "x"]).to_csv(cells["filepath"], index=False)
     with pytest.raises(DatasetError, match="cells.csv: column 'compound' is empty in line 4"):
         LongTableDataset(**cells).load()
@@ -351,6 +354,8 @@ def test_long_table_errors(cells, tmp_path):
         LongTableDataset(**cells | {"columns": {k: v for k, v in cells["columns"].items() if k != "well"}}).load()
     with pytest.raises(DatasetError, match="'wel' is missing.*Did you mean 'well'"):
         LongTableDataset(**cells | {"columns": cells["columns"] | {"well": "{wel}"}}).load()
+    with pytest.raises(DatasetError, match="negative control 'X@0' occurs in no row.*Did you mean 'x@0'"):
+        LongTableDataset(**cells | {"negative_controls": ["X@0"]}).load()
     two = pd.read_csv(cells["filepath"])
     two.loc[1, "compound"] = "z"
     two.to_csv(cells["filepath"], index=False)

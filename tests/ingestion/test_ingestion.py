@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from deepnoise.errors import InputError
-from deepnoise.ingestion.design import audit_design, discover_groups, make_folds, without_heldout_labels
+from deepnoise.ingestion.design import audit_design, discover_groups, make_folds, unequal_plate, without_heldout_labels
 from deepnoise.ingestion.packing import PlateImages, read_plate
 from deepnoise.ingestion.validation import match_images, validate_wells
 
@@ -226,6 +226,18 @@ def test_duplicates_of_an_experiment_that_only_trains_do_not_matter():
     wells.loc[wells["experiment"] == "E-0", "perturbation"] = "a"
     folds = make_folds(wells, [{"experiments": ["E-0", "E-1"], "wells": 3}], 2, "all", False)
     assert set(folds.loc[folds["experiment"] == "E-0", "role"]) == {"train"}
+
+
+def test_a_plate_whose_perturbations_are_not_equally_many_is_named():
+    even = labelled_screen(["E-0", "E-1"])
+    assert unequal_plate(even) is None
+    uneven = labelled_screen(["E-0"], perturbations="aaab")
+    assert unequal_plate(uneven) == "plate E-0/1 holds a in 3 wells and b in 1"
+
+
+def test_one_fold_of_a_fully_labelled_screen_is_refused():
+    with pytest.raises(InputError, match="n_folds is 1; a fully labelled screen"):
+        make_folds(labelled_screen(["E-0", "E-1"]), [], 1, [0], False)
 
 
 def test_heldout_labels_decide_no_plate_group(wells):

@@ -71,7 +71,7 @@ def test_a_run_that_would_read_an_old_entry_beside_a_new_one_is_refused(first, s
 
     stages = register_pipelines()
     with pytest.raises(InputError, match=message):
-        ProjectHooks().before_pipeline_run(stages[first] + stages[second], DataCatalog())
+        ProjectHooks().before_pipeline_run({}, stages[first] + stages[second], DataCatalog())
 
 
 @pytest.mark.slow

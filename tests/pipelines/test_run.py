@@ -151,6 +151,11 @@ def test_the_notebook_runs(run):
         ("training", "training.batch_sise=3", "unknown parameter 'training.batch_sise'.*Did you mean 'batch_size'"),
         ("training", "training.batch_size=many", "parameter 'training.batch_size': .*received 'many'"),
         (
+            "plate_balancing",
+            "scores=nosuch.csv",
+            "environment 'test' does not read 'scores'.*use --env external_scores",
+        ),
+        (
             "training",
             "training.unlabelled_source=none,training.mean_teacher.pseudo_labels=plain",
             "pseudo_labels is 'plain', but no unlabelled",

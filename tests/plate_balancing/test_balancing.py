@@ -229,6 +229,7 @@ WELLS = pd.DataFrame(
         "experiment": "E",
         "plate": "1",
         "well": ["A01", "A02", "A03"],
+        "perturbation": None,
         "target": [True, True, False],
     }
 )
@@ -285,6 +286,12 @@ def test_bad_scores_are_named(change, message):
     long = pd.DataFrame([{"id_code": "a", "perturbation": "2", "score": 1.0, "tier": "T1"} | change])
     with pytest.raises(InputError, match=message):
         pool_scores(long, WELLS)
+
+
+def test_a_perturbation_that_the_screen_does_not_know_is_named(caplog):
+    wells = WELLS.assign(perturbation=["x", "y", None])
+    pool_scores(pd.DataFrame({"id_code": ["a"], "tier": "T1", "score_x": [1.0], "score_banana": [2.0]}), wells)
+    assert "1 perturbations that no labelled well of the screen carries (banana)" in caplog.text
 
 
 def test_mixed_tiers_and_unfinished_wide_scores_are_refused():

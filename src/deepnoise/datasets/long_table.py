@@ -10,7 +10,7 @@ from kedro.io import AbstractDataset
 
 from deepnoise.datasets.files import read_csv
 from deepnoise.datasets.rxrx1 import SiteFiles
-from deepnoise.errors import InputError
+from deepnoise.errors import InputError, closest
 from deepnoise.ingestion.validation import RAW_COLUMNS
 from deepnoise.wells import normalise_well
 
@@ -93,6 +93,10 @@ class LongTableDataset(_LongTable):
             raise InputError(
                 f"{self._path}: well {'/'.join(several.index[several > 1][0])} has several perturbations, expected one"
             )
+        there = set(rows["perturbation"])
+        for name in self._negative:
+            if name not in there:
+                raise InputError(f"{self._path}: negative control {name!r} occurs in no row.{closest(name, there)}")
         wells = rows.drop_duplicates(place).copy()
         wells["well_type"] = ["negative_control" if p in self._negative else "treatment" for p in wells["perturbation"]]
         wells["split"] = "labelled"

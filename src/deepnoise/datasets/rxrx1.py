@@ -119,7 +119,8 @@ class SiteFiles:
         picture = read_site([self.root / name for name in files])
         if len(picture) != len(self.channels):
             raise InputError(
-                f"{self.root / files[0]}: {len(picture)} channels, expected {len(self.channels)} ({', '.join(self.channels)})"
+                f"{self.root / files[0]}: {len(picture)} channels, expected {len(self.channels)} ({', '.join(self.channels)}); "
+                "a file of all channels is (H, W, C)"
             )
         return picture
 

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 from kedro.io import AbstractDataset
 
-from deepnoise.errors import InputError
+from deepnoise.errors import InputError, first_few
 from deepnoise.tables import SCORE, TIERS, validate_table
 
 
@@ -49,11 +49,11 @@ class ExternalScoresDataset(AbstractDataset[pd.DataFrame, pd.DataFrame]):
         long = "perturbation" in table.columns
         if not long and not any(str(c).startswith(SCORE) for c in table.columns):
             raise InputError(
-                f"{self._path}: columns {', '.join(map(str, table.columns[:8]))} are no scores; expected id_code with "
+                f"{self._path}: columns {first_few((str(c)[:40] for c in table.columns), 8)} are no scores; expected id_code with "
                 f"{SCORE}<perturbation> columns, or id_code, perturbation, score"
             )
         if "tier" not in table.columns:
-            table["tier"] = self._tier
+            table = pd.concat([table, pd.Series(self._tier, index=table.index, name="tier")], axis=1)
         if long:
             table = table.reindex(columns=["id_code", "perturbation", "score", "tier"])
             return validate_table(table, "well_scores_long", str(self._path))
@@ -61,8 +61,7 @@ class ExternalScoresDataset(AbstractDataset[pd.DataFrame, pd.DataFrame]):
         words = [c for c in wide.columns[2:] if not pd.api.types.is_numeric_dtype(wide[c])]
         if words:
             raise InputError(f"{self._path}: column {words[0]!r} holds {wide[words[0]].iloc[0]!r}, expected numbers")
-        # rows of one well (sites, models) may repeat: balancing averages them
-        return validate_table(wide, "well_scores", str(self._path), unique=False)
+        return validate_table(wide, "well_scores", str(self._path))
 
     def _csv(self, path: Path) -> pd.DataFrame:
         try:
@@ -75,7 +74,9 @@ class ExternalScoresDataset(AbstractDataset[pd.DataFrame, pd.DataFrame]):
     def _votes(self, path: Path) -> pd.DataFrame:
         table = self._csv(path)
         if not {"id_code", "sirna"} <= set(table.columns):
-            raise InputError(f"{path}: columns {', '.join(table.columns[:8])}; expected id_code and sirna")
+            raise InputError(
+                f"{path}: columns {first_few((str(c)[:40] for c in table.columns), 8)}; expected id_code and sirna"
+            )
         named = table.loc[table["sirna"].notna(), ["id_code", "sirna"]]
         return named.rename(columns={"sirna": "perturbation"}).assign(score=1.0)
 

@@ -9,6 +9,7 @@ import pandas as pd
 from sklearn.metrics import recall_score
 
 from deepnoise.errors import InputError, closest, first_few
+from deepnoise.ingestion.design import unequal_plate
 from deepnoise.tables import SCORE, class_names, matrix
 
 
@@ -206,12 +207,14 @@ def evaluate(
         "baseline": plain(baseline_logits, "heldout", held),
         "pairs": pair_scores,
         "plate_groups": score_groups(groups_found, layout, wells, held),
-        "notes": _notes(wells, t1, unit, len(site_logits) == 0)
-        + _strange_labels({i: name for i, name in held.items() if i in targets}, class_names(main)),
+        "notes": _notes(wells, t1, unit, len(site_logits) == 0, bool(set(steps["step"]) & {"sinkhorn", "assignment"}))
+        + _strange_labels(
+            {i: name for i, name in held.items() if i in targets & set(main["id_code"])}, class_names(main)
+        ),
     }
 
 
-def _notes(wells: pd.DataFrame, t1: dict[str, Any] | None, unit: str, external: bool) -> list[str]:
+def _notes(wells: pd.DataFrame, t1: dict[str, Any] | None, unit: str, external: bool, balanced: bool) -> list[str]:
     notes = []
     if t1 is None:
         notes.append("no held-out labels: nothing was scored")
@@ -229,6 +232,8 @@ def _notes(wells: pd.DataFrame, t1: dict[str, Any] | None, unit: str, external: 
             f"class and well position are confounded: each of the {tied} perturbations stands at one well position "
             "on every plate, so part of any score may be position"
         )
+    if balanced and (example := unequal_plate(wells)):
+        notes.append(f"{example}: plate balancing assumes equal numbers, so its steps show no knowledge of this design")
     if t1 is not None and t1["tier"] == "T1c":
         notes.append("T1c: the identity of the control wells was used for normalization, also on the scored plates")
     if unit == "site":

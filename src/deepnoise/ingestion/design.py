@@ -92,6 +92,19 @@ def discover_groups(wells: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({"perturbation": table.index.astype(str), "group": [order[g] for g in group]})
 
 
+def unequal_plate(wells: pd.DataFrame) -> str | None:
+    """A labelled plate on which one perturbation stands more than twice as often as another; None if there is none.
+
+    Plate balancing assumes that each perturbation of a plate stands there equally often.
+    """
+    counts = labelled_targets(wells).groupby(["experiment", "plate", "perturbation"]).size()
+    for (experiment, plate), own in counts.groupby(level=["experiment", "plate"]):
+        if own.max() > 2 * own.min():
+            most, least = own.idxmax()[2], own.idxmin()[2]
+            return f"plate {experiment}/{plate} holds {most} in {own.max()} wells and {least} in {own.min()}"
+    return None
+
+
 def without_heldout_labels(wells: pd.DataFrame, folds: pd.DataFrame) -> pd.DataFrame:
     """``wells`` without the labels of plates that any fold holds out: what may be known when these are called.
 
@@ -205,7 +218,12 @@ def make_folds(
     cross_validated = not plates["heldout"].any()
     if (validation or cross_validated) and len(units) < n_folds:
         raise InputError(
-            f"{len(units)} labelled {unit}s carry several perturbations, too few for ingestion.folds.n_folds = {n_folds}"
+            f"{len(units)} labelled {unit}s carry several perturbations, too few for ingestion.folds.n_folds = {n_folds}; "
+            f"at most {len(units)} works"
+        )
+    if cross_validated and n_folds < 2:
+        raise InputError(
+            f"ingestion.folds.n_folds is {n_folds}; a fully labelled screen is cross-validated and needs at least 2"
         )
     cluster = {u: u for u in units[unit]}  # unit -> the first member of its cluster of duplicates
     if unit == "experiment":

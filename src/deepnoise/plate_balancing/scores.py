@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 import pandas as pd
 
 from deepnoise.errors import InputError, first_few
 from deepnoise.tables import SCORE, class_names, matrix, natural_order, prefixed
 
+logger = logging.getLogger(__name__)
 META = ["id_code", "experiment", "plate", "well", "role", "tier"]
 
 
@@ -65,6 +68,13 @@ def pool_scores(scores: pd.DataFrame, wells: pd.DataFrame) -> pd.DataFrame:
             )
         role = grouped["role"].first() if "role" in scores.columns else pd.Series("heldout", index=codes)
     table = pd.concat([role.rename("role"), prefixed(values, names, SCORE, codes)], axis=1).reset_index(names="id_code")
+    known = set(wells.loc[wells["target"], "perturbation"].dropna())
+    strange = [name for name in names if name not in known]
+    if known and strange:
+        logger.warning(
+            "well_scores scores %s perturbations that no labelled well of the screen carries (%s); they can be called all the same",
+            len(strange), first_few(strange),
+        )  # fmt: skip
     targets = wells.loc[wells["target"], ["id_code", "experiment", "plate", "well"]]
     table = targets.merge(table, on="id_code", how="inner")
     table["tier"] = str(tiers[0]) if len(tiers) else "unknown"

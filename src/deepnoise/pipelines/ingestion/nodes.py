@@ -59,10 +59,15 @@ def list_sites(
     lists = ("incomplete_sites", "images_without_well")
     faults = len(packed["unreadable"]) + sum(len(image_findings[name]) for name in lists)
     faults += sum(image_findings["wells_without_images_by_plate"].values())
+    every = [
+        *packed["unreadable"],
+        *(text for name in (*lists, "wells_without_images") for text in image_findings[name]),
+    ]
+    named = [f" (first: {text})" for text in every[:1]]
     logger.info(
         "packed %s sites of %s plates (%s channels, %s px, %s); %s",
         f"{len(sites):,}", len(image_store.plates), len(image_store.channels), "x".join(map(str, packed["image_size"])), packed["dtype"],
-        f"{faults} findings, see ingestion_report" if faults else "no findings",
+        f"{faults} findings{named[0] if named else ''}, see ingestion_report" if faults else "no findings",
     )  # fmt: skip
     return sites, {"tables": table_findings, "images": image_findings, "store": packed}
 

@@ -6,7 +6,7 @@ import logging
 
 import pandas as pd
 
-from deepnoise.ingestion.design import discover_groups, without_heldout_labels
+from deepnoise.ingestion.design import discover_groups, unequal_plate, without_heldout_labels
 from deepnoise.parameters import PlateBalancingParameters
 from deepnoise.plate_balancing import balancing, scores
 
@@ -15,7 +15,14 @@ logger = logging.getLogger(__name__)
 
 def discover_layout(wells: pd.DataFrame, folds: pd.DataFrame) -> pd.DataFrame:
     """Plate groups, from the labels of plates that no fold holds out."""
-    return discover_groups(without_heldout_labels(wells, folds))
+    known = without_heldout_labels(wells, folds)
+    if example := unequal_plate(known):
+        logger.warning(
+            "%s: plate balancing assumes equal numbers, so its calls may be worse than the plain ones; compare the steps, "
+            "or set plate_balancing.method to none",
+            example,
+        )
+    return discover_groups(known)
 
 
 def pool_scores(well_scores: pd.DataFrame, wells: pd.DataFrame) -> pd.DataFrame:
