@@ -2,8 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Another source of PyTorch, such as its CPU builds: make demo TORCH_INDEX=ADDRESS (see README.md).
-TORCH_INDEX ?=
+# Options of pip for PyTorch alone, which choose another build, such as the CPU one: make demo TORCH_ARGS="..." (README.md).
+TORCH_ARGS ?=
 export DO_NOT_TRACK := 1
 
 .PHONY: demo test slow check clean
@@ -30,8 +30,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c "import sys; sys.exit('DeepNoise needs Python 3.11 or newer, this is ' + sys.version.split()[0] + '; name another as make PYTHON=python3.12' if sys.version_info < (3, 11) else 0)"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-ifneq ($(TORCH_INDEX),)
-	$(BIN)/python -m pip install --progress-bar on -c constraints.txt --index-url $(TORCH_INDEX) torch torchvision
+ifneq ($(TORCH_ARGS),)
+	$(BIN)/python -m pip install --progress-bar on -c constraints.txt $(TORCH_ARGS) torch torchvision
 endif
 	$(BIN)/python -m pip install --progress-bar on -c constraints.txt -e ".[viz,dev]"
 	touch $@

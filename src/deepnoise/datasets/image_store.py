@@ -55,11 +55,10 @@ class ImageStore:
 
     def array(self, experiment: str, plate: str) -> zarr.Array:
         """The (S, C, H, W) array of a plate."""
-        record = self._record(experiment, plate)
-        name = plate_name(experiment, plate)
-        if name not in self._open:
-            self._open[name] = zarr.open_array(self._root / record["folder"], mode="r")
-        return self._open[name]
+        folder = self._record(experiment, plate)["folder"]
+        if folder not in self._open:
+            self._open[folder] = zarr.open_array(self._root / folder, mode="r")
+        return self._open[folder]
 
     def read(self, experiment: str, plate: str, store_rows: np.ndarray | None = None) -> np.ndarray:
         """Raw counts of a plate, or of some of its rows: (S, C, H, W) uint8 or uint16."""
