@@ -208,9 +208,7 @@ def evaluate(
         "pairs": pair_scores,
         "plate_groups": score_groups(groups_found, layout, wells, held),
         "notes": _notes(wells, t1, unit, len(site_logits) == 0, bool(set(steps["step"]) & {"sinkhorn", "assignment"}))
-        + _strange_labels(
-            {i: name for i, name in held.items() if i in targets & set(main["id_code"])}, class_names(main)
-        ),
+        + _strange_labels([held[code] for code in targets & held.keys() & set(main["id_code"])], class_names(main)),
     }
 
 
@@ -243,8 +241,9 @@ def _notes(wells: pd.DataFrame, t1: dict[str, Any] | None, unit: str, external: 
     return notes
 
 
-def _strange_labels(held: dict[str, str], names: list[str]) -> list[str]:
-    strange = [name for name in held.values() if name not in set(names)]
+def _strange_labels(truth: list[str], names: list[str]) -> list[str]:
+    callable_names = set(names)
+    strange = [name for name in truth if name not in callable_names]
     if not strange:
         return []
     return [
