@@ -85,7 +85,7 @@ class MemoryStore:
 @pytest.fixture(scope="session")
 def screen(design, wells):
     """Store, sites and statistics of the small screen: 24 px, one site a well."""
-    from deepnoise.normalization.statistics import measure_sites, plate_statistics, site_table
+    from deepnoise.normalization.statistics import add_histograms, histogram_table, histograms, plate_statistics
     from deepnoise.simulation.cells import CHANNELS
     from deepnoise.simulation.noise import NoiseLevels
     from deepnoise.simulation.screen import render_screen
@@ -101,7 +101,35 @@ def screen(design, wells):
         table["id_code"] = key[0] + "_" + key[1] + "_" + table["well"]
         table["store_row"] = np.arange(len(table))
         rows.append(table)
-        measured.append(site_table(table, list(CHANNELS), measure_sites(pictures[key])))
+        kinds = wells.set_index("id_code").loc[table["id_code"]]
+        total: dict[str, np.ndarray] = {}
+        add_histograms(total, histograms(pictures[key]), kinds["well_type"].to_numpy())
+        place = {"experiment": key[0], "plate": key[1], "cell_type": kinds["cell_type"].iloc[0]}
+        measured.append(histogram_table(total, place, list(CHANNELS)))
     sites = pd.concat(rows, ignore_index=True)[["id_code", "experiment", "plate", "well", "site", "store_row"]]
-    sums = pd.concat(measured, ignore_index=True)
-    return MemoryStore(pictures, list(CHANNELS)), sites, plate_statistics(sums, wells, "plate", "all")
+    levels = pd.concat(measured, ignore_index=True)
+    return MemoryStore(pictures, list(CHANNELS)), sites, plate_statistics(levels, wells, "plate", "all")
+
+
+@pytest.fixture(scope="session")
+def raw(design, tmp_path_factory):
+    """The small screen in the layout of RxRx1: 6 plates, 2 sites a well, 24 px."""
+    from kedro.io import DatasetError
+
+    from deepnoise.datasets.simulated import SimulatedImagesDataset, SimulatedTablesDataset
+    from deepnoise.simulation.noise import NoiseLevels
+    from deepnoise.simulation.screen import render_screen
+
+    root = tmp_path_factory.mktemp("raw") / "screen"
+    small = design[design["experiment"].isin(["ALPHA-01", "ALPHA-04", "BETA-02"]) & (design["plate"] <= 2)]
+    SimulatedTablesDataset(root=str(root)).save(small)
+    images = SimulatedImagesDataset(root=str(root))
+    assert not images._exists()
+    with pytest.raises(DatasetError, match="absent or incomplete"):
+        images.load()
+    for plate in render_screen(
+        small, effect_strength=1.0, traits_changed=3, sites=2, image_size=24, noise=NoiseLevels(), seed=1
+    ):
+        images.save(plate)
+    images.save({"seed": 1})
+    return root, small

@@ -15,7 +15,7 @@ from deepnoise.parameters import Block, ProjectParameters
 
 PROJECT = Path(__file__).parents[1]
 SOURCE = PROJECT / "src" / "deepnoise"
-ENVIRONMENTS = ("base", "test", "rxrx1", "external_scores", "bbbc021")
+ENVIRONMENTS = tuple(sorted(p.name for p in (PROJECT / "conf").iterdir() if (p / "globals.yml").is_file()))
 LAYERS = ["raw", "intermediate", "primary", "feature", "model_input", "models", "model_output", "reporting"]
 LIBRARY = sorted(
     path
@@ -205,7 +205,11 @@ def unused_parameters(block: type[Block], source: str) -> list[str]:
     unused = []
     for name, info in block.model_fields.items():
         inner = info.annotation
-        if isinstance(inner, type) and issubclass(inner, Block) and inner.__name__ != "NoiseParameters":
+        if (
+            isinstance(inner, type)
+            and issubclass(inner, Block)
+            and inner.__name__ not in ("NoiseParameters", "FindingPolicies")
+        ):
             unused += unused_parameters(inner, source)
         elif not re.search(rf"\.{name}\b(?!\()|^\s+.*\"{name}\",", source, re.M):
             unused.append(f"{block.__name__}.{name}")

@@ -10,6 +10,20 @@ class InputError(ValueError):
     """Something the user gave (file, table, parameter) cannot be used; the message says what and what to do."""
 
 
+class PictureError(InputError):
+    """A picture that cannot be used, although its screen can.
+
+    Args:
+        finding: Key of :data:`deepnoise.ingestion.findings.KINDS`.
+        file: The file, as the layout names it.
+        detail: What is wrong with it.
+    """
+
+    def __init__(self, finding: str, file: str, detail: str) -> None:
+        super().__init__(f"{file}: {detail}")
+        self.finding, self.file, self.detail = finding, file, detail
+
+
 def closest(name: str, allowed: Iterable[str]) -> str:
     """`` Did you mean 'x'?``, or nothing where no allowed name is close."""
     match = get_close_matches(str(name), [str(a) for a in allowed], n=1)

@@ -7,9 +7,19 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    PositiveInt,
+    ValidationError,
+    create_model,
+    model_validator,
+)
 
 from deepnoise.errors import InputError, closest
+from deepnoise.ingestion.findings import KINDS
 
 Share = Field(ge=0, lt=1)
 
@@ -70,11 +80,19 @@ class FoldParameters(Block):
     validation: bool
 
 
+FindingPolicies: Any = create_model(
+    "FindingPolicies",
+    __base__=Block,
+    __doc__="What is done about each kind of finding.",
+    **{kind: (Literal[policies], ...) for kind, (_, policies) in KINDS.items() if kind != "excluded"},  # type: ignore[call-overload]
+)
+
+
 class IngestionParameters(Block):
     """Checks of the tables and packing of the pictures."""
 
-    missing_images: Literal["error", "report"]
-    unreadable_images: Literal["error", "report"]
+    findings: FindingPolicies  # type: ignore[valid-type]
+    checksum: bool
     target_well_types: list[Literal["treatment", "positive_control", "negative_control"]]
     folds: FoldParameters
 
@@ -82,8 +100,11 @@ class IngestionParameters(Block):
 class NormalizationParameters(Block):
     """Which statistics normalize a picture."""
 
-    strategy: Literal["none", "global", "experiment", "plate", "site"]
+    strategy: Literal["none", "global", "cell_type", "experiment", "plate", "site", "percentile", "robust"]
     reference: Literal["all", "controls", "negative_controls"]
+    scale_floor: float = Field(gt=0)
+    illumination: Literal["none", "flat_field"]
+    position_correction: Literal["none", "median_polish"]
 
 
 class HeadParameters(Block):

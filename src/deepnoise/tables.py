@@ -13,6 +13,8 @@ from deepnoise.errors import InputError, closest, first_few
 
 SCORE = "score_"
 """Prefix of the per-perturbation columns of wide score tables."""
+FEATURE = "feature_"
+"""Prefix of the columns of hand features, ``feature_<feature>_<channel>``."""
 EMBEDDING = "embedding_"
 """Prefix of the per-dimension columns of embedding tables."""
 
@@ -24,7 +26,7 @@ TIERS = ("T0", "T1", "T1c", "T2", "T3", "T2+T3", "unknown", "T2+unknown")
 class TableSchema:
     """What a table must look like.
 
-    ``columns`` maps a name to str, int, float or bool; a trailing ``?`` allows missing values.
+    ``columns`` maps a name to str, int, float, bool or ints (a list of whole numbers); a trailing ``?`` allows missing values.
     ``prefix`` allows, and asks for, at least one further float column a class or dimension.
     """
 
@@ -36,9 +38,11 @@ class TableSchema:
 
     def empty(self) -> pd.DataFrame:
         """A table without rows, for entries that an environment does not have."""
-        kinds = {"str": "str", "int": "int64", "float": "float64", "bool": "bool"}
-        return pd.DataFrame({c: pd.Series(dtype=kinds[k.rstrip("?")]) for c, k in self.columns.items()})
+        return pd.DataFrame({c: pd.Series(dtype=DTYPES[k.rstrip("?")]) for c, k in self.columns.items()})
 
+
+DTYPES = {"str": "str", "int": "int64", "float": "float64", "bool": "bool", "ints": "object"}
+"""Kind of a column -> its pandas dtype."""
 
 WELL_KEY = {"id_code": "str", "experiment": "str", "plate": "str", "well": "str"}
 
@@ -57,6 +61,22 @@ SCHEMAS: dict[str, TableSchema] = {
         },
         allowed={"well_type": WELL_TYPES, "split": ("labelled", "heldout")},
     ),
+    "ingestion_findings": TableSchema(
+        "what is wrong with the screen's tables and pictures, a row a finding; unknown places are empty, an unknown site is 0",
+        (),
+        {
+            "finding": "str",
+            "policy": "str",
+            "experiment": "str",
+            "plate": "str",
+            "well": "str",
+            "site": "int",
+            "channel": "str",
+            "file": "str",
+            "detail": "str",
+        },
+        allowed={"policy": ("error", "exclude", "report")},
+    ),
     "sites": TableSchema(
         "one row a usable site of the image store; store_row is its row in the plate's array",
         ("id_code", "site"),
@@ -68,20 +88,86 @@ SCHEMAS: dict[str, TableSchema] = {
         WELL_KEY
         | {"site": "int", "channel": "str", "mean": "float", "std": "float"}
         | {q: "float" for q in ("p01", "p10", "p25", "p50", "p75", "p90", "p99")}
-        | {"gradient": "float", "laplace": "float"},
+        | {n: "float" for n in ("gradient", "laplace", "focus", "saturated", "objects")},
     ),
-    "plate_statistics": TableSchema(
-        "the mean and std that normalize a plate's channel, and where they come from",
+    "normalized_features": TableSchema(
+        "intensity and texture of a site as normalized pictures give them, a column a feature and channel",
+        ("id_code", "site"),
+        WELL_KEY | {"site": "int"},
+        prefix=FEATURE,
+    ),
+    "plate_histograms": TableSchema(
+        "how often each grey level occurs, one row a plate, well type and channel",
+        ("experiment", "plate", "well_type", "channel"),
+        {
+            "experiment": "str",
+            "plate": "str",
+            "cell_type": "str",
+            "well_type": "str",
+            "channel": "str",
+            "levels": "ints",  # grey levels that occur, rising
+            "counts": "ints",  # pixels of each
+        },
+        allowed={"well_type": WELL_TYPES},
+    ),
+    "illumination_fields": TableSchema(
+        "relative illumination of a plate's channel on a grid of blocks; no rows where it is not corrected",
+        ("experiment", "plate", "channel", "grid_row", "grid_column"),
+        {
+            "experiment": "str",
+            "plate": "str",
+            "channel": "str",
+            "grid_row": "int",
+            "grid_column": "int",
+            "gain": "float",  # mean 1; pictures are divided by it
+        },
+    ),
+    "plate_qc": TableSchema(
+        "quality of a plate's channel; flags names what is wrong and why",
         ("experiment", "plate", "channel"),
         {
             "experiment": "str",
             "plate": "str",
             "channel": "str",
-            "mean": "float",  # grey levels; subtracted
-            "std": "float",  # grey levels; divided by
+            "cell_type": "str",
+            "wells": "int",
+            "sites": "int",
+            "focus": "float",  # slope of log power against log frequency, median over sites
+            "saturated": "float",  # share of pixels
+            "background": "float",  # grey levels: median over sites of the 1 % quantile
+            "intensity": "float",  # grey levels: median over sites of the mean
+            "objects": "float",  # bright objects a site, median
+            "row_trend": "float?",
+            "column_trend": "float?",
+            "edge_effect": "float?",
+            "z_prime": "float?",
+            "ssmd": "float?",
+            "flags": "str",
+        },
+    ),
+    "plate_statistics": TableSchema(
+        "what normalizes a plate's channel, (x - location) / scale, and the statistics of the pixels it comes from",
+        ("experiment", "plate", "channel"),
+        {
+            "experiment": "str",
+            "plate": "str",
+            "channel": "str",
+            "location": "float",  # grey levels; subtracted
+            "scale": "float",  # grey levels; divided by
+            "mean": "float",
+            "std": "float",
+            "p01": "float",
+            "p10": "float",
+            "p25": "float",
+            "p50": "float",
+            "p75": "float",
+            "p90": "float",
+            "p99": "float",
+            "scaled_mad": "float",
             "n_pixels": "int",
             "strategy": "str",
             "reference": "str",
+            "illumination": "str",
             "tier": "str",
         },
         allowed={"tier": ("T0", "T1", "T1c")},
@@ -246,7 +332,7 @@ def validate_table(table: pd.DataFrame, schema: str, source: str) -> pd.DataFram
             raise InputError(
                 f"{source}: column {column!r} has {int(values.isna().sum())} missing values, expected none"
             )
-        wanted = {"str": "str", "int": "int64", "float": "float64", "bool": "bool"}[kind.rstrip("?")]
+        wanted = DTYPES[kind.rstrip("?")]
         try:
             cast[column] = values.astype(wanted)
         except (TypeError, ValueError) as error:

@@ -1,7 +1,5 @@
 """Datasets: what is written is read back, what is damaged names itself, nothing half-written counts as done."""
 
-import json
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,96 +7,18 @@ import torch
 from kedro.io import DatasetError, Version
 from PIL import Image
 
-from deepnoise.datasets.files import read_csv, read_picture, read_site
-from deepnoise.datasets.image_store import ImageStoreDataset
-from deepnoise.datasets.long_table import LongTableDataset, LongTableImagesDataset, LongTableLabelsDataset
+from deepnoise.datasets.exclude_list import ExcludeListDataset
+from deepnoise.datasets.long_table import LongTableDataset
 from deepnoise.datasets.model import ModelDataset, TrainingState
+from deepnoise.datasets.ome_zarr import OmeZarrImagesDataset
 from deepnoise.datasets.rxrx1 import RxRx1ImagesDataset, RxRx1LabelsDataset, RxRx1TablesDataset, RxRx1WellsDataset
 from deepnoise.datasets.scores import ExternalScoresDataset
 from deepnoise.datasets.simulated import MARK, SimulatedImagesDataset, SimulatedTablesDataset
 from deepnoise.datasets.table import EmptyTableDataset, TableDataset
 from deepnoise.errors import InputError
-from deepnoise.ingestion.packing import PackingComplete, PlateImages, plan_packing
-from deepnoise.simulation.noise import NoiseLevels
-from deepnoise.simulation.screen import render_screen
 from deepnoise.training.model import TrainedModel
 
-# files ---------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (None, "no such file; expected a csv with columns well, sirna"),
-        (b"", "cannot be read as csv"),
-        (b"well;sirna\nA01;3\n", "'well' is missing.*Is it separated by commas"),
-        (b"well,sirnas\nA01,3\n", "'sirna' is missing.*Did you mean 'sirnas'"),
-        (b"\xff\xfe\x00\x80", "cannot be read as csv"),
-    ],
-)
-def test_a_bad_csv_names_itself(tmp_path, content, message):
-    path = tmp_path / "train.csv"
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(InputError, match=f"train.csv: .*{message}"):
-        read_csv(path, ["well", "sirna"])
-
-
-def test_a_byte_order_mark_is_ignored(tmp_path):
-    (tmp_path / "a.csv").write_bytes(b"\xef\xbb\xbfwell\nA01\n")
-    assert read_csv(tmp_path / "a.csv", ["well"])["well"].tolist() == ["A01"]
-
-
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-@pytest.mark.parametrize("suffix", ["png", "tif", "npy"])
-def test_pictures_keep_their_counts(tmp_path, dtype, suffix):
-    picture = np.random.default_rng(0).integers(0, np.iinfo(dtype).max, (5, 7)).astype(dtype)
-    path = tmp_path / f"a.{suffix}"
-    np.save(path, picture) if suffix == "npy" else Image.fromarray(picture).save(path)
-    np.testing.assert_array_equal(read_picture(path), picture)
-
-
-def test_damaged_and_strange_pictures_name_their_file(tmp_path):
-    (tmp_path / "torn.png").write_bytes(b"\x89PNG\r\n\x1a\n half of it")
-    (tmp_path / "empty.npy").touch()
-    np.save(tmp_path / "float.npy", np.zeros((4, 4)))
-    np.save(tmp_path / "object.npy", np.array([{"code": 1}], dtype=object), allow_pickle=True)
-    for name, message in (("torn.png", "cannot be read as a picture"), ("float.npy", "float64 of shape .4, 4.; expected uint8 or uint16"),
-                          ("object.npy", "cannot be read as a picture"), ("gone.png", "no such file"), ("empty.npy", "cannot be read as a picture")):  # fmt: skip
-        with pytest.raises(InputError, match=f"{name}: {message}"):
-            read_picture(tmp_path / name)
-
-
-def test_channels_of_one_site_must_agree(tmp_path):
-    for name, size in (("a.png", 4), ("b.png", 5)):
-        Image.fromarray(np.zeros((size, size), np.uint8)).save(tmp_path / name)
-    with pytest.raises(
-        InputError, match=r"b.png: uint8 of shape \(5, 5\), expected uint8 of shape \(4, 4\) as in a.png"
-    ):
-        read_site([tmp_path / "a.png", tmp_path / "b.png"])
-    np.save(tmp_path / "c.npy", np.arange(24, dtype=np.uint16).reshape(2, 4, 3))
-    assert read_site([tmp_path / "c.npy"]).shape == (3, 2, 4)
-
-
 # a simulated screen on disk ----------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def raw(design, tmp_path_factory):
-    """The small screen in the layout of RxRx1."""
-    root = tmp_path_factory.mktemp("raw") / "screen"
-    small = design[design["experiment"].isin(["ALPHA-01", "ALPHA-04", "BETA-02"]) & (design["plate"] <= 2)]
-    SimulatedTablesDataset(root=str(root)).save(small)
-    images = SimulatedImagesDataset(root=str(root))
-    assert not images._exists()
-    with pytest.raises(DatasetError, match="absent or incomplete"):
-        images.load()
-    for plate in render_screen(
-        small, effect_strength=1.0, traits_changed=3, sites=2, image_size=24, noise=NoiseLevels(), seed=1
-    ):
-        images.save(plate)
-    images.save({"seed": 1})
-    return root, small
 
 
 def test_the_simulation_writes_what_the_reader_of_rxrx1_reads(raw):
@@ -155,212 +75,9 @@ def test_missing_channels_are_listed_and_a_folder_without_pictures_is_refused(ra
     with pytest.raises(DatasetError, match="no picture <split>/<experiment>"):
         dataset.load()
     Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / "train" / "A-01" / "Plate1" / "B02_s1_w1.png")
-    assert dataset.load().found["missing"].tolist() == [("er (w2)",)]
+    assert dataset.load().found["missing"].tolist() == [("train/A-01/Plate1/B02_s1_w2.png",)]
     with pytest.raises(DatasetError, match="no such folder"):
         RxRx1ImagesDataset(root=str(tmp_path / "none"), channels=["n"]).load()
-
-
-# image store ---------------------------------------------------------------------------------------------------------
-
-
-def plan(raw, unreadable="error"):
-    images = SimulatedImagesDataset(root=str(raw[0])).load()
-    sites = images.found.copy()
-    sites["id_code"] = sites["experiment"] + "_" + sites["plate"] + "_" + sites["well"]
-    reads = []
-
-    def read(files):
-        reads.append(files)
-        return images.read(files)
-
-    return list(plan_packing(sites, images.channels, images.stamp, read, unreadable)), images, reads
-
-
-def contents(root):
-    return {p.relative_to(root): p.read_bytes() for p in root.rglob("*") if p.is_file()}
-
-
-@pytest.mark.parametrize("compressor", ["zstd", "lz4"])
-def test_the_store_holds_the_pictures_in_their_dtype_one_chunk_a_site(raw, tmp_path, compressor):
-    steps, images, _ = plan(raw)
-    dataset = ImageStoreDataset(root=str(tmp_path), compressor=compressor)
-    for step in steps:
-        dataset.save(step)
-    store = dataset.load()
-    rows = store.rows()
-    assert len(rows) == len(images.found) and len(store.plates) == 6
-    for row in rows.sample(8, random_state=0).itertuples():
-        found = images.found.query(
-            "experiment == @row.experiment and plate == @row.plate and well == @row.well and site == @row.site"
-        )
-        picture = store.read(row.experiment, row.plate, np.array([row.store_row]))[0]
-        np.testing.assert_array_equal(picture, images.read(found["files"].iloc[0]))
-    array = store.array("ALPHA-01", "1")
-    assert array.dtype == np.uint8 and array.chunks == (1, 6, 24, 24) and array.metadata.zarr_format == 3
-
-
-def test_a_broken_packing_goes_on_where_it_stopped_and_equals_an_undisturbed_one(raw, tmp_path):
-    steps, _, reads = plan(raw)
-    whole = ImageStoreDataset(root=str(tmp_path / "whole"))
-    for step in steps:
-        whole.save(step)
-    broken = ImageStoreDataset(root=str(tmp_path / "broken"))
-    for step in steps[:2]:
-        broken.save(step)
-    assert not broken._exists()
-    with pytest.raises(DatasetError, match="absent or incomplete"):
-        broken.load()
-    (tmp_path / "broken" / "ALPHA-04__1.part").mkdir()  # a kill in the middle of the third plate
-    reads.clear()
-    again = ImageStoreDataset(root=str(tmp_path / "broken"))
-    for step in steps:
-        again.save(step)
-    assert len(reads) == sum(len(step.sites) for step in steps[2:-1])
-    assert contents(tmp_path / "whole") == contents(tmp_path / "broken")
-
-
-def test_a_changed_source_is_packed_again_and_a_plate_that_is_gone_is_dropped(raw, tmp_path):
-    import shutil
-
-    root = tmp_path / "raw"
-    shutil.copytree(raw[0], root)
-    steps, _, _ = plan((root, raw[1]))
-    dataset = ImageStoreDataset(root=str(tmp_path / "store"))
-    for step in steps:
-        dataset.save(step)
-    changed = root / "train" / "ALPHA-01" / "Plate1" / "B02_s1_w1.png"
-    Image.fromarray(np.full((24, 24), 200, np.uint8)).save(changed)
-    shutil.rmtree(root / "train" / "BETA-02")
-    steps, _, reads = plan((root, raw[1]))
-    for step in steps:
-        dataset.save(step)
-    store = dataset.load()
-    assert {files[0].split("/")[1:3] == ["ALPHA-01", "Plate1"] for files in reads} == {True}
-    assert len(store.plates) == 4 and not (tmp_path / "store" / "BETA-02__1").exists()
-    row = (
-        store.rows()
-        .query("experiment == 'ALPHA-01' and plate == '1' and well == 'B02' and site == 1")["store_row"]
-        .to_numpy()
-    )
-    assert (store.read("ALPHA-01", "1", row)[0, 0] == 200).all()
-
-
-def test_an_unreadable_picture_leaves_no_plate_behind(raw, tmp_path):
-    import shutil
-
-    root = tmp_path / "raw"
-    shutil.copytree(raw[0], root)
-    (root / "train" / "ALPHA-01" / "Plate1" / "B02_s1_w3.png").write_bytes(b"\x89PNG torn")
-    steps, _, _ = plan((root, raw[1]))
-    dataset = ImageStoreDataset(root=str(tmp_path / "store"))
-    with pytest.raises(DatasetError, match=r"plate ALPHA-01/1: .*B02_s1_w3.png: cannot be read"):
-        dataset.save(steps[0])
-    assert contents(tmp_path / "store") == {}
-
-
-def test_a_store_with_an_unknown_compressor_or_plate_says_so(raw, tmp_path):
-    with pytest.raises(InputError, match="compressor 'gzip'; allowed: zstd, lz4"):
-        ImageStoreDataset(root=str(tmp_path), compressor="gzip")
-    steps, _, _ = plan(raw)
-    dataset = ImageStoreDataset(root=str(tmp_path))
-    for step in steps:
-        dataset.save(step)
-    with pytest.raises(InputError, match="plate OMEGA-01/9 is not in the image store"):
-        dataset.load().array("OMEGA-01", "9")
-
-
-# long table ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def cells(tmp_path):
-    rows = [
-        ("p1", "B02", "x", "0", "a.npy"),
-        ("p1", "B02", "x", "0", "b.npy"),
-        ("p1", "C03", "y", "15", "c.npy"),
-        ("p2", "B02", "x", "5", "d.npy"),
-    ]
-    pd.DataFrame(rows, columns=["plate", "well", "compound", "dose", "file"]).to_csv(
-        tmp_path / "cells.csv", index=False
-    )
-    for name in "abd":
-        np.save(tmp_path / f"{name}.npy", np.zeros((4, 4, 2), np.uint16))
-    columns = {
-        "experiment": "Week1",
-        "plate": "{plate}",
-        "well": "{well}",
-        "cell_type": "MCF7",
-        "perturbation": "{compound}@{dose}",
-        "file": "{file}",
-    }
-    return dict(
-        filepath=str(tmp_path / "cells.csv"),
-        columns=columns,
-        channels=["n", "a"],
-        negative_controls=["x@0"],
-        exclude={"dose": [5]},
-    )
-
-
-def test_a_long_table_is_mapped_by_templates(cells):
-    wells = LongTableDataset(**cells).load()
-    assert wells[["plate", "well", "perturbation", "well_type"]].to_numpy().tolist() == [
-        ["p1", "B02", "x@0", "negative_control"],
-        ["p1", "C03", "y@15", "treatment"],
-    ]
-    labels = LongTableLabelsDataset(**cells).load()
-    assert labels["id_code"].tolist() == ["Week1_p1_B02", "Week1_p1_C03"]
-    images = LongTableImagesDataset(**cells).load()
-    assert images.found["site"].tolist() == [1, 2, 1] and images.found["missing"].tolist() == [(), (), ("file c.npy",)]
-    assert images.read(("a.npy",)).shape == (2, 4, 4)
-
-
-def test_short_well_names_of_the_labels_are_those_of_the_wells(cells):
-    table = pd.read_csv(cells["filepath"])
-    table["well"] = table["well"].str.replace("0", "")
-    table.to_csv(cells["filepath"], index=False)
-    assert LongTableLabelsDataset(**cells).load()["id_code"].tolist() == ["Week1_p1_B02", "Week1_p1_C03"]
-
-
-def test_a_name_may_be_na_but_no_field_may_be_empty(cells):
-    table = pd.read_csv(cells["filepath"])
-    table.assign(compound=["NA"] * 4).to_csv(cells["filepath"], index=False)
-    assert LongTableDataset(**cells | {"negative_controls": ["NA@0"]}).load()["perturbation"].tolist() == [
-        "NA@0",
-        "NA@15",
-    ]
-    table.assign(compound=["x", "x", None, "x"]).to_csv(cells["filepath"], index=False)
-    with pytest.raises(DatasetError, match="cells.csv: column 'compound' is empty in line 4"):
-        LongTableDataset(**cells).load()
-
-
-def test_plates_of_another_dtype_or_size_are_refused_by_name(tmp_path):
-    def step(plate, picture):
-        sites = pd.DataFrame({"id_code": [f"E_{plate}_B02"], "well": "B02", "site": 1, "files": [("a",)]})
-        return PlateImages("E", plate, ["c"], sites, plate, lambda files: picture)
-
-    dataset = ImageStoreDataset(root=str(tmp_path))
-    dataset.save(step("1", np.ones((1, 4, 4), np.uint8)))
-    dataset.save(step("2", np.ones((1, 4, 4), np.uint16)))
-    with pytest.raises(DatasetError, match=r"plate E/2 holds uint16 pictures of shape \[1, 4, 4\], plate E/1 uint8"):
-        dataset.save(PackingComplete({"E/1": "1", "E/2": "2"}, ["c"]))
-    assert not dataset._exists()
-
-
-def test_long_table_errors(cells, tmp_path):
-    with pytest.raises(InputError, match="2 channels, expected 3"):
-        LongTableImagesDataset(**cells | {"channels": ["a", "b", "c"]}).load().read(("a.npy",))
-    with pytest.raises(DatasetError, match="lack 'well'"):
-        LongTableDataset(**cells | {"columns": {k: v for k, v in cells["columns"].items() if k != "well"}}).load()
-    with pytest.raises(DatasetError, match="'wel' is missing.*Did you mean 'well'"):
-        LongTableDataset(**cells | {"columns": cells["columns"] | {"well": "{wel}"}}).load()
-    with pytest.raises(DatasetError, match="negative control 'X@0' occurs in no row.*Did you mean 'x@0'"):
-        LongTableDataset(**cells | {"negative_controls": ["X@0"]}).load()
-    two = pd.read_csv(cells["filepath"])
-    two.loc[1, "compound"] = "z"
-    two.to_csv(cells["filepath"], index=False)
-    with pytest.raises(DatasetError, match="well Week1/p1/B02 has several perturbations"):
-        LongTableDataset(**cells).load()
 
 
 # tables and models ---------------------------------------------------------------------------------------------------
@@ -517,14 +234,19 @@ def test_inputs_are_never_written(tmp_path, cells):
         RxRx1ImagesDataset(root="x", channels=[]),
         LongTableDataset(**cells),
         ExternalScoresDataset(filepath="x"),
+        OmeZarrImagesDataset(root="x", channels=[]),
+        ExcludeListDataset(filepath="x"),
     ):
         with pytest.raises(DatasetError, match="never written"):
             dataset.save(pd.DataFrame({"a": [1]}))
 
 
-def test_json_of_the_store_is_plain(raw, tmp_path):
-    steps, _, _ = plan(raw)
-    dataset = ImageStoreDataset(root=str(tmp_path))
-    for step in steps:
-        dataset.save(step)
-    assert json.loads((tmp_path / "manifest.json").read_text())["channels"][0] == "nucleus"
+def test_a_list_of_excluded_wells_is_optional_and_names_its_lines(tmp_path):
+    path = tmp_path / "excluded.csv"
+    assert ExcludeListDataset(filepath=str(path)).load().empty
+    path.write_text("experiment,plate,well,site,reason\nE,1,B02,,bubble\nE,2,,,dropped\n")
+    table = ExcludeListDataset(filepath=str(path)).load()
+    assert table["source"].tolist() == ["excluded.csv line 2", "excluded.csv line 3"] and table["site"].isna().all()
+    path.write_text("experiment,plate,well,site,reason\nE,,B02,,bubble\n")
+    with pytest.raises(DatasetError, match="'plate' is empty .excluded.csv line 2"):
+        ExcludeListDataset(filepath=str(path)).load()

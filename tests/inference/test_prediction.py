@@ -52,8 +52,8 @@ def test_logits_are_the_mean_over_eight_views(screen, folds, model):
             .set_index("channel")
             .loc[store.channels]
         )
-        x = (raw - torch.tensor(own["mean"].to_numpy(np.float32))[:, None, None]) / torch.tensor(
-            own["std"].to_numpy(np.float32)
+        x = (raw - torch.tensor(own["location"].to_numpy(np.float32))[:, None, None]) / torch.tensor(
+            own["scale"].to_numpy(np.float32)
         )[:, None, None]
         with torch.inference_mode():
             slow = torch.stack([network(dihedral_view(x, v))[0, :8] for v in range(8)]).mean(dim=0)
@@ -134,13 +134,17 @@ def test_folds_that_hold_out_a_training_plate_are_refused(screen, folds, model):
         (dict(shape=(64, 64)), r"the image size of the model is \[24, 24\], of the screen \[64, 64\]"),
         (dict(strategy="site"), "the normalization strategy of the model is plate, of the screen site"),
         (dict(reference="controls"), "the normalization reference"),
-        (dict(mean=1.0), "plate_statistics of the plates it was trained on are not those of its training"),
+        (
+            dict(illumination="flat_field"),
+            "the normalization illumination of the model is none, of the screen flat_field",
+        ),
+        (dict(location=1.0), "plate_statistics of the plates it was trained on are not those of its training"),
         (dict(perturbation="999"), "the class set of the model is 8 perturbations without 999"),
     ],
 )
 def test_what_does_not_fit_is_refused_by_name(screen, wells, folds, model, change, message):
     store, _, statistics = screen
-    statistics = statistics.assign(**{k: v for k, v in change.items() if k in ("strategy", "reference", "mean")})
+    statistics = statistics.assign(**{k: v for k, v in change.items() if k in statistics})
     if "perturbation" in change:
         wells = wells.copy()
         trains = folds.loc[folds["role"] == "train", "experiment"].iloc[0]
@@ -173,5 +177,5 @@ def test_a_class_that_a_fold_never_saw_is_its_least_likely_one(screen, wells, fo
 
 def test_a_screen_of_new_plates_alone_brings_its_own_statistics(screen, wells, folds, model):
     store, _, statistics = screen
-    new = statistics.assign(experiment=statistics["experiment"] + "-new", mean=1.0)
+    new = statistics.assign(experiment=statistics["experiment"] + "-new", location=1.0)
     check_fit(model.facts, store.channels, (24, 24), new, wells, folds)

@@ -1,12 +1,14 @@
 """Validation, packing, design audit and folds."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from deepnoise.errors import InputError
 from deepnoise.ingestion.design import audit_design, discover_groups, make_folds, unequal_plate, without_heldout_labels
-from deepnoise.ingestion.packing import PlateImages, read_plate
+from deepnoise.ingestion.findings import excluded_sites, findings_table
 from deepnoise.ingestion.validation import match_images, validate_wells
 
 
@@ -29,14 +31,14 @@ def raw(*rows):
 
 
 def test_wells_get_one_form_of_name_and_an_id():
-    table, findings = validate_wells(raw(raw_row()), ["treatment"])
+    table, counts, findings = validate_wells(raw(raw_row()), ["treatment"])
     assert table.loc[0, ["id_code", "well"]].tolist() == ["E-01_1_B02", "B02"]
-    assert findings["labelled_targets"] == 1
+    assert counts["labelled_targets"] == 1 and findings == []
 
 
 def test_labels_of_heldout_targets_do_not_survive_ingestion():
     rows = [raw_row(), raw_row(experiment="E-02", split="heldout", perturbation="7")]
-    table, _ = validate_wells(raw(*rows), ["treatment"])
+    table, _, _ = validate_wells(raw(*rows), ["treatment"])
     assert table.loc[table["experiment"] == "E-02", "perturbation"].isna().all()
 
 
@@ -61,55 +63,96 @@ def test_bad_tables_name_the_row(rows, message):
         validate_wells(raw(*rows), ["treatment"])
 
 
-def found_row(well, files=("a", "b"), missing=()):
-    return dict(experiment="E-01", plate="1", well=well, site=1, files=files, missing=missing)
+def pictures(*rows, channels=("n", "er"), strays=(), named_sites=True):
+    """Raw pictures as a layout gives them."""
+    columns = ["experiment", "plate", "well", "site", "files", "missing"]
+    found = pd.DataFrame([("E-01", "1", *row) for row in rows], columns=columns)
+    return SimpleNamespace(channels=list(channels), found=found, strays=list(strays), named_sites=named_sites)
 
 
-def test_images_are_matched_and_every_hole_is_reported_by_name():
-    wells, _ = validate_wells(
+def named(findings):
+    return {(f["finding"], f.get("well", ""), f.get("site", 0), f.get("file", "")) for f in findings}
+
+
+def test_images_are_matched_and_every_hole_is_named():
+    wells, _, _ = validate_wells(
         raw(raw_row(), raw_row(well="B3"), raw_row(well="B4"), raw_row(experiment="E-02")), ["treatment"]
     )
-    found = pd.DataFrame([found_row("B02"), found_row("B03", ("a",), ("er (w2)",)), found_row("H12")])
-    matched, findings = match_images(wells, found, ["n", "er"], "report")
-    assert matched["id_code"].tolist() == ["E-01_1_B02"]
-    assert findings["incomplete_sites"] == ["E-01_1_B03 site 1: no channel er (w2)"]
-    assert findings["wells_without_images"] == ["E-01_1_B04"]
-    assert findings["wells_without_images_by_plate"] == {"E-01/1": 1, "E-02/1": 1}
-    assert findings["images_without_well"] == ["a"]
-    with pytest.raises(InputError, match="2 wells have no pictures.*1 sites lack channels"):
-        match_images(wells, found, ["n", "er"], "error")
-    with pytest.raises(InputError, match="no complete picture"):
-        match_images(wells, found.iloc[[1]], ["n", "er"], "report")
+    rows = [
+        ("B02", 1, ("a", "b"), ()),
+        ("B2", 1, ("c", "d"), ()),
+        ("B03", 1, ("e", "f"), ("f",)),
+        ("H12", 1, ("g", "h"), ()),
+    ]
+    matched, counts, findings = match_images(wells, pictures(*rows, strays=["overview.png"]))
+    assert matched["id_code"].tolist() == ["E-01_1_B02"] and matched["files"].tolist() == [("a", "b")]
+    assert counts == {"plates_with_images": 1, "sites_found": 4, "sites_complete": 1}
+    assert named(findings) == {
+        ("orphan_image", "", 0, "overview.png"),
+        ("well_without_metadata", "H12", 1, "g"),
+        ("duplicate_image", "B02", 1, "c"),
+        ("missing_image", "B03", 1, "f"),
+        ("metadata_without_images", "B04", 0, ""),
+        ("metadata_without_images", "B02", 0, ""),  # of E-02
+    }
+    assert next(f["channel"] for f in findings if f["finding"] == "missing_image") == "er"
+    with pytest.raises(InputError, match="no complete picture was found for any of the 4 wells .1 sites lack channels"):
+        match_images(wells, pictures(rows[2]))
 
 
-def test_a_stray_picture_is_reported_and_not_fatal():
-    wells, _ = validate_wells(raw(raw_row()), ["treatment"])
-    matched, findings = match_images(
-        wells, pd.DataFrame([found_row("B02"), found_row("overview", ("overview_s1_w1.png",))]), ["n"], "report"
+def test_a_site_that_most_wells_have_is_missing_where_sites_are_numbered():
+    wells, _, _ = validate_wells(raw(*(raw_row(well=f"B{i}") for i in range(2, 5))), ["treatment"])
+    rows = [(f"B0{i}", s, ("a", "b"), ()) for i in range(2, 5) for s in (1, 2) if (i, s) != (4, 2)]
+    _, _, findings = match_images(wells, pictures(*rows))
+    assert named(findings) == {("missing_image", "B04", 2, "")}
+    assert match_images(wells, pictures(*rows, named_sites=False))[2] == []
+
+
+def test_a_file_whose_name_tells_no_well_is_an_orphan():
+    wells, _, _ = validate_wells(raw(raw_row()), ["treatment"])
+    rows = [("B02", 1, ("a", "b"), ()), ("overview", 1, ("overview_s1_w1.png",), ())]
+    _, _, findings = match_images(wells, pictures(*rows))
+    assert named(findings) == {("orphan_image", "", 1, "overview_s1_w1.png")}
+
+
+def excluded(*rows):
+    columns = ["experiment", "plate", "well", "site", "reason"]
+    return pd.DataFrame(rows, columns=columns, dtype="str").assign(source="excluded.csv line 2")
+
+
+def test_excluded_plates_wells_and_sites():
+    rows = [raw_row(well=w, plate=p, source=f"{p} {w}") for p in "12" for w in ("B2", "B3", "B4")]
+    listed = excluded(
+        ("E-01", "2", None, None, "dropped"), ("E-01", "1", "B3", None, "bubble"), ("E-01", "1", "B4", "2", None)
     )
-    assert len(matched) == 1 and findings["images_without_well"] == ["overview_s1_w1.png"]
+    table, _, findings = validate_wells(raw(*rows), ["treatment"], listed)
+    assert table["id_code"].tolist() == ["E-01_1_B02", "E-01_1_B04"]
+    assert [(f["well"], f["site"], f["detail"]) for f in findings] == [
+        ("B02", 0, "dropped"), ("B03", 0, "dropped"), ("B04", 0, "dropped"), ("B03", 0, "bubble"), ("B04", 2, ""),
+    ]  # fmt: skip
+    places = excluded_sites(findings_table(findings, {}))
+    shown = pictures(
+        ("B03", 1, ("a", "b"), ()), ("B04", 1, ("c", "d"), ()), ("B02", 1, ("e", "f"), ()), ("B04", 2, ("g", "h"), ())
+    )
+    matched, _, found = match_images(table, shown, places)
+    assert found == [] and matched[["well", "site"]].to_numpy().tolist() == [["B02", 1], ["B04", 1]]
 
 
-def plate_of(pictures, unreadable):
-    def read(files):
-        picture = pictures[files[0]]
-        if picture is None:
-            raise InputError(f"{files[0]}: cannot be read as a picture")
-        return picture
-
-    sites = pd.DataFrame({"id_code": list(pictures), "well": "B02", "site": 1, "files": [(name,) for name in pictures]})
-    return PlateImages("E", "1", ["c"], sites, "f", read, unreadable)
-
-
-def test_an_unreadable_picture_is_an_error_or_a_finding():
-    good = np.ones((1, 4, 4), np.uint16)
-    pictures = {"a.png": good, "b.png": None, "c.png": good[:, :2], "d.png": good * 2}
-    with pytest.raises(InputError, match=r"plate E/1: b.png.*and 1 more"):
-        read_plate(plate_of(pictures, "error"))
-    array, rows, faults = read_plate(plate_of(pictures, "report"))
-    assert array.shape == (2, 1, 4, 4) and array.dtype == np.uint16
-    assert rows["id_code"].tolist() == ["a.png", "d.png"] and rows["store_row"].tolist() == [0, 1]
-    assert len(faults) == 2 and "c.png: uint16 of shape (1, 2, 4)" in faults[1]
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (
+            ("E-1", "1", "B2", None, None),
+            "excluded.csv line 2: E-1/1/B2 is no well of this screen. Did you mean 'E-01'",
+        ),
+        (("E-01", "9", None, None, None), "excluded.csv line 2: E-01/9 is no plate of this screen"),
+        (("E-01", "1", "Z99", None, None), "excluded.csv line 2: well name 'Z99'"),
+        (("E-01", "1", "B2", "first", None), "excluded.csv line 2: .*first"),
+    ],
+)
+def test_an_excluded_place_that_does_not_exist_is_an_error(row, message):
+    with pytest.raises(InputError, match=message):
+        validate_wells(raw(raw_row()), ["treatment"], excluded(row))
 
 
 def test_groups_are_discovered_from_the_labelled_experiments(wells, design):

@@ -1,4 +1,4 @@
-"""Statistics against plain numpy in float64."""
+"""Histograms, statistics and strategies against plain numpy in float64."""
 
 import logging
 
@@ -9,96 +9,185 @@ import torch
 
 from deepnoise.errors import InputError
 from deepnoise.normalization.statistics import (
-    measure_sites,
+    MAD_TO_STD,
+    QUANTILES,
+    STRATEGIES,
+    add_histograms,
+    histogram_table,
+    histograms,
     moments,
-    normalise_features,
     plate_statistics,
-    site_table,
+    quantiles,
     tier_of,
 )
+from deepnoise.parameters import NormalizationParameters
+from deepnoise.tables import validate_table
 from deepnoise.training.images import Batch, normalise
 
 RNG = np.random.default_rng(0)
 
 
-def rows(n, plate="1"):
-    return pd.DataFrame(
-        {"id_code": [f"E_{plate}_{i}" for i in range(n)], "experiment": "E", "plate": plate, "well": "B02", "site": 1}
-    )
-
-
-def wells_of(table, types=None):
-    types = types or ["treatment"] * len(table)
-    return pd.DataFrame({"id_code": table["id_code"], "well_type": types, "split": "labelled"})
+def pictures_of(dtype, sites=5, channels=3):
+    top = np.iinfo(dtype).max
+    return RNG.integers(0, top, (sites, channels, 17, 19), endpoint=True).astype(dtype)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_site_measurements_agree_with_numpy(dtype):
-    pictures = RNG.integers(0, np.iinfo(dtype).max, (5, 3, 17, 19), endpoint=True).astype(dtype)
+def test_histograms_count_every_pixel(dtype):
+    pictures = pictures_of(dtype)
     before = pictures.copy()
-    measured = measure_sites(pictures)
+    counts = histograms(pictures)
     np.testing.assert_array_equal(pictures, before)
-    exact = pictures.astype(np.float64)
-    np.testing.assert_allclose(measured["mean"], exact.mean(axis=(2, 3)), rtol=1e-12)
-    np.testing.assert_allclose(measured["std"], exact.std(axis=(2, 3)), rtol=1e-12)
-    np.testing.assert_array_equal(measured["p50"], np.sort(exact.reshape(5, 3, -1))[..., round(0.5 * (17 * 19 - 1))])
-    by_hand = (np.abs(np.diff(exact, axis=2)).mean(axis=(2, 3)) + np.abs(np.diff(exact, axis=3)).mean(axis=(2, 3))) / 2
-    np.testing.assert_allclose(measured["gradient"], by_hand, rtol=1e-12)
+    assert counts.shape[:2] == (5, 3) and (counts.sum(axis=-1) == 17 * 19).all()
+    for s, c in np.ndindex(5, 3):
+        levels, own = np.unique(pictures[s, c], return_counts=True)
+        np.testing.assert_array_equal(counts[s, c][levels], own)
 
 
-def test_moments_do_not_cancel():
-    """A bright, nearly constant 16-bit channel: E[x^2] - E[x]^2 in float64 would lose the variance."""
-    pixels = np.full(10**6, 65_000, object)
-    pixels[0] = 65_001
-    mean, std = moments(np.array([pixels.sum()], object), np.array([(pixels * pixels).sum()], object), 10**6)
-    assert std[0] == pytest.approx(np.sqrt(1e-6 * (1 - 1e-6)), rel=1e-9)
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_moments_and_quantiles_agree_with_float64(dtype):
+    pictures = pictures_of(dtype)
+    counts, exact = histograms(pictures), pictures.astype(np.float64).reshape(5, 3, -1)
+    mean, std = moments(counts)
+    np.testing.assert_allclose(mean, exact.mean(axis=2), rtol=1e-12)
+    np.testing.assert_allclose(std, exact.std(axis=2), rtol=1e-12)
+    shares = np.array([0, 0.013, 0.5, 0.77, 1])
+    ordered = np.sort(exact, axis=2)
+    wanted = ordered[..., np.round(shares * (17 * 19 - 1)).astype(int)]
+    np.testing.assert_array_equal(quantiles(counts, shares), wanted)
 
 
-def two_plates():
-    pictures = {p: RNG.integers(0, 256, (4, 2, 8, 8)).astype(np.uint8) // (int(p)) for p in ("1", "2")}
-    table = pd.concat(
-        [site_table(rows(4, p), ["a", "b"], measure_sites(x)) for p, x in pictures.items()], ignore_index=True
-    )
-    return pictures, table
+def test_moments_do_not_cancel_and_do_not_overflow():
+    """A bright, nearly constant 16-bit channel of 10^12 pixels: E[x^2] - E[x]^2 in float64 would lose the variance."""
+    counts = np.zeros(65_536, np.int64)
+    counts[65_000], counts[65_001] = 10**12 - 10**6, 10**6
+    mean, std = moments(counts)
+    share = 1e-6
+    assert mean == pytest.approx(65_000 + share, rel=1e-15)
+    assert std == pytest.approx(np.sqrt(share * (1 - share)), rel=1e-9)
 
 
-@pytest.mark.parametrize("strategy", ["global", "experiment", "plate"])
-def test_plate_statistics_agree_with_numpy(strategy):
-    pictures, measured = two_plates()
-    wells = wells_of(measured.drop_duplicates("id_code"))
-    table = plate_statistics(measured, wells, strategy, "all").set_index(["plate", "channel"])
-    for p in ("1", "2"):
-        pool = pictures[p] if strategy == "plate" else np.concatenate(list(pictures.values()))
-        for c, channel in enumerate("ab"):
-            assert table.loc[(p, channel), "mean"] == pytest.approx(pool[:, c].astype(float).mean(), rel=1e-12)
-            assert table.loc[(p, channel), "std"] == pytest.approx(pool[:, c].astype(float).std(), rel=1e-12)
+def wells_of(plates=("1", "2"), wells=4, types=None):
+    types = types or ["treatment"] * wells
+    rows = [("E" if p < "3" else "F", p, f"E_{p}_{i}", types[i]) for p in plates for i in range(wells)]
+    table = pd.DataFrame(rows, columns=["experiment", "plate", "id_code", "well_type"])
+    return table.assign(split="labelled", cell_type=np.where(table["experiment"] == "E", "HeLa", "U2OS"))
 
 
-def test_global_statistics_of_a_cross_validated_screen_are_not_inductive():
-    _, measured = two_plates()
-    wells = wells_of(measured.drop_duplicates("id_code"))
-    assert set(plate_statistics(measured, wells, "global", "all")["tier"]) == {"T1"}
-    withheld = wells.assign(split=["labelled"] * 4 + ["heldout"] * 4)
-    assert set(plate_statistics(measured, withheld, "global", "all")["tier"]) == {"T0"}
+def levels_of(pictures, wells, channels=("a", "b")):
+    """plate_histograms of plate -> (W, C, H, W) pictures, added in two parts."""
+    parts = []
+    for plate, own in pictures.items():
+        rows, total = wells[wells["plate"] == plate], {}
+        for half in (slice(0, 1), slice(1, None)):
+            add_histograms(total, histograms(own[half]), rows["well_type"].to_numpy()[half])
+        key = {"experiment": rows["experiment"].iloc[0], "plate": plate, "cell_type": rows["cell_type"].iloc[0]}
+        parts.append(histogram_table(total, key, list(channels)))
+    return pd.concat(parts, ignore_index=True)
+
+
+def three_plates(dtype=np.uint8, types=None):
+    wells = wells_of(("1", "2", "3"), types=types)
+    pictures = {p: (RNG.integers(0, 200, (4, 2, 8, 8)) // int(p)).astype(dtype) for p in ("1", "2", "3")}
+    if dtype == np.uint16:
+        pictures = {p: x * 300 for p, x in pictures.items()}
+    return pictures, wells, levels_of(pictures, wells)
+
+
+POOLS = {
+    "global": ["1", "2", "3"],
+    "cell_type": ["1", "2"],
+    "experiment": ["1", "2"],
+    "plate": ["2"],
+    "percentile": ["2"],
+    "robust": ["2"],
+}
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("strategy", list(POOLS))
+def test_every_strategy_agrees_with_numpy_to_1e_9(strategy, dtype):
+    pictures, wells, levels = three_plates(dtype)
+    table = validate_table(plate_statistics(levels, wells, strategy, "all"), "plate_statistics", "test")
+    own = table.set_index(["plate", "channel"]).loc["2"]
+    for c, channel in enumerate("ab"):
+        x = np.concatenate([pictures[p][:, c].ravel() for p in POOLS[strategy]]).astype(np.float64)
+        ordered = np.sort(x)
+        at = {name: ordered[round(q * (len(x) - 1))] for name, q in QUANTILES.items()}
+        mad = np.sort(np.abs(x - at["p50"]))[round(0.5 * (len(x) - 1))] * MAD_TO_STD
+        wanted = {"mean": x.mean(), "std": x.std(), "scaled_mad": mad, "n_pixels": len(x), **at}
+        for name, value in wanted.items():
+            assert own.loc[channel, name] == pytest.approx(value, rel=1e-9), name
+        location, scale = {"percentile": (at["p01"], at["p99"] - at["p01"]), "robust": (at["p50"], mad)}.get(
+            strategy, (x.mean(), x.std())
+        )
+        assert own.loc[channel, "location"] == pytest.approx(location, rel=1e-9)
+        assert own.loc[channel, "scale"] == pytest.approx(scale, rel=1e-9)
+
+
+def test_no_statistic_crosses_plates_unless_the_strategy_says_so():
+    pictures, wells, levels = three_plates()
+    changed = levels_of(pictures | {"1": pictures["1"] // 2}, wells)
+    for strategy, pool in POOLS.items():
+        before, after = (plate_statistics(t, wells, strategy, "all").query("plate == '2'") for t in (levels, changed))
+        assert before["location"].equals(after["location"]) == ("1" not in pool), strategy
+
+
+def test_strategies_are_those_of_the_parameters():
+    from typing import get_args
+
+    assert set(get_args(NormalizationParameters.model_fields["strategy"].annotation)) == set(STRATEGIES)
+
+
+@pytest.mark.parametrize("strategy", ["global", "cell_type"])
+def test_held_out_plates_do_not_decide_what_training_sees(strategy):
+    pictures, wells, levels = three_plates()
+    wells.loc[wells["plate"] == "1", "split"] = "heldout"
+    table = plate_statistics(levels, wells, strategy, "all").set_index(["plate", "channel"])
+    pool = [pictures[p][:, 0].astype(float) for p in (["2", "3"] if strategy == "global" else ["2"])]
+    assert table.loc[("2", "a"), "mean"] == pytest.approx(np.concatenate(pool).mean(), rel=1e-12)
+    assert set(table["tier"]) == {"T0"}
+    # cross-validated: the pool holds plates that folds leave out
+    assert set(plate_statistics(levels, wells.assign(split="labelled"), strategy, "all")["tier"]) == {"T1"}
+
+
+def test_a_cell_type_without_a_labelled_plate_says_so():
+    _, wells, levels = three_plates()
+    wells.loc[wells["cell_type"] == "U2OS", "split"] = "heldout"
+    with pytest.raises(InputError, match=r"plate F/3 has no pictures of reference wells .all. in its pool .cell_type."):
+        plate_statistics(levels, wells, "cell_type", "all")
 
 
 def test_reference_wells_decide():
-    pictures, measured = two_plates()
-    ids = measured.drop_duplicates("id_code")
-    wells = wells_of(ids, ["negative_control", "positive_control", "treatment", "treatment"] * 2)
-    table = plate_statistics(measured, wells, "plate", "controls").set_index(["plate", "channel"])
-    assert table.loc[("2", "b"), "mean"] == pytest.approx(pictures["2"][:2, 1].astype(float).mean(), rel=1e-12)
-    assert set(table["tier"]) == {"T1c"}
+    pictures, wells, levels = three_plates(types=["negative_control", "positive_control", "treatment", "treatment"])
+    for reference, members in (("controls", [0, 1]), ("negative_controls", [0]), ("all", [0, 1, 2, 3])):
+        table = plate_statistics(levels, wells, "plate", reference).set_index(["plate", "channel"])
+        assert table.loc[("2", "b"), "mean"] == pytest.approx(pictures["2"][members, 1].astype(float).mean(), rel=1e-12)
+        assert set(table["tier"]) == {"T1" if reference == "all" else "T1c"}
+    lacking = levels[(levels["plate"] != "1") | (levels["well_type"] == "treatment")]
     with pytest.raises(InputError, match="plate E/1 has no pictures of reference wells"):
-        plate_statistics(measured, wells_of(ids), "plate", "controls")
+        plate_statistics(lacking, wells, "plate", "controls")
 
 
-def test_a_constant_channel_is_named_and_never_divided_by_zero(caplog):
-    table = site_table(rows(3), ["dead"], measure_sites(np.full((3, 1, 4, 4), 9, np.uint8)))
+@pytest.mark.parametrize("strategy", ["plate", "robust", "percentile"])
+def test_a_dead_channel_is_named_and_never_divided_by_zero(strategy, caplog):
+    wells = wells_of(("1",))
+    pictures = {"1": np.full((4, 2, 8, 8), 9, np.uint8)}
+    pictures["1"][:, 1] = RNG.integers(0, 99, (4, 8, 8))
     with caplog.at_level(logging.WARNING):
-        statistics = plate_statistics(table, wells_of(rows(3)), "plate", "all")
-    assert "channel dead of plate E/1 is constant" in caplog.text
-    assert statistics["std"].tolist() == [1.0]
+        table = plate_statistics(levels_of(pictures, wells, ("dead", "alive")), wells, strategy, "all", scale_floor=2.5)
+    assert "channel dead of plate E/1" in caplog.text and "scale_floor = 2.5 (1 such channels)" in caplog.text
+    assert table.set_index("channel").loc["dead", "scale"] == 2.5
+    assert np.isfinite(table[["location", "scale"]]).all().all()
+
+
+def test_a_mad_of_zero_over_living_cells_meets_the_floor(caplog):
+    """More than half of the pixels are background of one value: MAD 0 although cells are there."""
+    wells = wells_of(("1",))
+    pictures = {"1": np.full((4, 1, 8, 8), 3, np.uint8)}
+    pictures["1"][:, :, :3] = 200
+    table = plate_statistics(levels_of(pictures, wells, ("c",)), wells, "robust", "all", scale_floor=1.0)
+    assert table["scale"].tolist() == [1.0] and table["std"].iloc[0] > 50 and "scaled MAD is 0" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -106,9 +195,12 @@ def test_a_constant_channel_is_named_and_never_divided_by_zero(caplog):
     [
         ("none", "all", "T0"),
         ("global", "all", "T0"),
+        ("cell_type", "all", "T0"),
         ("site", "all", "T0"),
         ("plate", "all", "T1"),
         ("experiment", "all", "T1"),
+        ("percentile", "all", "T1"),
+        ("robust", "controls", "T1c"),
         ("plate", "negative_controls", "T1c"),
     ],
 )
@@ -116,35 +208,19 @@ def test_tiers(strategy, reference, tier):
     assert tier_of(strategy, reference) == tier
 
 
-@pytest.mark.parametrize("strategy", ["none", "plate", "site"])
-def test_features_are_those_of_normalized_pictures(strategy):
-    pictures, measured = two_plates()
-    statistics = plate_statistics(measured, wells_of(measured.drop_duplicates("id_code")), strategy, "all")
-    wide = normalise_features(measured, statistics)
-    picture = pictures["2"].astype(float)
-    if strategy == "plate":
-        picture = (picture - picture.mean(axis=(0, 2, 3), keepdims=True)) / picture.std(axis=(0, 2, 3), keepdims=True)
-    elif strategy == "site":
-        picture = (picture - picture.mean(axis=(2, 3), keepdims=True)) / picture.std(axis=(2, 3), keepdims=True)
-    own = wide[wide["plate"] == "2"].sort_values("id_code")
-    np.testing.assert_allclose(own["mean_b"], picture[:, 1].mean(axis=(1, 2)), atol=1e-12)
-    np.testing.assert_allclose(own["std_a"], picture[:, 0].std(axis=(1, 2)), rtol=1e-12)
-    np.testing.assert_allclose(own["p90_a"], np.sort(picture[:, 0].reshape(4, -1))[:, round(0.9 * 63)], atol=1e-12)
-
-
 def test_pictures_are_normalized_as_the_formula_says():
     raw = torch.arange(2 * 3 * 4 * 4, dtype=torch.uint8).reshape(2, 3, 4, 4)
-    mean, std = torch.rand(2, 3) * 9, torch.rand(2, 3) + 0.5
-    batch = Batch(np.arange(2), raw, mean, std)
-    expected = (raw.double() - mean[..., None, None].double()) / std[..., None, None].double()
+    location, scale = torch.rand(2, 3) * 9, torch.rand(2, 3) + 0.5
+    batch = Batch(np.arange(2), raw, location, scale)
+    expected = (raw.double() - location[..., None, None].double()) / scale[..., None, None].double()
     torch.testing.assert_close(normalise(batch, "plate").double(), expected, rtol=1e-6, atol=1e-6)
     own = normalise(batch, "site")
     torch.testing.assert_close(own.mean(dim=(2, 3)), torch.zeros(2, 3), atol=1e-5, rtol=0)
     torch.testing.assert_close(own.std(dim=(2, 3), correction=0), torch.ones(2, 3), atol=1e-5, rtol=0)
 
 
-def test_jitter_moves_mean_and_std_by_at_most_its_share():
-    mean, std = torch.full((500, 1), 10.0), torch.full((500, 1), 2.0)
-    batch = Batch(np.arange(500), torch.zeros(500, 1, 1, 2, dtype=torch.uint8), mean, std)
+def test_jitter_moves_location_and_scale_by_at_most_its_share():
+    location, scale = torch.full((500, 1), 10.0), torch.full((500, 1), 2.0)
+    batch = Batch(np.arange(500), torch.zeros(500, 1, 1, 2, dtype=torch.uint8), location, scale)
     moved = normalise(batch, "plate", 0.1, torch.Generator().manual_seed(0))
     assert moved.min() >= -11 / 1.8 - 1e-4 and moved.max() <= -9 / 2.2 + 1e-4 and moved.std() > 0.1

@@ -88,7 +88,7 @@ def test_calls_hold_a_probability_and_a_tier_for_every_heldout_well(run):
 def test_a_model_carries_what_it_was_made_from(run):
     facts = json.loads((run.versions("teacher")[-1] / "fold_0.json").read_text())
     assert facts["channels"] == ["nucleus", "er", "actin", "rna", "mito", "golgi"] and facts["image_size"] == [48, 48]
-    assert facts["normalization"] == {"strategy": "plate", "reference": "all"}
+    assert facts["normalization"] == {"strategy": "plate", "reference": "all", "illumination": "none"}
     assert len(facts["targets"]) == 16 and set(facts["fingerprints"]) == {
         "folds",
         "parameters",

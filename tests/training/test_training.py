@@ -197,8 +197,8 @@ def test_batches_hold_the_right_pictures_whether_kept_or_read(screen, cache):
             (statistics["experiment"] == shuffled.iloc[index[0]]["experiment"])
             & (statistics["plate"] == shuffled.iloc[index[0]]["plate"])
         ]
-        wanted = own.set_index("channel").loc[store.channels, "mean"].to_numpy(np.float32)
-        np.testing.assert_array_equal(batch.mean[0].numpy(), wanted)
+        wanted = own.set_index("channel").loc[store.channels, "location"].to_numpy(np.float32)
+        np.testing.assert_array_equal(batch.location[0].numpy(), wanted)
 
 
 def test_plates_without_statistics_are_named(screen):
@@ -307,7 +307,10 @@ def test_the_teacher_is_not_the_student_and_carries_its_facts(undisturbed, scree
     assert any(not torch.equal(teacher.weights[k], student.weights[k]) for k in student.weights if "running_mean" in k)
     facts = teacher.facts
     assert facts["channels"] == screen[0].channels and facts["image_size"] == [24, 24] and len(facts["targets"]) == 8
-    assert facts["normalization"] == {"strategy": "plate", "reference": "all"} and facts["tier"] == "T1"
+    assert (
+        facts["normalization"] == {"strategy": "plate", "reference": "all", "illumination": "none"}
+        and facts["tier"] == "T1"
+    )
     assert set(facts["fingerprints"]) == {"folds", "parameters", "statistics", "data", "pixels"}
     assert len(facts["training_plates"]) == 16 and len(history) == 4
 
@@ -343,7 +346,7 @@ def test_balanced_pseudo_labels_spread_over_the_classes(screen, wells, folds, tm
 
 def test_a_loss_that_is_no_number_stops_with_the_wells(screen, wells, folds, tmp_path):
     store, sites, statistics = screen
-    broken = statistics.assign(std=np.where(statistics["experiment"] == "ALPHA-02", np.nan, statistics["std"]))
+    broken = statistics.assign(scale=np.where(statistics["experiment"] == "ALPHA-02", np.nan, statistics["scale"]))
     with pytest.raises(
         InputError, match=r"training.pretrain: the loss became nan in epoch 0 at wells .*lower the learning rate"
     ):

@@ -1,33 +1,100 @@
-"""Small helpers of the datasets: csv files with clear errors, pictures of one site, atomic writes."""
+"""Small helpers of the datasets: folders behind any fsspec URL, csv files with clear errors, pictures, atomic writes."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+import fsspec
 import numpy as np
 import pandas as pd
-from PIL import Image, UnidentifiedImageError
+import tifffile
+from fsspec.implementations.local import LocalFileSystem
+from PIL import Image
 
-from deepnoise.errors import InputError, closest, first_few
+from deepnoise.errors import InputError, PictureError, closest, first_few
+
+PICTURES = (".png", ".tif", ".tiff", ".npy")
 
 
-def read_csv(path: Path, needed: Sequence[str]) -> pd.DataFrame:
+class Folder:
+    """A folder on a local disk or behind any other fsspec URL, such as ``s3://`` or ``memory://``.
+
+    Args:
+        url: Path or URL.
+    """
+
+    def __init__(self, url: str | Path) -> None:
+        self.url = str(url).rstrip("/")
+        self.fs, self.path = fsspec.core.url_to_fs(self.url)
+        self.local = isinstance(self.fs, LocalFileSystem)
+        self._listed: dict[str, dict[str, dict[str, Any]]] = {}
+
+    def join(self, name: str) -> str:
+        """The path of a file in here, as the file system knows it. An absolute name stays as it is."""
+        return name if os.path.isabs(name) and self.local else f"{self.path}/{name}"
+
+    def sub(self, name: str) -> Folder:
+        """A folder in here."""
+        return Folder(f"{self.url}/{name}")
+
+    def listing(self, name: str) -> dict[str, dict[str, Any]]:
+        """Name -> facts of what lies in a folder in here; each folder is listed once."""
+        path = self.join(name).rstrip("/")
+        if path not in self._listed:
+            try:
+                entries = self.fs.ls(path, detail=True)
+            except (FileNotFoundError, NotADirectoryError):
+                entries = []
+            self._listed[path] = {entry["name"].rstrip("/").rsplit("/", 1)[-1]: entry for entry in entries}
+        return self._listed[path]
+
+    def facts(self, name: str) -> dict[str, Any] | None:
+        """What the listing says of a file; None if it is not there."""
+        folder, _, last = name.rpartition("/")
+        return self.listing(folder).get(last)
+
+    def folders(self, name: str = "") -> list[str]:
+        """Names of the folders in a folder in here, sorted."""
+        return sorted(n for n, facts in self.listing(name).items() if self.is_folder(facts))
+
+    def is_folder(self, facts: dict[str, Any]) -> bool:
+        """Whether a listed entry is a folder, or a link to one."""
+        return facts["type"] == "directory" or bool(facts.get("islink") and self.fs.isdir(facts["name"]))
+
+    def read(self, name: str) -> bytes:
+        """All bytes of a file."""
+        return bytes(self.fs.cat_file(self.join(name)))
+
+
+def read_csv(path: str | Path, needed: Sequence[str]) -> pd.DataFrame:
     """A csv (a byte-order mark is ignored) with at least the needed columns, everything as text.
 
-    Only an empty field is missing; "NA" or "null" is a name like any other.
+    Only an empty field is missing; "NA" or "null" is a name like any other. May be compressed (.csv.gz).
 
     Raises:
         InputError: The file is absent, empty, not a csv, or lacks a column.
     """
-    if not path.is_file():
+    fs, name = fsspec.core.url_to_fs(str(path))
+    if fs.isdir(name):
+        raise InputError(f"{path}: a folder, expected a csv with columns {', '.join(needed)}. Check raw_root")
+    if not fs.exists(name):
         raise InputError(f"{path}: no such file; expected a csv with columns {', '.join(needed)}. Check raw_root")
     try:
-        table = pd.read_csv(path, dtype="str", encoding="utf-8-sig", keep_default_na=False, na_values=[""])
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        with fs.open(name, "rb") as file:
+            table = pd.read_csv(
+                file,
+                dtype="str",
+                encoding="utf-8-sig",
+                keep_default_na=False,
+                na_values=[""],
+                compression="gzip" if name.endswith(".gz") else None,
+            )
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, OSError, EOFError) as error:
         raise InputError(f"{path}: cannot be read as csv: {error}") from error
     missing = [c for c in needed if c not in table.columns]
     if missing:
@@ -38,51 +105,134 @@ def read_csv(path: Path, needed: Sequence[str]) -> pd.DataFrame:
     return table
 
 
-def read_picture(path: Path) -> np.ndarray:
+def read_picture(folder: Folder, name: str) -> np.ndarray:
     """One picture file (.png, .tif, .npy) as it is stored.
 
     Returns:
-        (H, W) or (H, W, C) uint8 or uint16.
+        (H, W), or (C, H, W) of a file with several channels: .npy and colour .png hold (H, W, C), .tif says itself.
 
     Raises:
-        InputError: It is absent, damaged, or of another dtype.
+        PictureError: It is absent, damaged, or neither uint8 nor uint16.
     """
+    path = folder.join(name)
     try:
-        if path.suffix == ".npy":
-            picture = np.load(path, allow_pickle=False)
-        else:
-            with Image.open(path) as image:
-                picture = np.asarray(image)
+        with folder.fs.open(path, "rb") as file:
+            picture = _decode(file, path)
     except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file") from error
-    except (OSError, EOFError, ValueError, SyntaxError, UnidentifiedImageError) as error:
-        raise InputError(f"{path}: cannot be read as a picture ({error})") from error
-    if picture.dtype not in (np.uint8, np.uint16) or picture.ndim not in (2, 3):
-        raise InputError(
-            f"{path}: {picture.dtype} of shape {picture.shape}; expected uint8 or uint16, one picture or (H, W, C)"
+        raise PictureError("missing_image", path, "no such file") from error
+    except IsADirectoryError as error:
+        raise PictureError("unreadable_image", path, "is a folder, expected a picture") from error
+    except Exception as error:  # whatever a decoder trips over: zlib, struct, index, memory
+        reason = str(error).replace(str(path), "").strip() or type(error).__name__
+        raise PictureError("unreadable_image", path, f"cannot be read as a picture ({reason})") from error
+    if picture.dtype not in (np.uint8, np.uint16):
+        raise PictureError("wrong_dtype", path, f"{picture.dtype}, expected uint8 or uint16")
+    if picture.ndim not in (2, 3):
+        raise PictureError(
+            "wrong_shape", path, f"shape {picture.shape}, expected one picture or one of several channels"
         )
     return picture
 
 
-def read_site(paths: Sequence[Path]) -> np.ndarray:
-    """The files of one site as (C, H, W): one a channel, or one multi-channel file (H, W, C)."""
-    pictures = [read_picture(path) for path in paths]
-    if len(pictures) == 1 and pictures[0].ndim == 3:
-        return np.ascontiguousarray(pictures[0].transpose(2, 0, 1))
-    for path, picture in zip(paths, pictures, strict=True):
-        if picture.shape != pictures[0].shape or picture.ndim != 2 or picture.dtype != pictures[0].dtype:
-            raise InputError(
-                f"{path}: {picture.dtype} of shape {picture.shape}, expected {pictures[0].dtype} of shape "
-                f"{pictures[0].shape} as in {paths[0].name}"
+def _decode(file: BinaryIO, path: str) -> np.ndarray:
+    if path.endswith(".npy"):
+        picture = np.load(file, allow_pickle=False)
+        return picture.transpose(2, 0, 1) if picture.ndim == 3 else picture
+    if path.lower().endswith((".tif", ".tiff")):
+        with tifffile.TiffFile(file) as tiff:
+            series = tiff.series[0]
+            picture, axes = series.asarray(), series.axes
+        long = [a for a, n in zip(axes, picture.shape, strict=True) if n > 1 or a in "YX"]
+        picture = picture.reshape([n for a, n in zip(axes, picture.shape, strict=True) if a in long])
+        if len(long) == 3:  # channels, or unnamed pages of a stack; samples (S) may come last
+            extra = next(a for a in long if a not in "YX")
+            picture = np.moveaxis(picture, long.index(extra), 0)
+        return picture
+    with Image.open(file) as image:
+        picture = np.asarray(image)
+    return picture.transpose(2, 0, 1) if picture.ndim == 3 else picture
+
+
+class SiteFiles:
+    """Pictures that lie in files: what is there, and one site read at a time.
+
+    Args:
+        folder: What file names are relative to.
+        channels: Names of the C channels.
+        found: One row a site: experiment, plate, well, site, ``files`` (tuple of names: one a channel, or one of all
+            channels) and ``missing`` (those of them that are not there).
+        strays: Names of pictures whose place is unknown.
+        dtype: uint8 or uint16 where the layout promises it.
+        named_sites: Whether the layout numbers sites, so that a lacking one can be told.
+    """
+
+    def __init__(
+        self,
+        folder: Folder,
+        channels: list[str],
+        found: pd.DataFrame,
+        strays: Sequence[str] = (),
+        dtype: str | None = None,
+        named_sites: bool = True,
+    ) -> None:
+        self.folder, self.channels, self.found = folder, channels, found
+        self.strays, self.dtype, self.named_sites = list(strays), dtype, named_sites
+
+    def stamp(self, files: tuple[str, ...], checksum: bool = False) -> list:
+        """What a change of the files changes: name, size and time; with ``checksum`` a hash of the content instead of the time."""
+        stamps = []
+        for name in files:
+            facts = self.folder.facts(name) or {}
+            time = next((facts[k] for k in ("mtime", "ETag", "LastModified", "updated", "created") if k in facts), None)
+            if checksum:
+                time = hashlib.blake2b(self.folder.read(name), digest_size=16).hexdigest()
+            stamps.append([name, facts.get("size"), str(time)])
+        return stamps
+
+    def read(self, files: tuple[str, ...]) -> np.ndarray:
+        """(C, H, W) of one site.
+
+        Raises:
+            PictureError: A file cannot be read, or does not fit the others or the number of channels.
+        """
+        pictures = [read_picture(self.folder, name) for name in files]
+        first = pictures[0]
+        if len(files) == 1:
+            stack = first if first.ndim == 3 else first[None]
+        else:
+            for name, picture in zip(files, pictures, strict=True):
+                finding = (
+                    "unequal_channels" if picture.ndim == 3
+                    else "wrong_dtype" if picture.dtype != first.dtype
+                    else "wrong_shape" if picture.shape != first.shape
+                    else None
+                )  # fmt: skip
+                if finding:
+                    raise PictureError(
+                        finding,
+                        self.folder.join(name),
+                        f"{picture.dtype} of shape {picture.shape}, expected one channel of {first.dtype} and shape "
+                        f"{first.shape[-2:]} as in {files[0]}",
+                    )
+            stack = np.stack(pictures)
+        if len(stack) != len(self.channels):
+            raise PictureError(
+                "unequal_channels",
+                self.folder.join(files[0]),
+                f"{len(stack)} channels, expected {len(self.channels)} ({', '.join(self.channels)})",
             )
-    return np.stack(pictures)
+        return np.ascontiguousarray(stack)
 
 
-def write_json(path: Path, content: Any) -> None:
+def write_json(path: str | Path, content: Any, indent: int | None = 1) -> None:
     """Write JSON whole or not at all."""
-    staged = path.with_name(path.name + ".part")
-    staged.write_text(json.dumps(content, indent=1, default=_plain), encoding="utf-8")
-    os.replace(staged, path)
+    fs, name = fsspec.core.url_to_fs(str(path))
+    with fs.open(f"{name}.part", "w", encoding="utf-8") as file:
+        json.dump(content, file, indent=indent, default=_plain)
+    if isinstance(fs, LocalFileSystem):
+        os.replace(f"{name}.part", name)  # atomic, also over an old one
+    else:
+        fs.mv(f"{name}.part", name)
 
 
 def _plain(value: Any) -> Any:
@@ -91,9 +241,10 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{value!r} ({type(value).__name__}) cannot be kept as JSON")
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: str | Path) -> Any:
     """Read JSON, with the file's name in the error."""
+    fs, name = fsspec.core.url_to_fs(str(path))
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(fs.cat_file(name).decode("utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: damaged ({error}); delete it to start afresh") from error

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import os
+import logging
 import shutil
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,51 +14,64 @@ import numpy as np
 import pandas as pd
 import zarr
 import zarr.codecs
+import zarr.storage
 from kedro.io import AbstractDataset
-from tqdm import tqdm
 
-from deepnoise.datasets.files import read_json, write_json
-from deepnoise.errors import InputError
-from deepnoise.ingestion.packing import PackingComplete, PlateImages, plate_name, read_plate
+from deepnoise.datasets.files import Folder, read_json, write_json
+from deepnoise.errors import InputError, PictureError
+from deepnoise.ingestion.packing import (
+    PackingPlan,
+    PlateImages,
+    check_form,
+    describe_site,
+    expected_form,
+    plate_name,
+    sample_sites,
+)
+from deepnoise.progress import progress
+
+logger = logging.getLogger(__name__)
 
 
 class ImageStore:
     """Read access to packed pictures. Only opened once the store is complete."""
 
-    def __init__(self, root: Path, manifest: dict[str, Any]) -> None:
-        self._root = root
+    def __init__(self, folder: Folder, manifest: dict[str, Any]) -> None:
+        self._folder = folder
         self.channels: list[str] = manifest["channels"]
+        self.shape: tuple[int, ...] = tuple(manifest["shape"])  # (C, H, W) of a site
+        self.dtype: str = manifest["dtype"]
         self.plates: dict[str, dict[str, Any]] = manifest["plates"]
         self._open: dict[str, zarr.Array] = {}
 
-    @property
-    def unreadable(self) -> list[str]:
-        """Messages on pictures that could not be read."""
-        return [message for plate in self.plates.values() for message in plate["unreadable"]]
+    def records(self) -> Iterator[dict[str, Any]]:
+        """What is known of each plate: its rows, faults, and facts of every picture."""
+        for plate in self.plates.values():
+            yield read_json(f"{self._folder.url}/{plate['folder']}.json")
 
     def rows(self) -> pd.DataFrame:
         """One row a packed site: id_code, experiment, plate, well, site, store_row."""
         parts = []
-        for plate in self.plates.values():
-            part = pd.DataFrame(plate["rows"], columns=["id_code", "well", "site", "store_row"])
-            parts.append(part.assign(experiment=plate["experiment"], plate=plate["plate"]))
+        for record in self.records():
+            part = pd.DataFrame(record["rows"], columns=["id_code", "well", "site", "store_row"])
+            parts.append(part.assign(experiment=record["experiment"], plate=record["plate"]))
         return pd.concat(parts, ignore_index=True)
 
-    def _record(self, experiment: str, plate: str) -> dict[str, Any]:
+    def _plate(self, experiment: str, plate: str) -> dict[str, Any]:
         name = plate_name(experiment, plate)
         if name not in self.plates:
-            raise InputError(f"plate {name} is not in the image store {self._root}; run ingestion")
+            raise InputError(f"plate {name} is not in the image store {self._folder.url}; run ingestion")
         return self.plates[name]
 
     def checksum(self, experiment: str, plate: str) -> str:
         """Hash of the raw counts of a plate."""
-        return str(self._record(experiment, plate)["checksum"])
+        return str(self._plate(experiment, plate)["checksum"])
 
     def array(self, experiment: str, plate: str) -> zarr.Array:
-        """The (S, C, H, W) array of a plate."""
-        folder = self._record(experiment, plate)["folder"]
+        """The (S, C, H, W) array of a plate; rows of sites that could not be read hold zeros and stand in no table."""
+        folder = self._plate(experiment, plate)["folder"]
         if folder not in self._open:
-            self._open[folder] = zarr.open_array(self._root / folder, mode="r")
+            self._open[folder] = zarr.open_array(_zarr_store(self._folder.sub(folder), read_only=True), mode="r")
         return self._open[folder]
 
     def read(self, experiment: str, plate: str, store_rows: np.ndarray | None = None) -> np.ndarray:
@@ -67,15 +81,17 @@ class ImageStore:
         return np.asarray(picture)
 
 
-class ImageStoreDataset(AbstractDataset[Any, ImageStore]):
-    """Saves plate by plate; a plate appears whole or not at all, and one that is up to date is not read again.
+class ImageStoreDataset(AbstractDataset[PackingPlan, ImageStore]):
+    """Packs plate by plate, a few sites in memory at a time; a plate that is up to date is not read again.
 
-    Not versioned by Kedro: the manifest, written last, carries the fingerprint of each plate's source files.
+    Not versioned by Kedro. A plate counts once its record is there, which is written last and carries a fingerprint of the
+    plate's source files and a checksum of its pixels; the store counts once its manifest is there. Work that was
+    killed goes on at the plate it had reached.
 
     Args:
-        root: Folder of the store.
+        root: Folder of the store: a path or an fsspec URL.
         compressor: zstd or lz4.
-        workers: Threads that decode.
+        workers: Threads that decode, compress and write.
         metadata: For kedro-viz.
     """
 
@@ -86,93 +102,165 @@ class ImageStoreDataset(AbstractDataset[Any, ImageStore]):
     ) -> None:
         if compressor not in ("zstd", "lz4"):
             raise InputError(f"catalog: image store compressor {compressor!r}; allowed: zstd, lz4")
-        self._root = Path(root)
+        self._root = root
+        self._codec = zarr.codecs.BloscCodec(
+            cname=zarr.codecs.BloscCname(compressor), clevel=3, shuffle=zarr.codecs.BloscShuffle.shuffle
+        )
         self._compressor = compressor
         self._workers = workers
-        self._bar: tqdm | None = None
         self.metadata = metadata
 
-    def _plate_file(self, name: str) -> Path:
-        return self._root / f"{_folder(name)}.json"
+    def _file(self, name: str) -> str:
+        return f"{Folder(self._root).url}/{name}"
 
-    def save(self, data: PlateImages | PackingComplete) -> None:
-        self._root.mkdir(parents=True, exist_ok=True)
-        if isinstance(data, PackingComplete):
-            self._finish(data)
+    def save(self, data: PackingPlan) -> None:
+        folder = Folder(self._root)
+        folder.fs.makedirs(folder.path, exist_ok=True)
+        done = {p.name: self._record(p) for p in data.plates}
+        todo = [p for p in data.plates if done[p.name] is None]
+        ready = [record for record in done.values() if record]
+        if todo:
+            if folder.fs.exists(folder.join(self.MANIFEST)):
+                folder.fs.rm(folder.join(self.MANIFEST))
+            samples = sample_sites(data, todo)
+            shape, dtype = expected_form(samples, data.dtype)
+            if ready:
+                shape, dtype = tuple(ready[0]["shape"]), ready[0]["dtype"]
+            self._check_space(samples, sum(len(p.sites) for p in todo))
+            logger.info("image store: %s of %s plates are up to date", len(ready), len(data.plates))
+            total = sum(len(p.sites) for p in todo)
+            with ThreadPoolExecutor(self._workers) as pool, progress("packing", total, "sites") as bar:
+                for plate in todo:
+                    self._pack(plate, data, shape, dtype, pool, bar)
+        self._finish(data)
+
+    def _record(self, plate: PlateImages) -> dict[str, Any] | None:
+        """The record of a plate that is packed as planned; None where there is work to do."""
+        folder, name = Folder(self._root), f"{_folder_name(plate.name)}.json"
+        if not folder.fs.exists(folder.join(name)):
+            return None
+        record = read_json(self._file(name))
+        return record if record.get("fingerprint") == plate.fingerprint else None
+
+    def _check_space(self, samples: list[np.ndarray], sites: int) -> None:
+        """Say before the work that the disk is too small, as far as a few compressed sites can tell."""
+        if not Folder(self._root).local:
             return
-        (self._root / self.MANIFEST).unlink(missing_ok=True)
-        if self._bar is None:
-            self._bar = tqdm(desc="packing", unit=" sites", disable=None)
-        name = plate_name(data.experiment, data.plate)
-        record = self._plate_file(name)
-        if record.is_file() and read_json(record)["fingerprint"] == data.fingerprint:
-            return
-        record.unlink(missing_ok=True)
-        with ThreadPoolExecutor(self._workers) as pool:
-            pictures, rows, unreadable = read_plate(data, pool.map)
-        folder = self._root / _folder(name)
-        staged = folder.with_name(folder.name + ".part")
-        for old in (staged, folder):
-            shutil.rmtree(old, ignore_errors=True)
-        array = zarr.create_array(
-            staged,
-            shape=pictures.shape,
-            dtype=pictures.dtype,
-            chunks=(1, *pictures.shape[1:]),
-            compressors=zarr.codecs.BloscCodec(
-                cname=zarr.codecs.BloscCname(self._compressor), clevel=3, shuffle="shuffle"
-            ),
-        )
-        array[:] = pictures
-        os.replace(staged, folder)
-        facts = {
-            "experiment": data.experiment,
-            "plate": data.plate,
-            "folder": folder.name,
-            "fingerprint": data.fingerprint,
-            "channels": data.channels,
-            "shape": list(pictures.shape),
-            "dtype": str(pictures.dtype),
-            "checksum": hashlib.blake2b(pictures.data, digest_size=16).hexdigest(),
+        bytes_a_site = np.mean([self._compressed_size(sample) for sample in samples])
+        needed = 1.1 * bytes_a_site * sites
+        free = shutil.disk_usage(Folder(self._root).path).free
+        if needed > free:
+            raise InputError(
+                f"the image store needs about {_size(needed)} in {self._root} ({sites:,} sites, {_size(float(bytes_a_site))} each), "
+                f"{_size(free)} are free; free some space or choose another data_root"
+            )
+
+    def _compressed_size(self, picture: np.ndarray) -> int:
+        store = zarr.storage.MemoryStore()
+        array = _create(store, (1, *picture.shape), str(picture.dtype), self._codec)
+        array[0] = picture
+        return int(array.nbytes_stored())
+
+    def _pack(
+        self,
+        plate: PlateImages,
+        plan: PackingPlan,
+        shape: tuple[int, ...],
+        dtype: str,
+        pool: ThreadPoolExecutor,
+        bar: Any,
+    ) -> None:
+        folder, name = Folder(self._root), _folder_name(plate.name)
+        for old in (f"{name}.json", name):
+            if folder.fs.exists(folder.join(old)):
+                folder.fs.rm(folder.join(old), recursive=True)
+        array = _create(_zarr_store(folder.sub(name)), (len(plate.sites), *shape), dtype, self._codec)
+
+        def store_site(row: int) -> list | PictureError:
+            files = plate.sites["files"].iloc[row]
+            try:
+                picture = plan.read(files)
+                check_form(picture, files, shape, dtype)
+            except PictureError as error:
+                return error
+            finally:
+                bar.update(1)
+            array[row] = picture  # one chunk, one object, one writer
+            return describe_site(picture)
+
+        facts = list(pool.map(store_site, range(len(plate.sites))))
+        good = [i for i, fact in enumerate(facts) if not isinstance(fact, PictureError)]
+        rows = plate.sites[["id_code", "well", "site"]].assign(store_row=range(len(plate.sites))).iloc[good]
+        pixels = [facts[i] for i in good]
+        record = {
+            "experiment": plate.experiment,
+            "plate": plate.plate,
+            "fingerprint": plate.fingerprint,
+            "channels": plan.channels,
+            "shape": list(shape),
+            "dtype": dtype,
+            "checksum": hashlib.blake2b(repr([good, pixels]).encode(), digest_size=16).hexdigest(),
             "rows": rows.to_numpy().tolist(),
-            "unreadable": unreadable,
-        }
-        write_json(record, facts)
-        self._bar.update(len(pictures))
+            "files": [list(plate.sites["files"].iloc[i]) for i in good],
+            "facts": pixels,
+            "faults": [
+                {
+                    "finding": fact.finding, "file": fact.file, "detail": fact.detail,
+                    "well": plate.sites["well"].iloc[i], "site": int(plate.sites["site"].iloc[i]),
+                }
+                for i, fact in enumerate(facts) if isinstance(fact, PictureError)
+            ],
+        }  # fmt: skip
+        write_json(self._file(f"{name}.json"), record, indent=None)
 
-    def _finish(self, done: PackingComplete) -> None:
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
-        plates = {name: read_json(self._plate_file(name)) for name in done.plates}
-        first, *others = plates.values()
-        for other in others:
-            if (other["shape"][1:], other["dtype"]) != (first["shape"][1:], first["dtype"]):
-                raise InputError(
-                    f"plate {plate_name(other['experiment'], other['plate'])} holds {other['dtype']} pictures of shape "
-                    f"{other['shape'][1:]}, plate {plate_name(first['experiment'], first['plate'])} {first['dtype']} of shape "
-                    f"{first['shape'][1:]}; a screen needs one size and dtype: convert or leave out the odd plates"
-                )
-        kept = (
+    def _finish(self, plan: PackingPlan) -> None:
+        """Drop what belongs to no plate of the plan and write the manifest."""
+        folder, plates = Folder(self._root), {}
+        shape, dtype = None, None
+        for plate in plan.plates:
+            record = read_json(self._file(f"{_folder_name(plate.name)}.json"))
+            shape, dtype = record["shape"], record["dtype"]
+            kept = {key: record[key] for key in ("experiment", "plate", "fingerprint", "checksum")}
+            plates[plate.name] = {**kept, "folder": _folder_name(plate.name), "sites": len(record["rows"])}
+        known = (
             {self.MANIFEST} | {p["folder"] for p in plates.values()} | {f"{p['folder']}.json" for p in plates.values()}
         )
-        for path in self._root.iterdir():
-            if path.name not in kept:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-        write_json(self._root / self.MANIFEST, {"channels": done.channels, "plates": plates})
+        for path in folder.fs.ls(folder.path, detail=False):
+            if path.rstrip("/").rsplit("/", 1)[-1] not in known:
+                folder.fs.rm(path, recursive=True)
+        manifest = {"channels": plan.channels, "shape": shape, "dtype": dtype, "plates": plates}
+        write_json(self._file(self.MANIFEST), manifest)
 
     def load(self) -> ImageStore:
-        manifest = self._root / self.MANIFEST
-        if not manifest.is_file():
+        if not self._exists():
             raise InputError(f"image store {self._root} is absent or incomplete; run ingestion")
-        return ImageStore(self._root, read_json(manifest))
+        return ImageStore(Folder(self._root), read_json(self._file(self.MANIFEST)))
 
     def _exists(self) -> bool:
-        return (self._root / self.MANIFEST).is_file()
+        folder = Folder(self._root)
+        return bool(folder.fs.exists(folder.join(self.MANIFEST)))
 
     def _describe(self) -> dict[str, Any]:
-        return {"root": str(self._root), "compressor": self._compressor}
+        return {"root": self._root, "compressor": self._compressor}
 
 
-def _folder(name: str) -> str:
-    return name.replace("/", "__")
+def _zarr_store(folder: Folder, read_only: bool = False) -> Any:
+    if folder.local:
+        return zarr.storage.LocalStore(Path(folder.path), read_only=read_only)
+    return zarr.storage.FsspecStore.from_url(folder.url, read_only=read_only)
+
+
+def _create(store: Any, shape: tuple[int, ...], dtype: str, codec: Any) -> zarr.Array:
+    return zarr.create_array(store, shape=shape, dtype=dtype, chunks=(1, *shape[1:]), compressors=codec, fill_value=0)
+
+
+def _size(n: float) -> str:
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if n < 1000:
+            return f"{n:.3g} {unit}"
+        n /= 1000
+    return f"{n:.3g} TB"
+
+
+def _folder_name(plate: str) -> str:
+    return plate.replace("/", "__")

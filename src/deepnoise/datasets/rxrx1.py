@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
-from pathlib import Path
 from typing import Any
 
-import numpy as np
+import fsspec
 import pandas as pd
 from kedro.io import AbstractDataset
 
-from deepnoise.datasets.files import read_csv, read_site
+from deepnoise.datasets.files import PICTURES, Folder, SiteFiles, read_csv
 from deepnoise.errors import InputError
 from deepnoise.ingestion.validation import RAW_COLUMNS, validate_wells
 
@@ -30,7 +28,7 @@ class RxRx1TablesDataset(AbstractDataset[pd.DataFrame, pd.DataFrame]):
     """
 
     def __init__(self, *, root: str, metadata: dict[str, Any] | None = None) -> None:
-        self._root = Path(root)
+        self._root = root.rstrip("/")
         self.metadata = metadata
 
     def load(self) -> pd.DataFrame:
@@ -38,12 +36,12 @@ class RxRx1TablesDataset(AbstractDataset[pd.DataFrame, pd.DataFrame]):
         parts = []
         for split, meaning in SPLITS.items():
             for kind in ("", "_controls"):
-                path = self._root / f"{split}{kind}.csv"
+                path = f"{self._root}/{split}{kind}.csv"
                 columns = place + (["sirna"] if split == "train" or kind else []) + (["well_type"] if kind else [])
                 table = read_csv(path, columns)
                 # A column of labels in test.csv is not read: held-out truth has a file of its own.
                 part = table[columns].copy()
-                part["source"] = path.name + " line " + (table.index + 2).astype(str)
+                part["source"] = path.rsplit("/", 1)[-1] + " line " + (table.index + 2).astype(str)
                 holes = part[columns].isna().any(axis=1)
                 if holes.any():
                     raise InputError(
@@ -68,7 +66,7 @@ class RxRx1TablesDataset(AbstractDataset[pd.DataFrame, pd.DataFrame]):
         raise InputError("raw tables are an input and are never written")
 
     def _describe(self) -> dict[str, Any]:
-        return {"root": str(self._root)}
+        return {"root": self._root}
 
 
 class RxRx1LabelsDataset(AbstractDataset[pd.DataFrame, pd.DataFrame]):
@@ -81,12 +79,13 @@ class RxRx1LabelsDataset(AbstractDataset[pd.DataFrame, pd.DataFrame]):
     """
 
     def __init__(self, *, filepath: str, optional: bool = False, metadata: dict[str, Any] | None = None) -> None:
-        self._path = Path(filepath)
+        self._path = filepath
         self._optional = optional
         self.metadata = metadata
 
     def load(self) -> pd.DataFrame:
-        if self._optional and not self._path.exists():
+        fs, name = fsspec.core.url_to_fs(self._path)
+        if self._optional and not fs.exists(name):
             return pd.DataFrame({"id_code": pd.Series(dtype="str"), "perturbation": pd.Series(dtype="str")})
         table = read_csv(self._path, ["id_code", "sirna"])
         return table[["id_code", "sirna"]].rename(columns={"sirna": "perturbation"})
@@ -95,84 +94,62 @@ class RxRx1LabelsDataset(AbstractDataset[pd.DataFrame, pd.DataFrame]):
         raise InputError("held-out labels are an input and are never written")
 
     def _describe(self) -> dict[str, Any]:
-        return {"filepath": str(self._path)}
-
-
-class SiteFiles:
-    """Pictures that lie in files: what is there, and one site read at a time."""
-
-    def __init__(self, root: Path, channels: list[str], found: pd.DataFrame) -> None:
-        self.root = root
-        self.channels = channels
-        self.found = found
-
-    def stamp(self, files: tuple[str, ...]) -> list:
-        """Size and time of the files, which a change of the sources changes."""
-        try:
-            facts = [os.stat(self.root / name) for name in files]
-        except OSError as error:
-            raise InputError(f"{error.filename}: {error.strerror}") from error
-        return [[name, fact.st_size, fact.st_mtime_ns] for name, fact in zip(files, facts, strict=True)]
-
-    def read(self, files: tuple[str, ...]) -> np.ndarray:
-        """(C, H, W) of one site."""
-        picture = read_site([self.root / name for name in files])
-        if len(picture) != len(self.channels):
-            raise InputError(
-                f"{self.root / files[0]}: {len(picture)} channels, expected {len(self.channels)} ({', '.join(self.channels)}); "
-                "a file of all channels is (H, W, C)"
-            )
-        return picture
+        return {"filepath": self._path}
 
 
 class RxRx1ImagesDataset(AbstractDataset[SiteFiles, SiteFiles]):
     """The pictures of an RxRx1 folder; loading lists them, none is opened.
 
     Args:
-        root: Folder that holds ``train/`` and ``test/``.
+        root: Folder that holds ``train/`` and ``test/``: a path or an fsspec URL.
         channels: Channel names in the order w1, w2, ...
+        dtype: uint8 or uint16 where all pictures must be of it; else the commonest counts.
         metadata: For kedro-viz.
     """
 
-    def __init__(self, *, root: str, channels: list[str], metadata: dict[str, Any] | None = None) -> None:
-        self._root = Path(root)
+    def __init__(
+        self, *, root: str, channels: list[str], dtype: str | None = None, metadata: dict[str, Any] | None = None
+    ) -> None:
+        self._root = root
         self._channels = channels
+        self._dtype = dtype
         self.metadata = metadata
 
     def load(self) -> SiteFiles:
-        if not self._root.is_dir():
+        root = Folder(self._root)
+        if not root.fs.isdir(root.path):
             raise InputError(f"{self._root}: no such folder; give the folder of train/ and test/ as raw_root")
-        sites: dict[tuple[str, str, str, int], dict[int, str]] = {}
+        sites: dict[tuple[str, str, str, str, int], set[int]] = {}
+        strays = []
         for split in SPLITS:
-            for folder in sorted(self._root.glob(f"{split}/*/Plate*")):
-                for entry in os.scandir(folder):
-                    match = _FILE.fullmatch(entry.name)
-                    if match and 1 <= int(match["channel"]) <= len(self._channels):
-                        key = (folder.parent.name, folder.name.removeprefix("Plate"), match["well"], int(match["site"]))
-                        sites.setdefault(key, {})[int(match["channel"])] = (
-                            f"{split}/{key[0]}/{folder.name}/{entry.name}"
-                        )
-        numbers = range(1, len(self._channels) + 1)
-        rows = [
-            (
-                *key,
-                tuple(files[c] for c in numbers if c in files),
-                tuple(f"{self._channels[c - 1]} (w{c})" for c in numbers if c not in files),
-            )
-            for key, files in sorted(sites.items())
-        ]
+            for experiment in root.folders(split):
+                for folder in root.folders(f"{split}/{experiment}"):
+                    for name in root.listing(f"{split}/{experiment}/{folder}"):
+                        match = _FILE.fullmatch(name)
+                        if folder.startswith("Plate") and match and 1 <= int(match["channel"]) <= len(self._channels):
+                            key = (split, experiment, folder, match["well"], int(match["site"]))
+                            sites.setdefault(key, set()).add(int(match["channel"]))
+                        elif name.lower().endswith(PICTURES):
+                            strays.append(f"{split}/{experiment}/{folder}/{name}")
+        rows = []
+        for (split, experiment, folder, well, site), there in sorted(sites.items()):
+            names = [
+                f"{split}/{experiment}/{folder}/{well}_s{site}_w{c}.png" for c in range(1, len(self._channels) + 1)
+            ]
+            missing = tuple(name for c, name in enumerate(names, start=1) if c not in there)
+            rows.append((experiment, folder.removeprefix("Plate"), well, site, tuple(names), missing))
         found = pd.DataFrame(rows, columns=["experiment", "plate", "well", "site", "files", "missing"])
         if found.empty:
             raise InputError(
                 f"{self._root}: no picture <split>/<experiment>/Plate<p>/<well>_s<site>_w<channel>.png found"
             )
-        return SiteFiles(self._root, self._channels, found)
+        return SiteFiles(root, self._channels, found, strays, self._dtype)
 
     def save(self, data: SiteFiles) -> None:
         raise InputError("raw pictures are an input and are never written")
 
     def _describe(self) -> dict[str, Any]:
-        return {"root": str(self._root), "channels": self._channels}
+        return {"root": self._root, "channels": self._channels}
 
 
 class RxRx1WellsDataset(RxRx1TablesDataset):

@@ -10,8 +10,8 @@ import pandas as pd
 from kedro.io import AbstractDataset
 from PIL import Image
 
-from deepnoise.datasets.files import read_json, write_json
-from deepnoise.datasets.rxrx1 import SPLITS, RxRx1ImagesDataset, RxRx1TablesDataset, SiteFiles
+from deepnoise.datasets.files import SiteFiles, read_json, write_json
+from deepnoise.datasets.rxrx1 import SPLITS, RxRx1ImagesDataset, RxRx1TablesDataset
 from deepnoise.errors import InputError, first_few
 from deepnoise.simulation.cells import CHANNELS
 from deepnoise.simulation.screen import PlatePictures
@@ -102,7 +102,7 @@ class SimulatedImagesDataset(AbstractDataset[Any, SiteFiles]):
     def load(self) -> SiteFiles:
         if not self._exists():
             raise InputError(f"the simulated screen in {self._root} is absent or incomplete; run simulation")
-        return RxRx1ImagesDataset(root=str(self._root), channels=list(CHANNELS)).load()
+        return RxRx1ImagesDataset(root=str(self._root), channels=list(CHANNELS), dtype="uint8").load()
 
     def _exists(self) -> bool:
         mark = self._root / MARK

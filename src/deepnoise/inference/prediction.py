@@ -57,10 +57,10 @@ def check_fit(
         refuse("the channel list", facts["channels"], channels)
     if list(facts["image_size"]) != list(shape):
         refuse("the image size", facts["image_size"], list(shape))
-    for part in ("strategy", "reference"):
+    for part in ("strategy", "reference", "illumination"):
         here = str(statistics[part].iloc[0])
-        if facts["normalization"][part] != here:
-            refuse(f"the normalization {part}", facts["normalization"][part], here)
+        if facts["normalization"].get(part, "none") != here:  # "none": a model from before there was a choice
+            refuse(f"the normalization {part}", facts["normalization"].get(part, "none"), here)
     trained = statistics_of_plates(statistics, facts["training_plates"])  # none of them on a screen of new plates alone
     complete = len(trained.drop_duplicates(["experiment", "plate"])) == len(facts["training_plates"])
     if complete and fingerprint(trained) != facts["fingerprints"]["statistics"]:

@@ -2,14 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
 
-from deepnoise.errors import InputError
+from deepnoise.errors import InputError, PictureError
 from deepnoise.fingerprint import fingerprint
+
+SAMPLES = 5
+"""Sites that are read ahead: their commonest shape and dtype are the screen's."""
+SATURATED_SHARE = 0.05
+"""Share of pixels at the highest value from which on a picture counts as saturated."""
+
+
+class RawPictures(Protocol):
+    """What is needed of a layout's pictures."""
+
+    channels: list[str]
+    found: pd.DataFrame
+    strays: list[str]
+    dtype: str | None
+    named_sites: bool
+
+    def stamp(self, files: tuple[str, ...], checksum: bool = False) -> list:
+        """What a change of the files changes."""
+
+    def read(self, files: tuple[str, ...]) -> np.ndarray:
+        """(C, H, W) of one site."""
 
 
 @dataclass(frozen=True)
@@ -18,19 +42,23 @@ class PlateImages:
 
     experiment: str
     plate: str
-    channels: list[str]
-    sites: pd.DataFrame  # id_code, well, site, files
+    sites: pd.DataFrame  # id_code, well, site, files; the position of a row is its store_row
     fingerprint: str  # of the source files and their order
-    read: Callable[[tuple[str, ...]], np.ndarray] = field(repr=False)  # files -> (C, H, W)
-    unreadable: str = "error"  # or report
+
+    @property
+    def name(self) -> str:
+        """Name of the plate in the store and in messages."""
+        return plate_name(self.experiment, self.plate)
 
 
 @dataclass(frozen=True)
-class PackingComplete:
-    """Says that every plate was handed over; the store writes its manifest last."""
+class PackingPlan:
+    """All plates of a screen, and how one of their sites is read."""
 
-    plates: dict[str, str]  # name -> fingerprint
     channels: list[str]
+    plates: list[PlateImages]
+    read: Callable[[tuple[str, ...]], np.ndarray] = field(repr=False)  # files -> (C, H, W)
+    dtype: str | None = None  # where the layout promises one
 
 
 def plate_name(experiment: str, plate: str) -> str:
@@ -38,71 +66,104 @@ def plate_name(experiment: str, plate: str) -> str:
     return f"{experiment}/{plate}"
 
 
-def plan_packing(
-    sites: pd.DataFrame,
-    channels: list[str],
-    stamp: Callable[[tuple[str, ...]], list],
-    read: Callable[[tuple[str, ...]], np.ndarray],
-    unreadable: str,
-) -> Iterator[PlateImages | PackingComplete]:
-    """Yield every plate of the site table, then the word that all are there.
+def plan_packing(sites: pd.DataFrame, pictures: RawPictures, checksum: bool) -> PackingPlan:
+    """Describe every plate of the site table; nothing is read but, on request, the content of the files.
 
     Args:
         sites: Complete sites: id_code, experiment, plate, well, site, files.
-        channels: Channel names.
-        stamp: Names, sizes and times of files, which a change of the sources changes.
-        read: Reads the files of one site as (C, H, W).
-        unreadable: ``error`` or ``report`` where a picture cannot be read.
+        pictures: The raw pictures.
+        checksum: Tell changed files by their content instead of by their time.
     """
-    done = {}
+    plates = []
     for (experiment, plate), rows in sites.groupby(["experiment", "plate"], sort=True):
-        stamps = [stamp(files) for files in rows["files"]]
-        mark = fingerprint(rows[["id_code", "site"]], channels, stamps)
-        done[plate_name(experiment, plate)] = mark
-        yield PlateImages(experiment, plate, channels, rows.reset_index(drop=True), mark, read, unreadable)
-    yield PackingComplete(done, channels)
+        rows = rows.sort_values(["well", "site"], ignore_index=True)[["id_code", "well", "site", "files"]]
+        stamps = [pictures.stamp(files, checksum) for files in rows["files"]]
+        mark = fingerprint(rows[["id_code", "site"]], pictures.channels, pictures.dtype, stamps)
+        plates.append(PlateImages(str(experiment), str(plate), rows, mark))
+    return PackingPlan(pictures.channels, plates, pictures.read, pictures.dtype)
 
 
-def read_plate(plate: PlateImages, mapper: Callable = map) -> tuple[np.ndarray, pd.DataFrame, list[str]]:
-    """Read all pictures of a plate.
-
-    Args:
-        plate: What to read.
-        mapper: ``map`` or the map of a pool.
-
-    Returns:
-        (S, C, H, W) array in the source's dtype, the table of its rows (id_code, well, site, store_row) and
-        the list of pictures that could not be read.
+def sample_sites(plan: PackingPlan, plates: Sequence[PlateImages]) -> list[np.ndarray]:
+    """A few readable sites, spread over the given plates: what shape, dtype and size on disk are to be expected of all.
 
     Raises:
-        InputError: A picture cannot be read or has another shape or dtype, and the policy is ``error``;
-            or none could be read.
+        InputError: Not one of them can be read.
     """
-
-    def attempt(files: tuple[str, ...]) -> np.ndarray | str:
+    everything = [files for plate in plates for files in plate.sites["files"]]
+    order = np.random.default_rng(0).permutation(len(everything))
+    found, faults = [], []
+    for i in order[: 20 * SAMPLES]:
         try:
-            return plate.read(files)
-        except InputError as error:
-            return str(error)
+            found.append(plan.read(everything[i]))
+        except PictureError as error:
+            faults.append(error)
+        if len(found) == SAMPLES:
+            break
+    if not found:
+        raise InputError(f"none of {len(faults)} sampled pictures can be read; the first: {faults[0]}") from faults[0]
+    return found
 
-    pictures = list(mapper(attempt, plate.sites["files"]))
-    faults = [p for p in pictures if isinstance(p, str)]
-    good = [i for i, p in enumerate(pictures) if not isinstance(p, str)]
-    if good:
-        first = pictures[good[0]]
-        for i in list(good):
-            if pictures[i].shape != first.shape or pictures[i].dtype != first.dtype:
-                good.remove(i)
-                faults.append(
-                    f"{plate.sites['files'].iloc[i][0]}: {pictures[i].dtype} of shape {pictures[i].shape}, expected "
-                    f"{first.dtype} of shape {first.shape} as in the first picture of the plate"
-                )
-    if faults and (plate.unreadable == "error" or not good):
-        raise InputError(
-            f"plate {plate_name(plate.experiment, plate.plate)}: {faults[0]}"
-            + (f" (and {len(faults) - 1} more)" if len(faults) > 1 else "")
-            + "; mend the file or set ingestion.unreadable_images to 'report'"
-        )
-    rows = plate.sites.iloc[good][["id_code", "well", "site"]].reset_index(drop=True)
-    rows["store_row"] = np.arange(len(rows))
-    return np.stack([pictures[i] for i in good]), rows, faults
+
+def expected_form(samples: Sequence[np.ndarray], dtype: str | None) -> tuple[tuple[int, ...], str]:
+    """(C, H, W) and dtype that all sites of the screen must have: the promised dtype, else the commonest."""
+    shape, found = Counter((s.shape, str(s.dtype)) for s in samples).most_common(1)[0][0]
+    return shape, dtype or found
+
+
+def check_form(picture: np.ndarray, files: tuple[str, ...], shape: tuple[int, ...], dtype: str) -> None:
+    """Refuse a site of another shape or dtype than the screen's.
+
+    Raises:
+        PictureError: Names the first file, what it holds and what was expected.
+    """
+    if str(picture.dtype) != dtype:
+        raise PictureError("wrong_dtype", files[0], f"{picture.dtype}, expected {dtype}")
+    if picture.shape != tuple(shape):
+        size, wanted = ("x".join(map(str, s[1:])) for s in (picture.shape, shape))
+        raise PictureError("wrong_shape", files[0], f"{size} px, expected {wanted} px")
+
+
+def describe_site(picture: np.ndarray) -> list[list[Any]]:
+    """Facts of each channel of a (C, H, W) site: lowest and highest value, share of pixels at the top, hash of the pixels.
+
+    The top is the highest value of the dtype or, for 16 bits, of a camera of 10, 12 or 14 bits whose highest value is the
+    picture's own.
+    """
+    facts = []
+    for plane in picture:
+        low, high = int(plane.min()), int(plane.max())
+        top = high in (255, 1023, 4095, 16383, 65535) if plane.dtype == np.uint16 else high == 255
+        share = float(np.count_nonzero(plane == high) / plane.size) if top else 0.0
+        digest = hashlib.blake2b(np.ascontiguousarray(plane).data, digest_size=8).hexdigest()
+        facts.append([low, high, share, digest])
+    return facts
+
+
+def picture_findings(records: Sequence[dict[str, Any]], channels: list[str]) -> list[dict[str, Any]]:
+    """Findings on the pixels of packed plates.
+
+    Args:
+        records: One record a plate, as the image store keeps it: experiment, plate, ``rows`` of (id_code, well, site,
+            store_row), ``facts`` (:func:`describe_site` of each row), ``files`` of each row and ``faults``.
+        channels: Channel names.
+    """
+    found: list[dict[str, Any]] = []
+    first_with: dict[str, str] = {}
+    for record in records:
+        place = {"experiment": record["experiment"], "plate": record["plate"]}
+        found += [{**place, **fault} for fault in record["faults"]]
+        for (_, well, site, _), facts, files in zip(record["rows"], record["facts"], record["files"], strict=True):
+            for c, (low, high, share, digest) in enumerate(facts):
+                file = files[c] if len(files) == len(channels) else files[0]
+                own = {**place, "well": well, "site": site, "channel": channels[c], "file": file}
+                if low == high:
+                    found.append({**own, "finding": "black_image", "detail": f"every pixel is {low}"})
+                    continue
+                if share >= SATURATED_SHARE:
+                    text = f"{share:.0%} of the pixels are {high}"
+                    found.append({**own, "finding": "saturated_image", "detail": text})
+                if digest in first_with:
+                    text = f"the same pixels as {first_with[digest]}"
+                    found.append({**own, "finding": "duplicate_image", "detail": text})
+                first_with.setdefault(digest, file + (f" channel {channels[c]}" if len(files) < len(channels) else ""))
+    return found

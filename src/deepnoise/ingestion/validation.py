@@ -2,31 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Any
 
 import pandas as pd
 
-from deepnoise.errors import InputError, first_few
+from deepnoise.errors import InputError, closest, first_few
+from deepnoise.ingestion.packing import RawPictures
 from deepnoise.tables import WELL_TYPES
 from deepnoise.wells import normalise_well
 
 RAW_COLUMNS = ("experiment", "plate", "well", "cell_type", "well_type", "perturbation", "split", "source")
+EXCLUDED_COLUMNS = ("experiment", "plate", "well", "site", "reason")
+PLACE = ["experiment", "plate", "well"]
 
 
-def validate_wells(raw: pd.DataFrame, target_well_types: Sequence[str]) -> tuple[pd.DataFrame, dict[str, Any]]:
+def validate_wells(
+    raw: pd.DataFrame, target_well_types: Sequence[str], excluded: pd.DataFrame | None = None
+) -> tuple[pd.DataFrame, dict[str, Any], list[dict[str, Any]]]:
     """Turn raw well rows into the table ``wells``.
 
     Args:
         raw: One row a well, columns ``RAW_COLUMNS``; ``source`` names file and line of the row.
         target_well_types: Well types whose perturbation is to be called.
+        excluded: Rows of :data:`EXCLUDED_COLUMNS` and ``source``: plates (no well given), wells (no site given) and sites
+            to be left out.
 
     Returns:
-        The table ``wells`` and the findings that are no error.
+        The table ``wells``, counts, and findings (rows of :func:`deepnoise.ingestion.findings.findings_table`).
 
     Raises:
         InputError: A well name that is none, a well listed twice, an unknown well type, a labelled well
-            without perturbation, or a perturbation that is a treatment here and a control there.
+            without perturbation, a perturbation that is a treatment here and a control there, or an excluded
+            place that the screen does not have.
     """
     if raw.empty:
         raise InputError("the raw tables hold no wells")
@@ -71,10 +79,15 @@ def validate_wells(raw: pd.DataFrame, target_well_types: Sequence[str]) -> tuple
     wells.loc[~labelled & wells["target"], "perturbation"] = None
     wells["perturbation"] = wells["perturbation"].astype("str")
     wells["id_code"] = wells["experiment"] + "_" + wells["plate"] + "_" + wells["well"]
-    seen = set(wells.loc[labelled, "perturbation"].dropna())
-    strange = sorted(set(wells.loc[~labelled, "perturbation"].dropna()) - seen)
+    findings = _exclude(wells, excluded)
+    gone = {(f["experiment"], f["plate"], f["well"]) for f in findings if not f["site"]}
+    wells = wells[[key not in gone for key in wells[PLACE].itertuples(index=False, name=None)]]
+    if wells.empty:
+        raise InputError("the list of excluded wells leaves no well")
+    labelled = wells["split"] == "labelled"
+    findings += _unknown_perturbations(wells) + _missing_wells(wells, gone)
     per_experiment = wells[wells["target"]].groupby("experiment").size()
-    findings = {
+    counts = {
         "wells": int(len(wells)),
         "labelled_targets": int((labelled & wells["target"]).sum()),
         "heldout_targets": int((~labelled & wells["target"]).sum()),
@@ -85,72 +98,145 @@ def validate_wells(raw: pd.DataFrame, target_well_types: Sequence[str]) -> tuple
         "experiments_short_of_targets": {
             str(e): int(per_experiment.max() - n) for e, n in per_experiment.items() if n < per_experiment.max()
         },
-        "perturbations_only_in_heldout": strange,
     }
-    order = ["experiment", "plate", "well"]
-    columns = ["id_code", *order, "cell_type", "well_type", "perturbation", "target", "split"]
-    return wells.sort_values(order, ignore_index=True)[columns], findings
+    columns = ["id_code", *PLACE, "cell_type", "well_type", "perturbation", "target", "split"]
+    return wells.sort_values(PLACE, ignore_index=True)[columns], counts, findings
+
+
+def _exclude(wells: pd.DataFrame, excluded: pd.DataFrame | None) -> list[dict[str, Any]]:
+    """A finding for each well (site 0) and each single site of the list of excluded wells."""
+    found: list[dict[str, Any]] = []
+    for row in (pd.DataFrame() if excluded is None else excluded).itertuples():
+        plate = wells[(wells["experiment"] == row.experiment) & (wells["plate"] == row.plate)]
+        try:
+            members = plate if pd.isna(row.well) else plate[plate["well"] == normalise_well(row.well)]
+            site = 0 if pd.isna(row.site) else int(row.site)
+        except ValueError as error:
+            raise InputError(f"{row.source}: {error}") from error
+        if members.empty:
+            place = f"{row.experiment}/{row.plate}" + ("" if pd.isna(row.well) else f"/{row.well}")
+            hint = closest(row.experiment, wells["experiment"].unique()) if plate.empty else ""
+            raise InputError(
+                f"{row.source}: {place} is no {'plate' if pd.isna(row.well) else 'well'} of this screen.{hint}"
+            )
+        why = "" if pd.isna(row.reason) else str(row.reason)
+        for place in members[PLACE].to_dict("records"):
+            found.append({**place, "finding": "excluded", "site": site, "file": row.source, "detail": why})
+    return found
+
+
+def _unknown_perturbations(wells: pd.DataFrame) -> list[dict[str, Any]]:
+    """Wells of unlabelled plates whose given perturbation (a control's) no labelled plate has."""
+    labelled = wells["split"] == "labelled"
+    known = set(wells.loc[labelled, "perturbation"].dropna())
+    strange = wells[~labelled & wells["perturbation"].notna() & ~wells["perturbation"].isin(known)]
+    return [
+        {
+            "finding": "unknown_perturbation", "experiment": row.experiment, "plate": row.plate, "well": row.well,
+            "file": row.source, "detail": f"{row.perturbation!r} stands on no labelled plate",
+        }
+        for row in strange.itertuples()
+    ] if labelled.any() else []  # fmt: skip
+
+
+def _missing_wells(wells: pd.DataFrame, gone: Set[tuple[str, str, str]]) -> list[dict[str, Any]]:
+    """Wells that most plates have and a plate lacks, though nobody has excluded them."""
+    plates = {key: set(rows) for key, rows in wells.groupby(["experiment", "plate"])["well"]}
+    common = wells["well"].value_counts()
+    usual = sorted(common.index[common > len(plates) / 2])
+    text = "listed on {} of {} plates, not on this one"
+    return [
+        {
+            "finding": "missing_well", "experiment": e, "plate": p, "well": well,
+            "detail": text.format(common[well], len(plates)),
+        }
+        for (e, p), there in plates.items() for well in usual if well not in there and (e, p, well) not in gone
+    ]  # fmt: skip
 
 
 def _well_or_none(name: str) -> str | None:
     try:
         return normalise_well(name)
     except ValueError:
-        return None  # a stray picture: reported among images_without_well
+        return None  # reported as an orphan
 
 
 def match_images(
-    wells: pd.DataFrame, found: pd.DataFrame, channels: list[str], missing_images: str
-) -> tuple[pd.DataFrame, dict[str, Any]]:
+    wells: pd.DataFrame, pictures: RawPictures, excluded: Set[tuple[str, str, str, int]] = frozenset()
+) -> tuple[pd.DataFrame, dict[str, Any], list[dict[str, Any]]]:
     """Join the pictures found with the wells.
 
     Args:
         wells: The table ``wells``.
-        found: One row a site found: experiment, plate, well, site, ``files`` (tuple of names), ``missing``
-            (tuple of channel names without a file).
-        channels: Channel names.
-        missing_images: ``error`` or ``report``.
+        excluded: Places left out on purpose (experiment, plate, well, site; site 0: the whole well): no finding.
+        pictures: The raw pictures: ``found`` has one row a site (experiment, plate, well, site, ``files``, ``missing``).
 
     Returns:
-        The complete sites of known wells (id_code added, in plate order), and findings: missing files are
-        summed up by plate, and listed one by one for plates that have pictures.
+        The complete sites of known wells (id_code added, in plate order), counts, and findings (rows of
+        :func:`deepnoise.ingestion.findings.findings_table`), each with the file's name.
 
     Raises:
-        InputError: With ``missing_images`` = ``error`` where any picture lacks, and always if there is none.
+        InputError: There is not one complete site.
     """
-    found = found.copy()
+    found = pictures.found.copy()
     found["plate"] = found["plate"].astype(str)
+    found["given"] = found["well"]
     found["well"] = [_well_or_none(well) for well in found["well"]]
-    key = ["experiment", "plate", "well"]
-    joined = found.merge(wells[["id_code", *key]], on=key, how="left")
-    orphans = joined[joined["id_code"].isna()]
-    joined = joined.dropna(subset=["id_code"])
-    incomplete = joined[joined["missing"].map(len) > 0]
-    complete = joined[joined["missing"].map(len) == 0]
-    with_pictures = wells["id_code"].isin(joined["id_code"])
-    plates_found = set(zip(joined["experiment"], joined["plate"], strict=True))
-    absent = wells[~with_pictures]
-    by_plate = absent.groupby(["experiment", "plate"]).size()
-    partly = [(e, p) in plates_found for e, p in zip(absent["experiment"], absent["plate"], strict=True)]
-    findings: dict[str, Any] = {
-        "plates_with_images": len(plates_found),
-        "sites_complete": int(len(complete)),
-        "wells_without_images_by_plate": {f"{e}/{p}": int(n) for (e, p), n in by_plate.items()},
-        "wells_without_images": [str(i) for i in absent.loc[partly, "id_code"]],
-        "incomplete_sites": [
-            f"{row.id_code} site {row.site}: no channel {', '.join(row.missing)}" for row in incomplete.itertuples()
-        ],
-        "images_without_well": [str(row.files[0]) for row in orphans.itertuples() if row.files],
-    }
+    findings: list[dict[str, Any]] = [
+        {"finding": "orphan_image", "file": name, "detail": "no place known"} for name in pictures.strays
+    ]
+
+    def report(rows: pd.DataFrame, kind: str, detail: str) -> None:
+        for row in rows.itertuples():
+            place = {
+                "experiment": row.experiment,
+                "plate": row.plate,
+                "well": row.well if isinstance(row.well, str) else "",
+                "site": row.site,
+            }
+            file = next((f for f in row.files if f not in row.missing), row.files[0])
+            findings.append({**place, "finding": kind, "file": file, "detail": detail.format(row=row)})
+
+    if excluded:
+        places = found[[*PLACE, "site"]].itertuples(index=False, name=None)
+        found = found[[place not in excluded and (*place[:3], 0) not in excluded for place in places]]
+    nowhere = found["well"].isna()
+    report(found[nowhere], "orphan_image", "well name {row.given!r} is none")
+    joined = found[~nowhere].merge(wells[["id_code", *PLACE]], on=PLACE, how="left")
+    report(joined[joined["id_code"].isna()], "well_without_metadata", "the well stands in no table")
+    joined = joined.dropna(subset=["id_code"]).sort_values([*PLACE, "site", "given"], ignore_index=True)
+    twice = joined.duplicated(["id_code", "site"])
+    report(joined[twice], "duplicate_image", "a second picture of this site")
+    joined = joined[~twice]
+    for row in joined[joined["missing"].map(len) > 0].itertuples():
+        for file in row.missing:
+            channel = pictures.channels[row.files.index(file)] if len(row.files) == len(pictures.channels) else ""
+            findings.append(
+                {
+                    "finding": "missing_image", "experiment": row.experiment, "plate": row.plate, "well": row.well,
+                    "site": row.site, "channel": channel, "file": file, "detail": "no such file",
+                }
+            )  # fmt: skip
+    if pictures.named_sites:
+        common = joined["site"].value_counts()
+        usual = sorted(common.index[common > joined["id_code"].nunique() / 2])
+        for (e, p, w), there in joined.groupby(PLACE)["site"].agg(set).items():
+            findings += [
+                {"finding": "missing_image", "experiment": e, "plate": p, "well": w, "site": site, "detail": "no file of this site"}
+                for site in usual if site not in there and (e, p, w, site) not in excluded
+            ]  # fmt: skip
+    for row in wells[~wells["id_code"].isin(joined["id_code"])].itertuples():
+        place = {"experiment": row.experiment, "plate": row.plate, "well": row.well}
+        findings.append({**place, "finding": "metadata_without_images", "detail": "no picture found"})
+    complete = joined[joined["missing"].map(len) == 0].drop(columns="given")
     if complete.empty:
         raise InputError(
-            f"no complete picture was found for any of the {len(wells)} wells ({len(incomplete)} sites lack channels "
-            f"of {', '.join(channels)}); check raw_root"
+            f"no complete picture was found for any of the {len(wells)} wells ({len(joined)} sites lack channels "
+            f"of {', '.join(pictures.channels)}); check raw_root"
         )
-    if missing_images == "error" and (len(absent) or len(incomplete)):
-        raise InputError(
-            f"{len(absent)} wells have no pictures ({first_few(findings['wells_without_images_by_plate'], 3)}) and "
-            f"{len(incomplete)} sites lack channels ({first_few(findings['incomplete_sites'], 3)}); "
-            "set ingestion.missing_images to 'report' to leave them out"
-        )
-    return complete.sort_values([*key, "site"], ignore_index=True), findings
+    counts = {
+        "plates_with_images": int(joined.groupby(["experiment", "plate"]).ngroups),
+        "sites_found": len(found),
+        "sites_complete": len(complete),
+    }
+    return complete.reset_index(drop=True), counts, findings

@@ -1,8 +1,9 @@
-"""Exact statistics of raw counts, one pass over the store, and the strategies made from them."""
+"""Exact statistics of raw counts from histograms, and the strategies made from them."""
 
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -12,17 +13,29 @@ from deepnoise.errors import InputError
 logger = logging.getLogger(__name__)
 
 QUANTILES = {"p01": 0.01, "p10": 0.10, "p25": 0.25, "p50": 0.50, "p75": 0.75, "p90": 0.90, "p99": 0.99}
-SCALE_FEATURES = ("std", "gradient", "laplace")
-"""Features that a gain multiplies and an offset leaves alone; all others shift with the offset too."""
+MAD_TO_STD = 1.482602218505602
+"""1 / the third quartile of the standard normal distribution: scaled MAD of a normal distribution is its std."""
 
-STRATEGIES: dict[str, tuple[str, ...] | None] = {
-    "none": None,
-    "global": (),
-    "experiment": ("experiment",),
-    "plate": ("experiment", "plate"),
-    "site": None,
+
+@dataclass(frozen=True)
+class Strategy:
+    """How a picture is normalized: (x - location) / scale."""
+
+    pool: tuple[str, ...] | None  # columns within which pixels are pooled; None: no pooled statistic is used
+    location: str = "mean"
+    scale: str = "std"
+
+
+STRATEGIES: dict[str, Strategy] = {
+    "none": Strategy(None),
+    "site": Strategy(None),
+    "global": Strategy(()),
+    "cell_type": Strategy(("cell_type",)),
+    "experiment": Strategy(("experiment",)),
+    "plate": Strategy(("experiment", "plate")),
+    "percentile": Strategy(("experiment", "plate"), "p01", "p99 - p01"),
+    "robust": Strategy(("experiment", "plate"), "p50", "scaled MAD"),
 }
-"""Strategy -> the columns within which statistics are pooled; None: no pooled statistic is used."""
 
 REFERENCES = {
     "all": ("treatment", "positive_control", "negative_control"),
@@ -31,138 +44,197 @@ REFERENCES = {
 }
 
 
-def measure_sites(pictures: np.ndarray) -> dict[str, np.ndarray]:
-    """Exact sums and intensity features of every picture.
+def histograms(pictures: np.ndarray) -> np.ndarray:
+    """How often each grey level occurs.
 
     Args:
         pictures: (S, C, H, W) uint8 or uint16 raw counts.
 
     Returns:
-        ``total`` and ``total_of_squares`` as (S, C) uint64 (exact: a sum of squares of 16-bit counts fits 2^32
-        pixels), ``n_pixels`` (S, C) int64, and float64 (S, C) features: mean, std, quantiles (nearest rank),
-        ``gradient`` and ``laplace`` (mean absolute first and second difference along both axes, grey levels).
+        (S, C, L) int64, L = 256 or the highest level + 1.
     """
-    sites, channels, height, width = pictures.shape
-    flat = pictures.reshape(sites, channels, -1)
-    n = height * width
-    measured: dict[str, np.ndarray] = {
-        "total": flat.sum(axis=2, dtype=np.uint64),
-        "total_of_squares": np.empty((sites, channels), np.uint64),
-        "n_pixels": np.full((sites, channels), n, np.int64),
-    }
-    quantiles = np.empty((len(QUANTILES), sites, channels))
-    gradient = np.empty((sites, channels))
-    laplace = np.empty((sites, channels))
-    ranks = [round(q * (n - 1)) for q in QUANTILES.values()]
-    for s in range(sites):  # one site at a time: the working memory is that of one site
-        wide = flat[s].astype(np.uint64)
-        measured["total_of_squares"][s] = (wide * wide).sum(axis=1)
-        ordered = np.sort(flat[s], axis=1)
-        quantiles[:, s] = ordered[:, ranks].T
-        signed = pictures[s].astype(np.int32)
-        down, along = np.diff(signed, axis=1), np.diff(signed, axis=2)
-        gradient[s] = (np.abs(down).mean(axis=(1, 2)) + np.abs(along).mean(axis=(1, 2))) / 2
-        laplace[s] = (
-            np.abs(np.diff(down, axis=1)).mean(axis=(1, 2)) + np.abs(np.diff(along, axis=2)).mean(axis=(1, 2))
-        ) / 2
-    measured["mean"], measured["std"] = moments(measured["total"], measured["total_of_squares"], n)
-    measured |= dict(zip(QUANTILES, quantiles, strict=True))
-    measured["gradient"], measured["laplace"] = gradient, laplace
-    return measured
+    sites, channels = pictures.shape[:2]
+    levels = 256 if pictures.dtype == np.uint8 else int(pictures.max(initial=0)) + 1
+    counts = np.empty((sites, channels, levels), np.int64)
+    for s in range(sites):
+        for c in range(channels):
+            counts[s, c] = np.bincount(pictures[s, c].ravel(), minlength=levels)
+    return counts
 
 
-def moments(total: np.ndarray, total_of_squares: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation (divisor n) from exact integer sums; exact until the last division.
+def moments(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation (divisor n) of histograms; exact until the last division.
 
     n * sum(x^2) - sum(x)^2 is formed in whole numbers of any size, so nothing cancels.
-    """
-    whole_total = np.asarray(total).astype(object)
-    whole_squares = np.asarray(total_of_squares).astype(object)
-    variance = (whole_squares * n - whole_total * whole_total).astype(np.float64) / (float(n) * float(n))
-    return (np.asarray(total).astype(np.float64) / n), np.sqrt(variance)
-
-
-def site_table(rows: pd.DataFrame, channels: list[str], measured: dict[str, np.ndarray]) -> pd.DataFrame:
-    """Measurements of one plate as a table, one row a site and channel.
 
     Args:
-        rows: The S rows of ``sites``, in the order of the pictures.
-        channels: C channel names.
-        measured: Result of :func:`measure_sites`.
+        counts: (..., L) int64 counts of the levels 0 to L - 1, together below 2^47 pixels.
+
+    Returns:
+        Two (...) float64 arrays; nan where there is no pixel.
     """
-    sites, count = measured["mean"].shape
-    table = rows.loc[rows.index.repeat(count), ["id_code", "experiment", "plate", "well", "site"]].reset_index(
-        drop=True
+    level = np.arange(counts.shape[-1], dtype=np.int64)
+    n, total = counts.sum(axis=-1), counts @ level
+    high, low = np.divmod(level * level, 1 << 16)  # squares in two parts, so that no sum passes 2^63
+    whole_n, whole_total, upper, lower = (np.asarray(v).astype(object) for v in (n, total, counts @ high, counts @ low))
+    spread = np.asarray((upper * (1 << 16) + lower) * whole_n - whole_total * whole_total, dtype=object).astype(
+        np.float64
     )
-    table["channel"] = np.tile(channels, sites)
-    for name, values in measured.items():
-        table[name] = values.reshape(-1)
-    return table
+    count = np.asarray(n, np.float64)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return total / count, np.sqrt(spread) / count
 
 
-def plate_statistics(measured: pd.DataFrame, wells: pd.DataFrame, strategy: str, reference: str) -> pd.DataFrame:
+def quantiles(counts: np.ndarray, shares: np.ndarray) -> np.ndarray:
+    """Quantiles of histograms by nearest rank: the value at place round(q (n - 1)) of the sorted pixels.
+
+    Args:
+        counts: (..., L) int64.
+        shares: (Q,) in 0 to 1.
+
+    Returns:
+        (..., Q) int64 levels.
+    """
+    reached = np.cumsum(counts, axis=-1).reshape(-1, counts.shape[-1])
+    ranks = np.round(shares[None] * (reached[:, -1:] - 1)).astype(np.int64)
+    levels = np.stack([np.searchsorted(row, rank, side="right") for row, rank in zip(reached, ranks, strict=True)])
+    return levels.reshape(*counts.shape[:-1], len(shares))
+
+
+def scaled_mad(counts: np.ndarray) -> float:
+    """Median absolute deviation from the median (both by nearest rank) of one (L,) histogram, times ``MAD_TO_STD``."""
+    middle = int(quantiles(counts, np.array([0.5]))[0])
+    away = np.bincount(np.abs(np.arange(len(counts)) - middle), weights=counts).astype(np.int64)
+    return MAD_TO_STD * float(quantiles(away, np.array([0.5]))[0])
+
+
+def add_histograms(total: dict[str, np.ndarray], counts: np.ndarray, well_types: np.ndarray) -> None:
+    """Add sites to the histograms of their plate, in place.
+
+    Args:
+        total: Well type -> (C, L) int64, as long as the highest level so far.
+        counts: (S, C, L) of :func:`histograms`.
+        well_types: (S,) names.
+    """
+    for kind in sorted(set(well_types)):
+        new = counts[well_types == kind].sum(axis=0)
+        old = total.get(kind, np.zeros((new.shape[0], 0), np.int64))
+        if old.shape[1] > new.shape[1]:
+            old, new = new, old
+        new[:, : old.shape[1]] += old
+        total[kind] = new
+
+
+def histogram_table(total: dict[str, np.ndarray], key: dict[str, str], channels: list[str]) -> pd.DataFrame:
+    """The rows of ``plate_histograms`` of one plate.
+
+    Args:
+        total: Well type -> (C, L) of :func:`add_histograms`.
+        key: experiment, plate and cell_type.
+        channels: C names.
+
+    Returns:
+        One row a well type and channel; ``levels`` are those that occur, ``counts`` how often.
+    """
+    rows = []
+    for kind, pooled in total.items():
+        for c, channel in enumerate(channels):
+            levels = np.flatnonzero(pooled[c])
+            rows.append({**key, "well_type": kind, "channel": channel, "levels": levels, "counts": pooled[c, levels]})
+    return pd.DataFrame(rows)
+
+
+def _dense(rows: pd.DataFrame) -> np.ndarray:
+    """(L,) sum of the histograms of some rows."""
+    total = np.zeros(1 + max(int(levels[-1]) for levels in rows["levels"]), np.int64)
+    for levels, counts in zip(rows["levels"], rows["counts"], strict=True):
+        total[np.asarray(levels)] += np.asarray(counts)
+    return total
+
+
+def plate_statistics(
+    plate_histograms: pd.DataFrame,
+    wells: pd.DataFrame,
+    strategy: str,
+    reference: str,
+    scale_floor: float = 1.0,
+    illumination: str = "none",
+) -> pd.DataFrame:
     """The table ``plate_statistics`` of one strategy (method: section 2).
 
     Args:
-        measured: Rows of :func:`site_table` of all plates.
+        plate_histograms: The table ``plate_histograms``.
         wells: The table ``wells``.
-        strategy: Key of ``STRATEGIES``. ``none`` gives mean 0 and std 1; ``site`` keeps the plate's statistics
+        strategy: Key of ``STRATEGIES``. ``none`` gives location 0 and scale 1; ``site`` keeps the plate's statistics
             for information, the pictures being normalized by their own.
         reference: Key of ``REFERENCES``: the wells the statistics are taken from.
+        scale_floor: Grey levels: the least scale of ``percentile`` and ``robust``, and the scale of a constant channel.
+        illumination: How the pictures behind the histograms were corrected; written into the table.
 
     Returns:
-        One row a plate and channel, whatever the strategy, so that a new plate brings its own rows.
+        One row a plate and channel, whatever the strategy, so that a new plate brings its own rows: mean, std,
+        quantiles and scaled MAD of the pool, and the location and scale that normalize.
 
     Raises:
-        InputError: A pool (plate, experiment) holds no reference well with pictures.
+        InputError: A pool (plate, experiment, cell type) holds no reference well with pictures.
     """
-    members = wells.loc[wells["well_type"].isin(REFERENCES[reference]), "id_code"]
-    used = measured[measured["id_code"].isin(members)]
-    pooled_by = STRATEGIES[strategy]
-    within = ["experiment", "plate"] if pooled_by is None else list(pooled_by)
-    sums = ["total", "total_of_squares", "n_pixels"]
-    if strategy == "global":
+    chosen = STRATEGIES[strategy]
+    within = ["experiment", "plate"] if chosen.pool is None else list(chosen.pool)
+    used = plate_histograms[plate_histograms["well_type"].isin(REFERENCES[reference])]
+    across = strategy in ("global", "cell_type")
+    if across:
         # held-out plates do not decide the statistics that training sees
-        labelled = set(wells.loc[wells["split"] == "labelled", "id_code"])
-        used = used[used["id_code"].isin(labelled)]
-    used = used.astype(dict.fromkeys(sums, object))  # whole numbers of any size: sums over a screen exceed 64 bits
-    pooled = used.groupby([*within, "channel"], sort=True)[sums].sum().reset_index()
-    mean, std = [], []
-    for row in pooled.itertuples():
-        m, s = moments(np.array([row.total], object), np.array([row.total_of_squares], object), row.n_pixels)
-        mean.append(m[0])
-        std.append(s[0])
-    pooled["mean"], pooled["std"] = mean, std
-    plates = measured[["experiment", "plate", "channel"]].drop_duplicates()
+        labelled = wells.loc[wells["split"] == "labelled", ["experiment", "plate"]].drop_duplicates()
+        used = used.merge(labelled, on=["experiment", "plate"])
+    rows = []
+    for names, group in used.groupby([*within, "channel"], sort=True):
+        counts = _dense(group)
+        mean, std = moments(counts)
+        at = dict(zip(QUANTILES, quantiles(counts, np.array(list(QUANTILES.values()))).astype(float), strict=True))
+        pool = {
+            "mean": float(mean),
+            "std": float(std),
+            **at,
+            "scaled_mad": scaled_mad(counts),
+            "n_pixels": int(counts.sum()),
+        }
+        rows.append(dict(zip([*within, "channel"], names, strict=True)) | pool)
+    measured = ["mean", "std", *QUANTILES, "scaled_mad", "n_pixels"]
+    pooled = pd.DataFrame(rows, columns=[*within, "channel", *measured])
+    plates = plate_histograms[["experiment", "plate", "cell_type", "channel"]].drop_duplicates()
     table = plates.merge(pooled, on=[*within, "channel"], how="left")
     lacking = table["mean"].isna()
     if lacking.any():
         row = table[lacking].iloc[0]
         raise InputError(
-            f"plate {row['experiment']}/{row['plate']} has no pictures of reference wells ({reference}); "
-            "set normalization.reference to 'all' or leave the plate out"
+            f"plate {row['experiment']}/{row['plate']} has no pictures of reference wells ({reference}) in its pool ({strategy}); "
+            "set normalization.reference to 'all', normalization.strategy to 'plate', or leave the plate out"
         )
-    flat = table["std"] == 0
-    if flat.any():
-        row = table[flat].iloc[0]
+    scale = {"std": table["std"], "p99 - p01": table["p99"] - table["p01"], "scaled MAD": table["scaled_mad"]}[
+        chosen.scale
+    ]
+    low = scale == 0 if chosen.scale == "std" else scale < scale_floor
+    if low.any():
+        row = table[low].iloc[0]
         logger.warning(
-            "channel %s of plate %s/%s is constant (%s such channels): it is only shifted, not scaled",
-            row["channel"], row["experiment"], row["plate"], int(flat.sum()),
+            "channel %s of plate %s/%s: its %s is %.3g, raised to normalization.scale_floor = %s (%s such channels)",
+            row["channel"], row["experiment"], row["plate"], chosen.scale, scale[low].iloc[0], scale_floor, int(low.sum()),
         )  # fmt: skip
-        table.loc[flat, "std"] = 1.0
+    table["location"], table["scale"] = table[chosen.location], scale.mask(low, scale_floor)
     if strategy == "none":
-        table["mean"], table["std"] = 0.0, 1.0
-    table["strategy"], table["reference"] = strategy, reference
-    # where no experiment is withheld, the pool of "global" holds pictures of plates that folds leave out
-    transductive = strategy == "global" and not (wells["split"] == "heldout").any()
+        table["location"], table["scale"] = 0.0, 1.0
+    table["strategy"], table["reference"], table["illumination"] = strategy, reference, illumination
+    # where no experiment is withheld, the pool of a strategy across plates holds pictures of plates that folds leave out
+    transductive = across and not (wells["split"] == "heldout").any()
     table["tier"] = "T1" if transductive and reference == "all" else tier_of(strategy, reference)
-    columns = ["experiment", "plate", "channel", "mean", "std", "n_pixels", "strategy", "reference", "tier"]
-    return table[columns].sort_values(["experiment", "plate"], kind="stable", ignore_index=True)
+    order = ["experiment", "plate", "channel", "location", "scale", *measured]
+    order += ["strategy", "reference", "illumination", "tier"]
+    return table[order].sort_values(["experiment", "plate"], kind="stable", ignore_index=True)
 
 
 def tier_of(strategy: str, reference: str) -> str:
     """Tier of knowledge (method: section 7) of a picture normalized this way."""
-    if STRATEGIES[strategy] in (None, ()):
+    if STRATEGIES[strategy].pool in (None, (), ("cell_type",)):
         return "T0"
     return "T1" if reference == "all" else "T1c"
 
@@ -170,36 +242,3 @@ def tier_of(strategy: str, reference: str) -> str:
 def statistics_of_plates(statistics: pd.DataFrame, plates: list[str]) -> pd.DataFrame:
     """The rows of ``plate_statistics`` of some plates, named ``<experiment>/<plate>``."""
     return statistics[(statistics["experiment"] + "/" + statistics["plate"]).isin(plates)].reset_index(drop=True)
-
-
-def normalise_features(features: pd.DataFrame, statistics: pd.DataFrame) -> pd.DataFrame:
-    """Intensity features as they would be measured on normalized pictures.
-
-    Exact, since (x - mean) / std moves means and quantiles alike and divides spreads.
-
-    Args:
-        features: The table ``site_features``.
-        statistics: The table ``plate_statistics``.
-
-    Returns:
-        A wide table, one row a site: id_code, experiment, plate, well, site, then ``<feature>_<channel>``.
-    """
-    per_site = bool((statistics["strategy"] == "site").any())
-    joined = features.merge(
-        statistics[["experiment", "plate", "channel", "mean", "std"]],
-        on=["experiment", "plate", "channel"],
-        how="left",
-        suffixes=("", "_reference"),
-    )
-    if joined["std_reference"].isna().any():
-        row = joined[joined["std_reference"].isna()].iloc[0]
-        raise InputError(f"plate {row['experiment']}/{row['plate']} has no statistics; run normalization")
-    mean = (joined["mean"] if per_site else joined["mean_reference"]).to_numpy(copy=True)
-    std = (joined["std"].replace(0, 1) if per_site else joined["std_reference"]).to_numpy(copy=True)
-    values = {name: (joined[name].to_numpy() - mean) / std for name in ("mean", *QUANTILES)}
-    values |= {name: joined[name].to_numpy() / std for name in SCALE_FEATURES}
-    key = ["id_code", "experiment", "plate", "well", "site"]
-    long = joined[[*key, "channel"]].assign(**values)
-    wide = long.pivot(index=key, columns="channel", values=list(values))
-    wide.columns = [f"{feature}_{channel}" for feature, channel in wide.columns]
-    return wide.reset_index()

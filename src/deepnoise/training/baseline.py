@@ -8,15 +8,14 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from deepnoise.tables import SCHEMAS, SCORE, natural_order, prefixed
+from deepnoise.tables import FEATURE, SCHEMAS, SCORE, natural_order, prefixed
 
 
 def score_hand_features(features: pd.DataFrame, wells: pd.DataFrame, folds: pd.DataFrame, tier: str) -> pd.DataFrame:
     """Train on the labelled target sites of each fold, score its held-out and validation target sites.
 
     Args:
-        features: Wide normalized features of
-            :func:`deepnoise.normalization.statistics.normalise_features`.
+        features: The table ``normalized_features``.
         wells: The table ``wells``.
         folds: The table ``folds``.
         tier: Tier of the normalization.
@@ -24,7 +23,7 @@ def score_hand_features(features: pd.DataFrame, wells: pd.DataFrame, folds: pd.D
     Returns:
         A table with the schema ``site_logits``.
     """
-    names = [c for c in features.columns if c not in ("id_code", "experiment", "plate", "well", "site")]
+    names = [c for c in features.columns if str(c).startswith(FEATURE)]
     joined = features.merge(wells.loc[wells["target"], ["id_code", "perturbation"]], on="id_code")
     parts = []
     for fold, plates in folds.groupby("fold"):

@@ -32,13 +32,15 @@ class Batch:
 
     index: np.ndarray  # (B,) rows of the site table
     pictures: torch.Tensor  # (B, C, H, W) uint8 or int32 raw counts
-    mean: torch.Tensor  # (B, C) float32
-    std: torch.Tensor  # (B, C) float32
+    location: torch.Tensor  # (B, C) float32
+    scale: torch.Tensor  # (B, C) float32
 
     def to(self, device: torch.device) -> Batch:
         """The batch on another device."""
-        pictures, mean, std = (t.to(device, non_blocking=True) for t in (self.pictures, self.mean, self.std))
-        return Batch(self.index, pictures, mean, std)
+        pictures, location, scale = (
+            t.to(device, non_blocking=True) for t in (self.pictures, self.location, self.scale)
+        )
+        return Batch(self.index, pictures, location, scale)
 
 
 class SitePictures:
@@ -69,7 +71,7 @@ class SitePictures:
         indexed = statistics.set_index([*key, "channel"]).sort_index()
         try:
             wanted = [(e, p, c) for e, p in self._plates for c in store.channels]
-            values = indexed.loc[wanted, ["mean", "std"]].to_numpy(np.float32)
+            values = indexed.loc[wanted, ["location", "scale"]].to_numpy(np.float32)
         except KeyError as error:
             raise InputError(f"plate_statistics lacks {error}; run normalization on this screen") from error
         self._statistics = values.reshape(len(self._plates), len(store.channels), 2)
@@ -116,23 +118,23 @@ class SitePictures:
 def normalise(
     batch: Batch, strategy: str, jitter: float = 0.0, generator: torch.Generator | None = None
 ) -> torch.Tensor:
-    """(x - mean) / std per picture and channel, on the batch's device (method: section 2).
+    """(x - location) / scale per picture and channel, on the batch's device (method: section 2).
 
     Args:
         batch: Raw counts and statistics.
         strategy: With ``site`` a picture's own mean and std replace the plate's.
-        jitter: Mean and std are each multiplied by an independent U(1 - jitter, 1 + jitter).
+        jitter: Location and scale are each multiplied by an independent U(1 - jitter, 1 + jitter).
         generator: CPU source of the jitter.
 
     Returns:
         (B, C, H, W) float32.
     """
     pictures = batch.pictures.float()
-    mean, std = batch.mean, batch.std
+    location, scale = batch.location, batch.scale
     if strategy == "site":
-        std, mean = torch.std_mean(pictures, dim=(2, 3), correction=0)
-        std = std.clamp_min(1e-6)
+        scale, location = torch.std_mean(pictures, dim=(2, 3), correction=0)
+        scale = scale.clamp_min(1e-6)
     if jitter > 0:
-        factor = 1 + jitter * (2 * torch.rand(2, *mean.shape, generator=generator) - 1).to(pictures.device)
-        mean, std = mean * factor[0], std * factor[1]
-    return (pictures - mean[..., None, None]) / std[..., None, None]
+        factor = 1 + jitter * (2 * torch.rand(2, *location.shape, generator=generator) - 1).to(pictures.device)
+        location, scale = location * factor[0], scale * factor[1]
+    return (pictures - location[..., None, None]) / scale[..., None, None]

@@ -154,7 +154,9 @@ class Trainer:
             "image_size": list(self.labelled.batch(np.array([0])).pictures.shape[2:]),
             "classes": view.classes,
             "targets": view.targets,
-            "normalization": {"strategy": self.strategy, "reference": str(statistics["reference"].iloc[0])},
+            "normalization": {
+                part: str(statistics[part].iloc[0]) for part in ("strategy", "reference", "illumination")
+            },
             "tier": tier_of_training(
                 str(statistics["tier"].iloc[0]), parameters.unlabelled_source, parameters.mean_teacher.pseudo_labels
             ),

@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from deepnoise.normalization.illumination import corrected_store
 from deepnoise.parameters import InferenceParameters
 from deepnoise.training.model import TrainedModel
 
@@ -13,6 +14,7 @@ from deepnoise.training.model import TrainedModel
 def predict_sites(
     teacher: dict[int, TrainedModel],
     image_store: Any,
+    illumination_fields: pd.DataFrame,
     sites: pd.DataFrame,
     wells: pd.DataFrame,
     folds: pd.DataFrame,
@@ -23,7 +25,7 @@ def predict_sites(
     from deepnoise.inference.prediction import predict_folds
 
     return predict_folds(
-        teacher, image_store, sites, wells, folds, plate_statistics,
+        teacher, corrected_store(image_store, illumination_fields), sites, wells, folds, plate_statistics,
         views=parameters.views, batch_size=parameters.batch_size, device_name=parameters.device,
     )  # fmt: skip
 

@@ -11,7 +11,16 @@ def create_pipeline() -> Pipeline:
         [
             Node(
                 nodes.predict_sites,
-                ["teacher", "image_store", "sites", "wells", "folds", "plate_statistics", "params:inference"],
+                [
+                    "teacher",
+                    "image_store",
+                    "illumination_fields",
+                    "sites",
+                    "wells",
+                    "folds",
+                    "plate_statistics",
+                    "params:inference",
+                ],
                 ["site_logits", "site_embeddings"],
                 name="predict_sites",
             ),

@@ -3,73 +3,95 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from deepnoise.ingestion import design, packing, validation
+from deepnoise.ingestion import design, findings, packing, validation
 from deepnoise.parameters import IngestionParameters
 
 logger = logging.getLogger(__name__)
 
 
-def validate_wells(raw_wells: pd.DataFrame, parameters: IngestionParameters) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Check the raw tables and bring well names into one form."""
-    wells, findings = validation.validate_wells(raw_wells, parameters.target_well_types)
+def validate_wells(
+    raw_wells: pd.DataFrame, excluded_wells: pd.DataFrame, parameters: IngestionParameters
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Check the raw tables, bring well names into one form, drop the wells that a person has excluded."""
+    wells, counts, found = validation.validate_wells(raw_wells, parameters.target_well_types, excluded_wells)
     logger.info(
         "tables: %s labelled, %s held-out and %s control wells on %s plates",
-        *(f"{findings[k]:,}" for k in ("labelled_targets", "heldout_targets", "controls", "plates")),
+        *(f"{counts[k]:,}" for k in ("labelled_targets", "heldout_targets", "controls", "plates")),
     )
-    return wells, findings
+    table = findings.findings_table(found, parameters.findings.model_dump())
+    findings.stop_on_errors(table)
+    return wells, {"counts": counts, "findings": table}
 
 
 def match_images(
-    raw_images: Any, wells: pd.DataFrame, parameters: IngestionParameters
+    raw_images: packing.RawPictures,
+    wells: pd.DataFrame,
+    table_findings: dict[str, Any],
+    parameters: IngestionParameters,
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Find the pictures of every well."""
-    return validation.match_images(wells, raw_images.found, raw_images.channels, parameters.missing_images)
+    known = table_findings["findings"]
+    excluded = findings.excluded_sites(known[known["finding"] == "excluded"])
+    matched, counts, found = validation.match_images(wells, raw_images, excluded)
+    table = findings.findings_table(found, parameters.findings.model_dump())
+    findings.stop_on_errors(table)  # what the listing shows is told before hours of packing
+    return matched, {"counts": counts, "findings": pd.concat([known, table], ignore_index=True)}
 
 
 def pack_images(
-    raw_images: Any, matched_images: pd.DataFrame, parameters: IngestionParameters
-) -> Iterator[packing.PlateImages | packing.PackingComplete]:
-    """Hand plate after plate to the store, which reads what it lacks."""
-    yield from packing.plan_packing(
-        matched_images, raw_images.channels, raw_images.stamp, raw_images.read, parameters.unreadable_images
-    )
+    raw_images: packing.RawPictures, matched_images: pd.DataFrame, parameters: IngestionParameters
+) -> packing.PackingPlan:
+    """Hand the plates to the store, which reads what it lacks."""
+    return packing.plan_packing(matched_images, raw_images, parameters.checksum)
 
 
-def list_sites(
-    image_store: Any, wells: pd.DataFrame, table_findings: dict[str, Any], image_findings: dict[str, Any]
+def report_findings(
+    image_store: Any, table_findings: dict[str, Any], image_findings: dict[str, Any], parameters: IngestionParameters
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """The usable sites, and all findings in one report."""
-    sites = image_store.rows()
-    sites = sites[sites["id_code"].isin(wells["id_code"])].sort_values(
-        ["experiment", "plate", "store_row"], ignore_index=True
-    )
-    first = next(iter(image_store.plates.values()))
-    packed = {
-        "sites": len(sites),
+    """Everything that is wrong with the screen: a row each, and summed up."""
+    found = packing.picture_findings(image_store.records(), image_store.channels)
+    pixels = findings.findings_table(found, parameters.findings.model_dump())
+    table = pd.concat([image_findings["findings"], pixels], ignore_index=True)
+    store = {
+        "plates": len(image_store.plates),
+        "sites": sum(plate["sites"] for plate in image_store.plates.values()),
         "channels": image_store.channels,
-        "image_size": first["shape"][2:],
-        "dtype": first["dtype"],
-        "unreadable": image_store.unreadable,
+        "image_size": list(image_store.shape[1:]),
+        "dtype": image_store.dtype,
     }
-    lists = ("incomplete_sites", "images_without_well")
-    faults = len(packed["unreadable"]) + sum(len(image_findings[name]) for name in lists)
-    faults += sum(image_findings["wells_without_images_by_plate"].values())
-    every = [
-        *packed["unreadable"],
-        *(text for name in (*lists, "wells_without_images") for text in image_findings[name]),
-    ]
-    named = [f" (first: {text})" for text in every[:1]]
+    size = "x".join(map(str, store["image_size"]))
     logger.info(
-        "packed %s sites of %s plates (%s channels, %s px, %s); %s",
-        f"{len(sites):,}", len(image_store.plates), len(image_store.channels), "x".join(map(str, packed["image_size"])), packed["dtype"],
-        f"{faults} findings{named[0] if named else ''}, see ingestion_report" if faults else "no findings",
+        "packed %s sites of %s plates (%s channels, %s px, %s)",
+        f"{store['sites']:,}", store["plates"], len(store["channels"]), size, store["dtype"],
     )  # fmt: skip
-    return sites, {"tables": table_findings, "images": image_findings, "store": packed}
+    for row in table.drop_duplicates("finding").itertuples():
+        count = int((table["finding"] == row.finding).sum())
+        logger.warning("%s findings, policy %s; the first: %s", f"{count:,}", row.policy, findings.name_of(row))
+    summary = findings.summarise(table)
+    return table, {
+        "tables": table_findings["counts"],
+        "images": image_findings["counts"],
+        "store": store,
+        "findings": summary,
+    }
+
+
+def list_sites(image_store: Any, wells: pd.DataFrame, ingestion_findings: pd.DataFrame) -> pd.DataFrame:
+    """The usable sites: packed, and not left out by a finding."""
+    findings.stop_on_errors(ingestion_findings)
+    sites = image_store.rows()
+    out = findings.excluded_sites(ingestion_findings)
+    keep = [
+        (e, p, w, s) not in out and (e, p, w, 0) not in out
+        for e, p, w, s in sites[findings.PLACE].itertuples(index=False)
+    ]
+    sites = sites[np.array(keep, bool) & sites["id_code"].isin(wells["id_code"]).to_numpy()]
+    return sites.sort_values(["experiment", "plate", "store_row"], ignore_index=True)
 
 
 def audit_design(wells: pd.DataFrame) -> dict[str, Any]:

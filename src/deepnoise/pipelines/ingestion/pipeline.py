@@ -1,4 +1,4 @@
-"""raw_wells, raw_images -> wells, sites, image_store, ingestion_report, design_audit, folds."""
+"""raw_wells, raw_images -> wells, image_store, ingestion_findings -> sites; wells -> design_audit -> folds."""
 
 from kedro.pipeline import Node, Pipeline
 
@@ -11,7 +11,7 @@ def create_pipeline() -> Pipeline:
         [
             Node(
                 nodes.validate_wells,
-                ["raw_wells", "params:ingestion"],
+                ["raw_wells", "excluded_wells", "params:ingestion"],
                 ["wells", "table_findings"],
                 name="validate_wells",
             ),
@@ -19,7 +19,7 @@ def create_pipeline() -> Pipeline:
             Node(nodes.make_folds, ["wells", "design_audit", "params:ingestion"], "folds", name="make_folds"),
             Node(
                 nodes.match_images,
-                ["raw_images", "wells", "params:ingestion"],
+                ["raw_images", "wells", "table_findings", "params:ingestion"],
                 ["matched_images", "image_findings"],
                 name="match_images",
             ),
@@ -30,11 +30,12 @@ def create_pipeline() -> Pipeline:
                 name="pack_images",
             ),
             Node(
-                nodes.list_sites,
-                ["image_store", "wells", "table_findings", "image_findings"],
-                ["sites", "ingestion_report"],
-                name="list_sites",
+                nodes.report_findings,
+                ["image_store", "table_findings", "image_findings", "params:ingestion"],
+                ["ingestion_findings", "ingestion_report"],
+                name="report_findings",
             ),
+            Node(nodes.list_sites, ["image_store", "wells", "ingestion_findings"], "sites", name="list_sites"),
         ],
         namespace="ingestion",
         prefix_datasets_with_namespace=False,

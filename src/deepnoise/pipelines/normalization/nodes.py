@@ -3,48 +3,126 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pandas as pd
-from tqdm import tqdm
+from matplotlib.figure import Figure
 
 from deepnoise.evaluation.probes import probe_experiment
-from deepnoise.normalization import statistics
+from deepnoise.normalization import features, figures, illumination, position, quality, statistics
 from deepnoise.parameters import NormalizationParameters
+from deepnoise.progress import progress
+from deepnoise.tables import FEATURE, SCHEMAS
 
 logger = logging.getLogger(__name__)
+BLOCK_BYTES = 32_000_000
+"""Raw counts that are read at a time."""
 
 
-def measure_sites(image_store: Any, sites: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """One pass over the store: exact sums, and intensity features, of every site and channel."""
-    parts = []
-    for (experiment, plate), rows in tqdm(
-        sites.groupby(["experiment", "plate"]), unit=" plates", desc="measuring", disable=None
-    ):
-        measured = statistics.measure_sites(image_store.read(experiment, plate, rows["store_row"].to_numpy()))
-        parts.append(statistics.site_table(rows, image_store.channels, measured))
-    table = pd.concat(parts, ignore_index=True)
-    sums = ["total", "total_of_squares", "n_pixels"]
-    return table.drop(columns=sums), table[["id_code", "experiment", "plate", "channel", *sums]]
+def read_blocks(store: Any, rows: pd.DataFrame, bar: Any) -> Iterator[tuple[pd.DataFrame, np.ndarray]]:
+    """The pictures of one plate's sites, in blocks that bound the memory."""
+    start, size = 0, 1
+    while start < len(rows):
+        block = rows.iloc[start : start + size]
+        pictures = store.read(rows["experiment"].iloc[0], rows["plate"].iloc[0], block["store_row"].to_numpy())
+        yield block, pictures
+        start += len(block)
+        size = max(1, BLOCK_BYTES // pictures[0].nbytes)
+        bar.update(len(block))
+
+
+def estimate_illumination(
+    image_store: Any, sites: pd.DataFrame, parameters: NormalizationParameters
+) -> tuple[pd.DataFrame, Figure]:
+    """The flat field of each plate and channel, where it is asked for."""
+    channels = image_store.channels
+    table = SCHEMAS["illumination_fields"].empty()
+    if parameters.illumination == "flat_field":
+        parts = []
+        with progress("illumination", len(sites), "sites") as bar:
+            for (experiment, plate), rows in sites.groupby(["experiment", "plate"]):
+                blocks = [illumination.block_means(pictures) for _, pictures in read_blocks(image_store, rows, bar)]
+                field = illumination.estimate_field(np.concatenate(blocks))
+                parts.append(illumination.field_table(field, experiment, plate, channels))
+        table = pd.concat(parts, ignore_index=True)
+        logger.info(
+            "illumination: fields of %s plates, %.2f to %.2f", len(parts), table["gain"].min(), table["gain"].max()
+        )
+    return table, figures.draw_fields(table, channels)
+
+
+def measure_sites(
+    image_store: Any, illumination_fields: pd.DataFrame, sites: pd.DataFrame, wells: pd.DataFrame
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """One pass over the store: features of every site and channel, and the exact histograms of every plate."""
+    store = illumination.corrected_store(image_store, illumination_fields)
+    kinds = wells.set_index("id_code")[["well_type", "cell_type"]]
+    parts, levels = [], []
+    with progress("measuring", len(sites), "sites") as bar:
+        for (experiment, plate), rows in sites.groupby(["experiment", "plate"]):
+            total: dict[str, np.ndarray] = {}
+            for block, pictures in read_blocks(store, rows, bar):
+                counts = statistics.histograms(pictures)
+                parts.append(features.site_table(block, store.channels, features.measure_sites(pictures, counts)))
+                statistics.add_histograms(total, counts, kinds.loc[block["id_code"], "well_type"].to_numpy())
+            key = {
+                "experiment": experiment,
+                "plate": plate,
+                "cell_type": kinds.loc[rows["id_code"].iloc[0], "cell_type"],
+            }
+            levels.append(statistics.histogram_table(total, key, store.channels))
+    return pd.concat(parts, ignore_index=True), pd.concat(levels, ignore_index=True)
 
 
 def compute_statistics(
-    site_sums: pd.DataFrame, wells: pd.DataFrame, parameters: NormalizationParameters
+    plate_histograms: pd.DataFrame, wells: pd.DataFrame, parameters: NormalizationParameters
 ) -> pd.DataFrame:
     """The statistics of the chosen strategy, a row a plate and channel."""
-    return statistics.plate_statistics(site_sums, wells, parameters.strategy, parameters.reference)
+    return statistics.plate_statistics(
+        plate_histograms,
+        wells,
+        parameters.strategy,
+        parameters.reference,
+        parameters.scale_floor,
+        parameters.illumination,
+    )
 
 
-def probe_pixels(site_features: pd.DataFrame, plate_statistics: pd.DataFrame, wells: pd.DataFrame) -> dict[str, Any]:
+def normalise_features(
+    site_features: pd.DataFrame, plate_statistics: pd.DataFrame, parameters: NormalizationParameters
+) -> pd.DataFrame:
+    """Hand features as normalized pictures would give them; without row and column effects where that is asked for."""
+    normalized = features.normalise_features(site_features, plate_statistics)
+    if parameters.position_correction == "median_polish":
+        normalized = position.correct_positions(normalized)
+    return normalized
+
+
+def check_plates(site_features: pd.DataFrame, wells: pd.DataFrame) -> tuple[pd.DataFrame, Figure, dict[str, Figure]]:
+    """Quality of every plate and channel, and heat maps."""
+    table = quality.check_plates(site_features, wells)
+    flagged = table[table["flags"] != ""]
+    plates = flagged.groupby(["experiment", "plate"]).ngroups
+    logger.info(
+        "plate QC: %s of %s plates have flags, see plate_qc%s", plates, table.groupby(["experiment", "plate"]).ngroups,
+        "".join(f"; {r.experiment}/{r.plate} {r.channel}: {r.flags}" for r in flagged.head(1).itertuples()),
+    )  # fmt: skip
+    return table, figures.draw_overview(site_features, table), figures.draw_experiments(site_features, table)
+
+
+def probe_pixels(
+    site_features: pd.DataFrame, normalized_features: pd.DataFrame, plate_statistics: pd.DataFrame, wells: pd.DataFrame
+) -> dict[str, Any]:
     """How well intensity features name the experiment, before and after normalization."""
-    raw_like = plate_statistics.assign(mean=0.0, std=1.0, strategy="none")
+    raw = features.normalise_features(site_features, plate_statistics.assign(location=0.0, scale=1.0, strategy="none"))
     kind = wells.set_index("id_code")["cell_type"]
     found: dict[str, Any] = {}
-    for name, table in (("raw", raw_like), ("normalized", plate_statistics)):
-        features = statistics.normalise_features(site_features, table).drop(columns=["plate", "well", "site"])
-        pooled = features.groupby(["id_code", "experiment"]).mean().reset_index()
-        everything = [c for c in pooled.columns if c not in ("id_code", "experiment")]
-        brightness = [c for c in everything if c.startswith(("mean_", "std_"))]
+    for name, table in (("raw", raw), ("normalized", normalized_features)):
+        pooled = table.drop(columns=["plate", "well", "site"]).groupby(["id_code", "experiment"]).mean().reset_index()
+        everything = [c for c in pooled.columns if c.startswith(FEATURE)]
+        brightness = [c for c in everything if c.startswith((f"{FEATURE}mean_", f"{FEATURE}std_"))]
         for part, columns in ((name, brightness), (f"{name}_with_texture", everything)):
             found[part] = probe_experiment(
                 pooled[columns].to_numpy(), pooled["experiment"], pooled["id_code"].map(kind)

@@ -1,4 +1,4 @@
-"""image_store, sites, wells -> measure_sites -> compute_statistics -> plate_statistics; probe_pixels -> pixel_probe."""
+"""image_store -> illumination_fields -> plate_histograms, site_features -> plate_statistics, normalized_features, plate_qc."""
 
 from kedro.pipeline import Node, Pipeline
 
@@ -9,15 +9,41 @@ def create_pipeline() -> Pipeline:
     """The pipeline ``normalization``."""
     return Pipeline(
         [
-            Node(nodes.measure_sites, ["image_store", "sites"], ["site_features", "site_sums"], name="measure_sites"),
+            Node(
+                nodes.estimate_illumination,
+                ["image_store", "sites", "params:normalization"],
+                ["illumination_fields", "illumination_plot"],
+                name="estimate_illumination",
+            ),
+            Node(
+                nodes.measure_sites,
+                ["image_store", "illumination_fields", "sites", "wells"],
+                ["site_features", "plate_histograms"],
+                name="measure_sites",
+            ),
             Node(
                 nodes.compute_statistics,
-                ["site_sums", "wells", "params:normalization"],
+                ["plate_histograms", "wells", "params:normalization"],
                 "plate_statistics",
                 name="compute_statistics",
             ),
             Node(
-                nodes.probe_pixels, ["site_features", "plate_statistics", "wells"], "pixel_probe", name="probe_pixels"
+                nodes.normalise_features,
+                ["site_features", "plate_statistics", "params:normalization"],
+                "normalized_features",
+                name="normalise_features",
+            ),
+            Node(
+                nodes.check_plates,
+                ["site_features", "wells"],
+                ["plate_qc", "plate_qc_plot", "plate_heatmaps"],
+                name="check_plates",
+            ),
+            Node(
+                nodes.probe_pixels,
+                ["site_features", "normalized_features", "plate_statistics", "wells"],
+                "pixel_probe",
+                name="probe_pixels",
             ),
         ],
         namespace="normalization",

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from deepnoise.normalization.statistics import normalise_features
+from deepnoise.normalization.illumination import corrected_store
 from deepnoise.parameters import TrainingParameters
 from deepnoise.tables import SCHEMAS
 from deepnoise.training.model import TrainedModel
@@ -17,17 +17,17 @@ HISTORY = list(SCHEMAS["training_history"].columns)
 
 
 def score_hand_features(
-    site_features: pd.DataFrame, plate_statistics: pd.DataFrame, wells: pd.DataFrame, folds: pd.DataFrame
+    normalized_features: pd.DataFrame, plate_statistics: pd.DataFrame, wells: pd.DataFrame, folds: pd.DataFrame
 ) -> pd.DataFrame:
     """The baseline: intensity features and logistic regression on the same folds."""
     from deepnoise.training.baseline import score_hand_features
 
-    features = normalise_features(site_features, plate_statistics)
-    return score_hand_features(features, wells, folds, str(plate_statistics["tier"].iloc[0]))
+    return score_hand_features(normalized_features, wells, folds, str(plate_statistics["tier"].iloc[0]))
 
 
 def pretrain_student(
     image_store: Any,
+    illumination_fields: pd.DataFrame,
     sites: pd.DataFrame,
     wells: pd.DataFrame,
     folds: pd.DataFrame,
@@ -38,13 +38,15 @@ def pretrain_student(
     """Stage 1 for every fold."""
     from deepnoise.training.folds import pretrain_folds
 
-    models, history = pretrain_folds(image_store, sites, wells, folds, plate_statistics, training_state, parameters)
+    store = corrected_store(image_store, illumination_fields)
+    models, history = pretrain_folds(store, sites, wells, folds, plate_statistics, training_state, parameters)
     return models, pd.DataFrame(history, columns=HISTORY)
 
 
 def train_mean_teacher(
     pretrained: dict[int, TrainedModel],
     image_store: Any,
+    illumination_fields: pd.DataFrame,
     sites: pd.DataFrame,
     wells: pd.DataFrame,
     folds: pd.DataFrame,
@@ -55,8 +57,9 @@ def train_mean_teacher(
     """Stage 2 for every fold."""
     from deepnoise.training.folds import train_mean_teacher_folds
 
+    store = corrected_store(image_store, illumination_fields)
     students, teachers, history = train_mean_teacher_folds(
-        pretrained, image_store, sites, wells, folds, plate_statistics, training_state, parameters
+        pretrained, store, sites, wells, folds, plate_statistics, training_state, parameters
     )
     for fold, teacher in teachers.items():
         score, tier = teacher.facts["validation_t1"], teacher.facts["tier"]

@@ -4,7 +4,16 @@ from kedro.pipeline import Node, Pipeline
 
 from deepnoise.pipelines.training import nodes
 
-SCREEN = ["image_store", "sites", "wells", "folds", "plate_statistics", "training_state", "params:training"]
+SCREEN = [
+    "image_store",
+    "illumination_fields",
+    "sites",
+    "wells",
+    "folds",
+    "plate_statistics",
+    "training_state",
+    "params:training",
+]
 
 
 def create_pipeline() -> Pipeline:
@@ -13,7 +22,7 @@ def create_pipeline() -> Pipeline:
         [
             Node(
                 nodes.score_hand_features,
-                ["site_features", "plate_statistics", "wells", "folds"],
+                ["normalized_features", "plate_statistics", "wells", "folds"],
                 "baseline_logits",
                 name="score_hand_features",
             ),

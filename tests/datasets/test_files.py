@@ -1,0 +1,183 @@
+"""Csv files and pictures: what is good is read as it is, what is damaged names itself in one line."""
+
+import fsspec
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from deepnoise.datasets.files import Folder, SiteFiles, read_csv, read_json, read_picture, write_json
+from deepnoise.errors import InputError, PictureError
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "no such file; expected a csv with columns well, sirna"),
+        (b"", "cannot be read as csv"),
+        (b"well;sirna\nA01;3\n", "'well' is missing.*Is it separated by commas"),
+        (b"well\tsirna\nA01\t3\n", "'well' is missing.*Is it separated by commas"),
+        (b"well,sirnas\nA01,3\n", "'sirna' is missing.*Did you mean 'sirnas'"),
+        (b"\xff\xfe\x00\x80", "cannot be read as csv"),
+    ],
+)
+def test_a_bad_csv_names_itself(tmp_path, content, message):
+    path = tmp_path / "train.csv"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=f"train.csv: .*{message}") as raised:
+        read_csv(path, ["well", "sirna"])
+    assert "\n" not in str(raised.value).strip()
+
+
+def test_a_folder_in_place_of_a_csv_says_so(tmp_path):
+    (tmp_path / "train.csv").mkdir()
+    with pytest.raises(InputError, match="train.csv: a folder, expected a csv"):
+        read_csv(tmp_path / "train.csv", ["well"])
+
+
+def test_a_byte_order_mark_is_ignored_and_gzip_is_read(tmp_path):
+    import gzip
+
+    (tmp_path / "a.csv").write_bytes(b"\xef\xbb\xbfwell\nA01\n")
+    (tmp_path / "b.csv.gz").write_bytes(gzip.compress(b"well\nA02\n"))
+    assert read_csv(tmp_path / "a.csv", ["well"])["well"].tolist() == ["A01"]
+    assert read_csv(tmp_path / "b.csv.gz", ["well"])["well"].tolist() == ["A02"]
+
+
+def write(path, picture):
+    if path.suffix == ".npy":
+        np.save(path, picture)
+    elif path.suffix == ".png":
+        Image.fromarray(picture).save(path)
+    else:
+        tifffile.imwrite(path, picture)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("suffix", ["png", "tif", "npy"])
+def test_pictures_keep_their_counts(tmp_path, dtype, suffix):
+    picture = RNG.integers(0, np.iinfo(dtype).max, (5, 7)).astype(dtype)
+    write(tmp_path / f"a.{suffix}", picture)
+    np.testing.assert_array_equal(read_picture(Folder(tmp_path), f"a.{suffix}"), picture)
+
+
+@pytest.mark.parametrize("compression", [None, "zlib", "lzw"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_tiffs_of_several_channels_come_channel_first_however_they_are_laid_out(tmp_path, dtype, compression):
+    stack = RNG.integers(0, np.iinfo(dtype).max, (3, 6, 8)).astype(dtype)
+    folder = Folder(tmp_path)
+    tifffile.imwrite(tmp_path / "pages.tif", stack, photometric="minisblack", compression=compression)
+    tifffile.imwrite(tmp_path / "ome.tiff", stack, photometric="minisblack", metadata={"axes": "CYX"}, ome=True)
+    tifffile.imwrite(tmp_path / "samples.tif", stack.transpose(1, 2, 0), photometric="rgb", compression=compression)
+    tifffile.imwrite(tmp_path / "planar.tif", stack, photometric="rgb", planarconfig="separate")
+    for name in ("pages.tif", "ome.tiff", "samples.tif", "planar.tif"):
+        np.testing.assert_array_equal(read_picture(folder, name), stack, err_msg=name)
+    np.save(tmp_path / "last.npy", stack.transpose(1, 2, 0))
+    np.testing.assert_array_equal(read_picture(folder, "last.npy"), stack)
+
+
+@pytest.mark.parametrize("compression", ["raw", "tiff_lzw", "tiff_adobe_deflate"])
+def test_tiffs_of_another_writer_are_read(tmp_path, compression):
+    picture = RNG.integers(0, 60_000, (9, 5)).astype(np.uint16)
+    Image.fromarray(picture).save(tmp_path / "p.tif", compression=compression)
+    np.testing.assert_array_equal(read_picture(Folder(tmp_path), "p.tif"), picture)
+
+
+def torn(path, picture):
+    write(path, picture)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "npy"])
+def test_a_torn_picture_names_its_file_in_one_line(tmp_path, suffix):
+    torn(tmp_path / f"torn.{suffix}", RNG.integers(0, 255, (64, 64)).astype(np.uint8))
+    with pytest.raises(PictureError, match=f"torn.{suffix}: cannot be read as a picture") as raised:
+        read_picture(Folder(tmp_path), f"torn.{suffix}")
+    assert raised.value.finding == "unreadable_image" and "\n" not in str(raised.value)
+
+
+def test_strange_pictures_say_what_they_are(tmp_path):
+    (tmp_path / "empty.npy").touch()
+    (tmp_path / "folder.png").mkdir()
+    np.save(tmp_path / "float.npy", np.zeros((4, 4)))
+    np.save(tmp_path / "object.npy", np.array([{"code": 1}], dtype=object), allow_pickle=True)
+    np.save(tmp_path / "deep.npy", np.zeros((2, 2, 2, 2), np.uint8))
+    for name, finding, message in (
+        ("float.npy", "wrong_dtype", "float64, expected uint8 or uint16"),
+        ("object.npy", "unreadable_image", "cannot be read as a picture"),
+        ("gone.png", "missing_image", "no such file"),
+        ("empty.npy", "unreadable_image", "cannot be read as a picture"),
+        ("folder.png", "unreadable_image", "is a folder, expected a picture"),
+        ("deep.npy", "wrong_shape", r"shape \(2, 2, 2, 2\)"),
+    ):
+        with pytest.raises(PictureError, match=f"{name}: {message}") as raised:
+            read_picture(Folder(tmp_path), name)
+        assert raised.value.finding == finding
+
+
+def site(folder, channels, **more):
+    return SiteFiles(Folder(folder), channels, found=None, **more)
+
+
+@pytest.mark.parametrize(
+    ("second", "finding", "message"),
+    [
+        (np.zeros((5, 5), np.uint8), "wrong_shape", r"b.npy: uint8 of shape \(5, 5\), expected one channel of uint8 and shape \(4, 4\) as in a.npy"),
+        (np.zeros((4, 4), np.uint16), "wrong_dtype", "b.npy: uint16"),
+        (np.zeros((4, 4, 2), np.uint8), "unequal_channels", "b.npy: uint8 of shape"),
+    ],
+)  # fmt: skip
+def test_channels_of_one_site_must_agree(tmp_path, second, finding, message):
+    np.save(tmp_path / "a.npy", np.zeros((4, 4), np.uint8))
+    np.save(tmp_path / "b.npy", second)
+    with pytest.raises(PictureError, match=message) as raised:
+        site(tmp_path, ["x", "y"]).read(("a.npy", "b.npy"))
+    assert raised.value.finding == finding
+
+
+def test_a_file_of_all_channels_must_have_as_many_as_the_screen(tmp_path):
+    np.save(tmp_path / "c.npy", np.arange(24, dtype=np.uint16).reshape(2, 4, 3))
+    assert site(tmp_path, list("abc")).read(("c.npy",)).shape == (3, 2, 4)
+    with pytest.raises(PictureError, match="c.npy: 3 channels, expected 2 .a, b.") as raised:
+        site(tmp_path, list("ab")).read(("c.npy",))
+    assert raised.value.finding == "unequal_channels"
+
+
+def test_a_stamp_changes_with_the_file_and_with_checksum_only_with_its_content(tmp_path):
+    import os
+
+    def stamp(checksum):
+        return site(tmp_path, ["x"]).stamp(("a.npy",), checksum)
+
+    np.save(tmp_path / "a.npy", np.zeros((4, 4), np.uint8))
+    by_time, by_content = stamp(False), stamp(True)
+    os.utime(tmp_path / "a.npy", (1, 1))
+    assert stamp(False) != by_time and stamp(True) == by_content
+    np.save(tmp_path / "a.npy", np.ones((4, 4), np.uint8))
+    os.utime(tmp_path / "a.npy", (1, 1))
+    assert stamp(True) != by_content
+
+
+def test_pictures_tables_and_json_behind_a_url(tmp_path):
+    fs = fsspec.filesystem("memory")
+    np.save(tmp_path / "a.npy", np.full((2, 3), 7, np.uint8))
+    fs.pipe("/files/sub/a.npy", (tmp_path / "a.npy").read_bytes())
+    fs.pipe("/files/t.csv", b"well\nB02\n")
+    folder = Folder("memory://files")
+    assert (read_picture(folder, "sub/a.npy") == 7).all() and folder.folders() == ["sub"]
+    assert folder.facts("sub/a.npy")["size"] > 0 and folder.facts("sub/b.npy") is None
+    assert read_csv("memory://files/t.csv", ["well"])["well"].tolist() == ["B02"]
+    write_json("memory://files/x.json", {"a": np.int64(3)})
+    write_json("memory://files/x.json", {"a": np.int64(4)})
+    assert read_json("memory://files/x.json") == {"a": 4} and not fs.exists("/files/x.json.part")
+
+
+def test_damaged_json_names_its_file(tmp_path):
+    (tmp_path / "x.json").write_text('{"a": ')
+    with pytest.raises(InputError, match="x.json: damaged .*delete it to start afresh"):
+        read_json(tmp_path / "x.json")
+    with pytest.raises(TypeError, match="cannot be kept as JSON"):
+        write_json(tmp_path / "y.json", {"a": object()})

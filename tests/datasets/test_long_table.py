@@ -1,0 +1,246 @@
+"""Long tables: columns mapped by templates, files a channel or a site, the mappings of JUMP and BBBC021."""
+
+import gzip
+
+import numpy as np
+import pandas as pd
+import pytest
+import tifffile
+from kedro.config import OmegaConfigLoader
+from kedro.io import DataCatalog, DatasetError
+from PIL import Image
+
+from deepnoise.datasets.files import read_csv
+from deepnoise.datasets.long_table import LongTableDataset, LongTableImagesDataset, LongTableLabelsDataset
+from deepnoise.errors import InputError, PictureError
+from deepnoise.ingestion.validation import match_images, validate_wells
+from tests.conftest import PROJECT
+
+RNG = np.random.default_rng(0)
+
+
+def test_a_long_table_is_mapped_by_templates(cells):
+    wells = LongTableDataset(**cells).load()
+    assert wells[["plate", "well", "perturbation", "well_type"]].to_numpy().tolist() == [
+        ["p1", "B02", "x@0", "negative_control"],
+        ["p1", "C03", "y@15", "treatment"],
+    ]
+    labels = LongTableLabelsDataset(**cells).load()
+    assert labels["id_code"].tolist() == ["Week1_p1_B02", "Week1_p1_C03"]
+    images = LongTableImagesDataset(**cells).load()
+    assert images.found["site"].tolist() == [1, 2, 1] and images.found["missing"].tolist() == [(), (), ("c.npy",)]
+    assert images.read(("a.npy",)).shape == (2, 4, 4)
+
+
+def test_short_well_names_of_the_labels_are_those_of_the_wells(cells):
+    table = pd.read_csv(cells["filepath"])
+    table["well"] = table["well"].str.replace("0", "")
+    table.to_csv(cells["filepath"], index=False)
+    assert LongTableLabelsDataset(**cells).load()["id_code"].tolist() == ["Week1_p1_B02", "Week1_p1_C03"]
+
+
+def test_a_name_may_be_na_but_no_field_may_be_empty(cells):
+    table = pd.read_csv(cells["filepath"])
+    table.assign(compound=["NA"] * 4).to_csv(cells["filepath"], index=False)
+    wells = LongTableDataset(**cells | {"negative_controls": ["NA@0"]}).load()
+    assert wells["perturbation"].tolist() == ["NA@0", "NA@15"]
+    table.assign(compound=["x", "x", None, "x"]).to_csv(cells["filepath"], index=False)
+    with pytest.raises(DatasetError, match="cells.csv line 4: column 'compound' is empty"):
+        LongTableDataset(**cells).load()
+
+
+def test_long_table_errors(cells, tmp_path):
+    with pytest.raises(InputError, match="2 channels, expected 3"):
+        LongTableImagesDataset(**cells | {"channels": ["a", "b", "c"]}).load().read(("a.npy",))
+    with pytest.raises(InputError, match="lack 'well'"):
+        LongTableDataset(**cells | {"columns": {k: v for k, v in cells["columns"].items() if k != "well"}}).load()
+    with pytest.raises(DatasetError, match="'wel' is missing.*Did you mean 'well'"):
+        LongTableDataset(**cells | {"columns": cells["columns"] | {"well": "{wel}"}}).load()
+    with pytest.raises(DatasetError, match="negative control 'X@0' occurs in no row.*Did you mean 'x@0'"):
+        LongTableDataset(**cells | {"negative_controls": ["X@0"]}).load()
+    two = pd.read_csv(cells["filepath"])
+    two.loc[1, "compound"] = "z"
+    two.to_csv(cells["filepath"], index=False)
+    with pytest.raises(DatasetError, match="well Week1/p1/B02 has several perturbations"):
+        LongTableDataset(**cells).load()
+
+
+def catalog_of(env, raw_root, names=("raw_wells", "raw_images", "heldout_labels")):
+    loader = OmegaConfigLoader(
+        str(PROJECT / "conf"), env=env, base_env="base", runtime_params={"raw_root": str(raw_root)}
+    )
+    entries = loader["catalog"]
+    return DataCatalog.from_config({name: entries[name] for name in names})
+
+
+def ingest(catalog, target=("treatment",)):
+    """Wells, matched sites and the pictures of one environment."""
+    wells, _, _ = validate_wells(catalog.load("raw_wells"), target)
+    pictures = catalog.load("raw_images")
+    sites, _, findings = match_images(wells, pictures)
+    return wells, sites, pictures, findings
+
+
+def image(folder, name, dtype):
+    folder.mkdir(parents=True, exist_ok=True)
+    picture = RNG.integers(0, 250, (8, 6)).astype(dtype)
+    if name.endswith(".npy"):
+        np.save(folder / name, picture)
+    elif name.endswith(".png"):
+        Image.fromarray(picture).save(folder / name)
+    else:
+        tifffile.imwrite(folder / name, picture)
+    return picture
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("suffix", ["png", "tif", "npy"])
+def test_the_generic_environment_reads_a_file_a_channel_and_control_types(tmp_path, dtype, suffix):
+    rows, pictures = [], {}
+    for well, kind, name in (("a1", "negcon", "DMSO"), ("r02c03", "", "drug"), ("P24", "poscon", "toxin")):
+        for site in (1, 2):
+            files = [f"{well}_{site}_{channel}.{suffix}" for channel in ("dna", "actin")]
+            pictures[well, site] = np.stack([image(tmp_path / "p", file, dtype) for file in files])
+            rows.append(("E1", "7", well, site, "MCF7", name, kind, *(f"p/{file}" for file in files)))
+    columns = [
+        "experiment",
+        "plate",
+        "well",
+        "site",
+        "cell_type",
+        "perturbation",
+        "control_type",
+        "file_dna",
+        "file_actin",
+    ]
+    pd.DataFrame(rows, columns=columns).to_csv(tmp_path / "images.csv", index=False)
+    wells, sites, read, findings = ingest(catalog_of("long_table", tmp_path))
+    assert wells[["well", "well_type"]].to_numpy().tolist() == [
+        ["A01", "negative_control"],
+        ["B03", "treatment"],
+        ["P24", "positive_control"],
+    ]
+    assert read.channels == ["DNA", "actin"] and findings == [] and sites["site"].tolist() == [1, 2] * 3
+    for row, key in zip(sites.itertuples(), pictures, strict=True):
+        np.testing.assert_array_equal(read.read(row.files), pictures[key])
+
+
+def test_jump_is_a_mapping(tmp_path):
+    """Columns and paths as in the load_data tables of the Cell Painting Gallery, wells as in metadata/well.csv.gz."""
+    channels = ("DNA", "ER", "RNA", "AGP", "Mito")
+    for plate, slash in (("BR00117035", "/"), ("BR00117036", "")):
+        rows = []
+        for well in ("A01", "B02"):
+            for site in (1, 2):
+                row = {"Metadata_Source": "source_4", "Metadata_Batch": "2021_04_26_Batch1", "Metadata_Plate": plate}
+                row |= {"Metadata_Well": well, "Metadata_Site": site}
+                for c, channel in enumerate(channels, start=1):
+                    folder = f"cpg0016-jump/source_4/images/2021_04_26_Batch1/images/{plate}__2021/Images"
+                    row[f"FileName_Orig{channel}"] = f"{well}f{site:02d}p01-ch{c}.tiff"
+                    row[f"PathName_Orig{channel}"] = f"s3://cellpainting-gallery/{folder}{slash}"
+                    image(tmp_path / folder, row[f"FileName_Orig{channel}"], np.uint16)
+                rows.append(row)
+        path = tmp_path / "load_data_csv" / "2021_04_26_Batch1" / plate / "load_data.csv.gz"
+        path.parent.mkdir(parents=True)
+        pd.DataFrame(rows).to_csv(path, index=False)
+    (tmp_path / "metadata").mkdir()
+    known = [
+        ("source_4", plate, well, name)
+        for plate in ("BR00117035", "BR00117036")
+        for well, name in (("A01", "JCP2022_033924"), ("B02", "JCP2022_085227"))
+    ]
+    columns = ["Metadata_Source", "Metadata_Plate", "Metadata_Well", "Metadata_JCP2022"]
+    pd.DataFrame(known, columns=columns).to_csv(tmp_path / "metadata" / "well.csv.gz", index=False)
+    catalog = catalog_of("jump", tmp_path)
+    wells, sites, read, findings = ingest(catalog)
+    assert set(wells["experiment"]) == {"source_4-2021_04_26_Batch1"} and len(wells) == 4 and len(sites) == 8
+    assert wells["well_type"].tolist() == ["negative_control", "treatment"] * 2 and findings == []
+    assert read.read(sites["files"].iloc[0]).shape == (5, 8, 6)
+    with gzip.open(path, "rt") as file:
+        text = file.read().replace("cellpainting-gallery", "elsewhere", 1)
+    path.write_bytes(gzip.compress(text.encode()))
+    with pytest.raises(DatasetError, match="load_data.csv.gz line 2: files.DNA: 's3://elsewhere/.* does not match"):
+        catalog.load("raw_images")
+
+
+def test_the_image_table_of_bbbc021_is_a_mapping(tmp_path):
+    rows = []
+    for plate, well, compound, dose in (
+        ("Week1_22123", "B02", "DMSO", 0.0),
+        ("Week1_22123", "C03", "taxol", 0.3),
+        ("Week2_24121", "B02", "DMSO", 0.0),
+    ):
+        week = plate.split("_")[0]
+        for site in (1, 2):
+            row = {
+                "TableNumber": 1,
+                "ImageNumber": len(rows),
+                "Image_Metadata_Plate_DAPI": plate,
+                "Image_Metadata_Well_DAPI": well,
+            }
+            row |= {"Replicate": 1, "Image_Metadata_Compound": compound, "Image_Metadata_Concentration": dose}
+            for w, channel in ((1, "DAPI"), (2, "Tubulin"), (4, "Actin")):
+                row[f"Image_FileName_{channel}"] = f"{well}_s{site}_w{w}BEDC2073-A983-4B98-95E9-84466707A25D.tif"
+                row[f"Image_PathName_{channel}"] = f"{week}/{plate}"
+                image(tmp_path / week / plate, row[f"Image_FileName_{channel}"], np.uint16)
+            rows.append(row)
+    pd.DataFrame(rows).to_csv(tmp_path / "BBBC021_v1_image.csv", index=False)
+    catalog = catalog_of("bbbc021_images", tmp_path)
+    wells, sites, read, findings = ingest(catalog)
+    assert wells["id_code"].tolist() == ["Week1_Week1_22123_B02", "Week1_Week1_22123_C03", "Week2_Week2_24121_B02"]
+    assert wells["perturbation"].tolist() == ["DMSO@0.0", "taxol@0.3", "DMSO@0.0"] and findings == []
+    assert read.read(sites["files"].iloc[0]).shape == (3, 8, 6) and sites["site"].tolist() == [1, 2] * 3
+    assert catalog.load("heldout_labels")["perturbation"].tolist() == wells["perturbation"].tolist()
+
+
+def test_joined_tables_must_share_a_column_and_have_one_row_each(cells, tmp_path):
+    columns = cells["columns"] | {"cell_type": "{line}"}
+    (tmp_path / "plates.csv").write_text("plate,line\np1,MCF7\np2,U2OS\n")
+    wells = LongTableDataset(**cells | {"columns": columns, "join": ["plates.csv"]}).load()
+    assert set(wells["cell_type"]) == {"MCF7"}
+    (tmp_path / "plates.csv").write_text("plate,line\np1,MCF7\np1,U2OS\n")
+    with pytest.raises(DatasetError, match="plates.csv: line 3 repeats .*expected one row each"):
+        LongTableDataset(**cells | {"columns": columns, "join": ["plates.csv"]}).load()
+    (tmp_path / "plates.csv").write_text("plaque,line\np1,MCF7\n")
+    with pytest.raises(DatasetError, match="plates.csv: shares no column with cells.csv"):
+        LongTableDataset(**cells | {"columns": columns, "join": ["plates.csv"]}).load()
+
+
+def test_unlabelled_rows_may_lack_their_perturbation(cells):
+    table = pd.read_csv(cells["filepath"]).assign(split=["", "", "new", ""])
+    table.loc[2, ["compound", "dose"]] = None
+    table.to_csv(cells["filepath"], index=False)
+    wells = LongTableDataset(**cells | {"heldout": {"split": ["new"]}, "exclude": {}, "negative_controls": []}).load()
+    assert wells["split"].tolist() == ["labelled", "heldout", "labelled"] and wells["perturbation"].isna().tolist() == [
+        0,
+        1,
+        0,
+    ]
+    labels = LongTableLabelsDataset(
+        **cells | {"heldout": {"split": ["new"]}, "exclude": {}, "negative_controls": []}
+    ).load()
+    assert len(labels) == 2
+
+
+def test_a_folder_in_place_of_a_picture_and_a_site_that_is_no_number(cells, tmp_path):
+    (tmp_path / "c.npy").mkdir()
+    images = LongTableImagesDataset(**cells).load()
+    with pytest.raises(PictureError, match="c.npy: is a folder, expected a picture"):
+        images.read(images.found["files"].iloc[2])
+    with pytest.raises(DatasetError, match="site 'a.npy' .cells.csv line 2.; expected a whole number"):
+        LongTableImagesDataset(**cells | {"columns": cells["columns"] | {"site": "{file}"}}).load()
+    with pytest.raises(DatasetError, match="has no 'files'"):
+        LongTableImagesDataset(**cells | {"files": None}).load()
+
+
+def test_many_tables_are_read_as_one(cells, tmp_path):
+    table = read_csv(cells["filepath"], ["file"])
+    for plate, part in table.groupby("plate"):
+        (tmp_path / plate).mkdir()
+        part.to_csv(tmp_path / plate / "cells.csv", index=False)
+    many = cells | {"filepath": str(tmp_path / "p*" / "cells.csv"), "root": str(tmp_path), "exclude": {}}
+    wells = LongTableDataset(**many).load()
+    assert len(wells) == 3 and wells["source"].tolist() == ["cells.csv line 2", "cells.csv line 4", "cells.csv line 2"]
+    assert LongTableImagesDataset(**many).load().found["missing"].map(len).tolist() == [0, 0, 1, 0]
+    with pytest.raises(DatasetError, match="no file matches"):
+        LongTableDataset(**cells | {"filepath": str(tmp_path / "q*" / "cells.csv")}).load()

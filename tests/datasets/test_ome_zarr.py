@@ -1,0 +1,113 @@
+"""OME-Zarr plates written by ome-zarr-py, the ecosystem's own writer, in NGFF 0.4 and 0.5."""
+
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+import zarr
+from kedro.io import DatasetError
+
+from deepnoise.datasets.ome_zarr import OmeZarrImagesDataset
+from deepnoise.errors import PictureError
+from tests.datasets.test_long_table import catalog_of, ingest
+
+ome_zarr_writer = pytest.importorskip("ome_zarr.writer")
+FORMATS = {"0.4": "FormatV04", "0.5": "FormatV05"}
+RNG = np.random.default_rng(0)
+WELLS = ("A/1", "B/3")
+
+
+def write_plate(path, ngff, axes="cyx", shape=(2, 32, 40), dtype=np.uint16, wells=WELLS):
+    """A plate of two sites a well; well -> its pictures."""
+    import ome_zarr.format as formats
+
+    fmt = getattr(formats, FORMATS[ngff])()
+    plate = zarr.open_group(str(path), mode="w", zarr_format=fmt.zarr_format)
+    ome_zarr_writer.write_plate_metadata(plate, ["A", "B"], ["1", "2", "3"], list(wells), fmt=fmt)
+    pictures = {}
+    for well in wells:
+        group = plate.require_group(well)
+        ome_zarr_writer.write_well_metadata(group, ["0", "1"], fmt=fmt)
+        pictures[well] = RNG.integers(0, 250, (2, *shape)).astype(dtype)
+        for i, picture in enumerate(pictures[well]):
+            ome_zarr_writer.write_image(picture, group.require_group(str(i)), axes=axes, fmt=fmt, scale_factors=(2,))
+    return pictures
+
+
+def write_table(root, experiment="E1", plate="P7"):
+    rows = [
+        (experiment, plate, "A1", "U2OS", "DMSO", "negative_control"),
+        (experiment, plate, "B03", "U2OS", "drug", "treatment"),
+    ]
+    pd.DataFrame(rows, columns=["experiment", "plate", "well", "cell_type", "perturbation", "well_type"]).to_csv(
+        root / "wells.csv", index=False
+    )
+
+
+@pytest.mark.parametrize("axes", ["cyx", "tczyx"])
+@pytest.mark.parametrize("ngff", ["0.4", "0.5"])
+def test_plates_of_both_versions_go_through_the_environment(tmp_path, ngff, axes):
+    (tmp_path / "E1").mkdir()
+    shape = (2, 32, 40) if axes == "cyx" else (1, 2, 1, 32, 40)
+    pictures = write_plate(tmp_path / "E1" / "P7.ome.zarr", ngff, axes, shape)
+    write_table(tmp_path)
+    wells, sites, read, findings = ingest(catalog_of("ome_zarr", tmp_path))
+    assert wells["well"].tolist() == ["A01", "B03"] and sites["site"].tolist() == [1, 2, 1, 2] and findings == []
+    for row, wanted in zip(sites.itertuples(), (p for well in WELLS for p in pictures[well]), strict=True):
+        np.testing.assert_array_equal(read.read(row.files), wanted.reshape(2, 32, 40))
+
+
+def load(root, **more):
+    return OmeZarrImagesDataset(root=str(root), channels=["DNA", "actin"], **more).load()
+
+
+def test_wells_and_images_that_were_never_written_are_missing(tmp_path):
+    plate = tmp_path / "P7.zarr"
+    write_plate(plate, "0.5")
+    shutil.rmtree(plate / "B" / "3" / "1")
+    found = load(tmp_path, experiment="E1").found
+    assert found["missing"].map(len).tolist() == [0, 0, 0, 1]
+    shutil.rmtree(plate / "A" / "1")
+    assert load(tmp_path, experiment="E1").found["well"].tolist() == ["B3", "B3"]
+    with pytest.raises(DatasetError, match="P7.zarr lies in no folder of an experiment"):
+        load(tmp_path)
+    with pytest.raises(DatasetError, match="no plate <plate>.zarr"):
+        load(plate / "A")
+
+
+@pytest.mark.parametrize(
+    ("changes", "finding", "message"),
+    [
+        ({"axes": "czyx", "shape": (2, 3, 32, 40)}, "wrong_shape", "has 3 z planes, expected one; project them first"),
+        ({"shape": (3, 32, 40)}, "unequal_channels", "3 channels, expected 2 .DNA, actin."),
+        ({"dtype": np.float32}, "wrong_dtype", "float32, expected uint8 or uint16"),
+    ],
+)
+def test_images_that_do_not_fit_say_why(tmp_path, changes, finding, message):
+    write_plate(tmp_path / "P7.zarr", "0.5", **changes)
+    images = load(tmp_path, experiment="E1")
+    with pytest.raises(PictureError, match=message) as raised:
+        images.read(images.found["files"].iloc[0])
+    assert raised.value.finding == finding
+
+
+def test_damage_names_the_plate_or_the_image(tmp_path):
+    plate = tmp_path / "P7.zarr"
+    write_plate(plate, "0.5")
+    images = load(tmp_path, experiment="E1")
+    before = images.stamp(images.found["files"].iloc[0], checksum=True), images.stamp(images.found["files"].iloc[0])
+    chunk = next(p for p in (plate / "A" / "1" / "0").rglob("*") if p.is_file() and p.name.isdigit())
+    chunk.write_bytes(b"torn")
+    again = load(tmp_path, experiment="E1")
+    files = again.found["files"].iloc[0]
+    assert again.stamp(files, checksum=True) != before[0] and again.stamp(files) != before[1]
+    with pytest.raises(PictureError, match="A/1/0: cannot be read as an OME-Zarr image") as raised:
+        again.read(files)
+    assert "\n" not in str(raised.value)
+    metadata = json.loads((plate / "zarr.json").read_text())
+    del metadata["attributes"]["ome"]["plate"]["wells"]
+    (plate / "zarr.json").write_text(json.dumps(metadata))
+    with pytest.raises(DatasetError, match="P7.zarr: cannot be read as an OME-Zarr plate of NGFF 0.4 or 0.5"):
+        load(tmp_path, experiment="E1")

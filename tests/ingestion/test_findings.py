@@ -1,0 +1,199 @@
+"""Every finding, injected into a small simulated screen: found, named by its file, and its policy kept."""
+
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from deepnoise.datasets.exclude_list import ExcludeListDataset
+from deepnoise.datasets.image_store import ImageStoreDataset
+from deepnoise.datasets.rxrx1 import RxRx1ImagesDataset, RxRx1TablesDataset
+from deepnoise.errors import InputError
+from deepnoise.ingestion.findings import KINDS, stop_on_errors, summarise
+from deepnoise.parameters import FindingPolicies
+from deepnoise.pipelines.ingestion import nodes
+from deepnoise.simulation.cells import CHANNELS
+
+PLATE = "train/ALPHA-01/Plate1"
+POLICIES = {kind: allowed[-1] for kind, (_, allowed) in KINDS.items() if kind != "excluded"}
+
+
+@pytest.fixture
+def root(raw, tmp_path):
+    shutil.copytree(raw[0], tmp_path / "raw")
+    return tmp_path / "raw"
+
+
+def ingest(root, **policies):
+    """The pipeline's nodes in their order; findings, sites and report."""
+    given = FindingPolicies(**POLICIES | policies)
+    parameters = SimpleNamespace(findings=given, target_well_types=["treatment"], checksum=False)
+    excluded = ExcludeListDataset(filepath=str(root.parent / "excluded.csv")).load()
+    wells, table_findings = nodes.validate_wells(RxRx1TablesDataset(root=str(root)).load(), excluded, parameters)
+    images = RxRx1ImagesDataset(root=str(root), channels=list(CHANNELS), dtype="uint8").load()
+    matched, image_findings = nodes.match_images(images, wells, table_findings, parameters)
+    dataset = ImageStoreDataset(root=str(root.parent / "store"))
+    dataset.save(nodes.pack_images(images, matched, parameters))
+    store = dataset.load()
+    found, report = nodes.report_findings(store, table_findings, image_findings, parameters)
+    return found, nodes.list_sites(store, wells, found), report
+
+
+def picture(root, name):
+    return np.asarray(Image.open(root / PLATE / name))
+
+
+def save(root, name, array):
+    Image.fromarray(array).save(root / PLATE / name)
+
+
+def drop_row(root, table, start):
+    lines = (root / table).read_text().splitlines(keepends=True)
+    (root / table).write_text("".join(line for line in lines if not line.startswith(start)))
+
+
+def files_of(root, well):
+    return [p for p in (root / PLATE).iterdir() if p.name.startswith(f"{well}_")]
+
+
+def remove_well(root, well):
+    for path in files_of(root, well):
+        path.unlink()
+
+
+def tear(root):
+    path = root / PLATE / "B02_s2_w3.png"
+    path.write_bytes(path.read_bytes()[:60])
+
+
+def folder_for_a_file(root):
+    (root / PLATE / "B02_s2_w3.png").unlink()
+    (root / PLATE / "B02_s2_w3.png").mkdir()
+
+
+def saturate(root):
+    array = picture(root, "B02_s2_w3.png").copy()
+    array[:5] = 255
+    save(root, "B02_s2_w3.png", array)
+
+
+def stray_control(root):
+    path = root / "test_controls.csv"
+    lines = path.read_text().splitlines()
+    place = next(i for i, line in enumerate(lines) if "positive" in line)
+    fields = lines[place].split(",")
+    fields[4] = "999"
+    lines[place] = ",".join(fields)
+    path.write_text("\n".join(lines) + "\n")
+    return fields
+
+
+INJECTED = {
+    "missing_well": (lambda root: drop_row(root, "train_controls.csv", "ALPHA-01_1_B02"), "B02", 0, "", ""),
+    "metadata_without_images": (lambda root: remove_well(root, "B02"), "B02", 0, "", "no picture found"),
+    "well_without_metadata": (
+        lambda root: shutil.copy(root / PLATE / "B02_s1_w1.png", root / PLATE / "P24_s1_w1.png"),
+        "P24", 1, f"{PLATE}/P24_s1_w1.png", "stands in no table",
+    ),
+    "orphan_image": (lambda root: save(root, "overview.tif", np.ones((4, 4), np.uint8)), "", 0, f"{PLATE}/overview.tif", "no place"),
+    "missing_image": (lambda root: (root / PLATE / "B02_s2_w3.png").unlink(), "B02", 2, f"{PLATE}/B02_s2_w3.png", "no such file"),
+    "duplicate_image": (
+        lambda root: save(root, "B02_s2_w3.png", picture(root, "B02_s1_w3.png")),
+        "B02", 2, f"{PLATE}/B02_s2_w3.png", f"the same pixels as {PLATE}/B02_s1_w3.png",
+    ),
+    "unreadable_image": (tear, "B02", 2, f"{PLATE}/B02_s2_w3.png", "cannot be read as a picture"),
+    "wrong_shape": (
+        lambda root: [save(root, f"B02_s2_w{c}.png", np.ones((20, 24), np.uint8)) for c in range(1, 7)],
+        "B02", 2, f"{PLATE}/B02_s2_w1.png", "20x24 px, expected 24x24 px",
+    ),
+    "wrong_dtype": (
+        lambda root: [save(root, f"B02_s2_w{c}.png", np.ones((24, 24), np.uint16)) for c in range(1, 7)],
+        "B02", 2, f"{PLATE}/B02_s2_w1.png", "uint16, expected uint8",
+    ),
+    "unequal_channels": (
+        lambda root: save(root, "B02_s2_w3.png", np.ones((24, 24, 3), np.uint8)),
+        "B02", 2, f"{PLATE}/B02_s2_w3.png", "expected one channel",
+    ),
+    "black_image": (
+        lambda root: save(root, "B02_s2_w3.png", np.zeros((24, 24), np.uint8)), "B02", 2, f"{PLATE}/B02_s2_w3.png", "every pixel is 0",
+    ),
+    "saturated_image": (saturate, "B02", 2, f"{PLATE}/B02_s2_w3.png", "of the pixels are 255"),
+    "unknown_perturbation": (stray_control, None, 0, "test_controls.csv line", "'999' stands on no labelled plate"),
+}  # fmt: skip
+
+
+def test_a_clean_screen_has_no_finding(root):
+    found, sites, report = ingest(root, **dict.fromkeys(POLICIES, "error"))
+    assert found.empty and report["findings"] == {} and len(sites) == report["store"]["sites"] == 72
+
+
+def test_every_kind_of_finding_is_injected():
+    assert set(INJECTED) == set(POLICIES) == set(FindingPolicies.model_fields)
+
+
+@pytest.mark.parametrize(("kind", "policy"), [(k, p) for k in INJECTED for p in KINDS[k][1]])
+def test_a_finding_is_found_named_and_its_policy_kept(root, kind, policy):
+    inject, well, site, file, detail = INJECTED[kind]
+    place = inject(root)
+    if policy == "error":
+        with pytest.raises(InputError, match=f"{kind}: .*ingestion.findings.{kind} to") as raised:
+            ingest(root, **{kind: "error"})
+        assert file in str(raised.value) and detail in str(raised.value) and "\n" not in str(raised.value)
+        return
+    found, sites, report = ingest(root, **{kind: policy})
+    row = found[found["finding"] == kind].iloc[0]
+    assert row["policy"] == policy and file in row["file"] and detail in row["detail"]
+    assert report["findings"][kind]["count"] == (found["finding"] == kind).sum()
+    if kind == "unknown_perturbation":
+        well = row["well"]
+        assert [row["experiment"], row["plate"], well] == place[1:4]
+    assert row["well"] == well and row["site"] == site
+    kept = sites[
+        (sites["experiment"] == row["experiment"]) & (sites["plate"] == row["plate"]) & (sites["well"] == well)
+    ]
+    there = len(kept) if site == 0 else int((kept["site"] == site).sum())
+    gone = policy == "exclude" or kind in ("metadata_without_images", "missing_well")
+    assert there == (0 if gone else 1 if site else 2)
+
+
+def test_a_folder_in_place_of_a_picture_is_an_unreadable_one(root):
+    folder_for_a_file(root)
+    with pytest.raises(
+        InputError, match="unreadable_image: ALPHA-01/1/B02 site 2 .*B02_s2_w3.png: is a folder, expected a picture"
+    ):
+        ingest(root, unreadable_image="error")
+
+
+def test_what_is_packed_survives_an_error_and_only_the_mended_plate_is_read_again(root, monkeypatch):
+    tear(root)
+    with pytest.raises(InputError, match="unreadable_image"):
+        ingest(root, unreadable_image="error")
+    shutil.copy(root / PLATE / "B02_s1_w3.png", root / PLATE / "B02_s2_w3.png")
+    reads = []
+    from deepnoise.datasets.files import SiteFiles
+
+    whole = SiteFiles.read
+    monkeypatch.setattr(SiteFiles, "read", lambda self, files: (reads.append(files[0]), whole(self, files))[1])
+    ingest(root)
+    assert reads and all(name.startswith(PLATE) for name in reads)
+
+
+def test_an_excluded_site_a_well_and_a_plate_leave_no_trace_in_the_sites(root):
+    rows = "experiment,plate,well,site,reason\nALPHA-01,1,B02,2,bubble\nALPHA-01,2,B02,,\nALPHA-04,1,,,out of focus\n"
+    (root.parent / "excluded.csv").write_text(rows)
+    found, sites, report = ingest(
+        root, **dict.fromkeys(POLICIES, "report") | {k: "exclude" for k, v in POLICIES.items() if v == "exclude"}
+    )
+    place = sites["experiment"] + "/" + sites["plate"] + "/" + sites["well"]
+    assert sites.loc[place == "ALPHA-01/1/B02", "site"].tolist() == [1]
+    assert not (place == "ALPHA-01/2/B02").any() and not place.str.startswith("ALPHA-04/1/").any()
+    assert set(found["finding"]) == {"excluded"} and report["findings"]["excluded"]["by_plate"]["ALPHA-04/1"] == 6
+
+
+def test_no_finding_stops_nothing_and_sums_up_to_nothing():
+    empty = pd.DataFrame({"finding": [], "policy": []})
+    stop_on_errors(empty)
+    assert summarise(empty) == {}
