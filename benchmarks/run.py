@@ -5,13 +5,23 @@ Each pair must agree in its result before it is timed. The figures go into docs/
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
+from PIL import Image
 from scipy.special import logsumexp
 
-from deepnoise.normalization.statistics import measure_sites
+from deepnoise.datasets.files import Folder, SiteFiles
+from deepnoise.datasets.image_store import ImageStoreDataset
+from deepnoise.ingestion.packing import plan_packing
+from deepnoise.normalization.features import measure_sites
+from deepnoise.normalization.statistics import histograms, moments, quantiles
 from deepnoise.plate_balancing.balancing import sinkhorn
 from deepnoise.simulation.cells import TRAITS, render_cells
 from deepnoise.simulation.noise import NoiseLevels, draw_conditions, expose
@@ -69,30 +79,101 @@ def balancing() -> None:
 
 
 def statistics() -> None:
-    """Exact sums and intensity features of 512 px pictures, against numpy in float64."""
-    pictures = np.random.default_rng(0).integers(0, 256, (8, 6, 512, 512)).astype(np.uint8)
+    """Mean, std and percentiles of a plate's channels from exact histograms, against numpy over the plate in float64."""
+    pictures = real_or_simulated(16)
+    shares = np.array([0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99])
 
-    def plain() -> dict[str, np.ndarray]:
+    def ours() -> tuple[np.ndarray, ...]:
+        counts = histograms(pictures).sum(axis=0)
+        return (*moments(counts), quantiles(counts, shares))
+
+    def plain() -> tuple[np.ndarray, ...]:
         x = pictures.astype(np.float64)
-        q = np.quantile(x, [0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99], axis=(2, 3), method="nearest")
-        first = [np.diff(x, axis=axis) for axis in (2, 3)]
-        second = [np.diff(d, axis=axis) for d, axis in zip(first, (2, 3), strict=True)]
-        mean = [sum(np.abs(d).mean(axis=(2, 3)) for d in part) / 2 for part in (first, second)]
-        return {
-            "mean": x.mean(axis=(2, 3)),
-            "std": x.std(axis=(2, 3)),
-            "p50": q[3],
-            "gradient": mean[0],
-            "laplace": mean[1],
-        }
+        return x.mean(axis=(0, 2, 3)), x.std(axis=(0, 2, 3)), np.quantile(x, shares, axis=(0, 2, 3), method="nearest").T
 
-    mine, reference = measure_sites(pictures), plain()
-    for name, values in reference.items():
-        np.testing.assert_allclose(mine[name], values, rtol=1e-9)
-    compare("site measurements", lambda: measure_sites(pictures), plain, "six-channel sites", len(pictures))
+    for mine, reference in zip(ours(), plain(), strict=True):
+        np.testing.assert_allclose(mine, reference, rtol=1e-9)
+    compare("plate statistics", ours, plain, "six-channel sites", len(pictures))
+
+
+def measurements() -> None:
+    """Everything that is measured of a site: intensity, texture, focus and objects; no reference, only the rate."""
+    pictures = real_or_simulated(16)
+    start = time.perf_counter()
+    measure_sites(pictures, histograms(pictures))
+    print(f"all measurements: {len(pictures) / (time.perf_counter() - start):.3g} six-channel sites/s")
+
+
+def packing() -> None:
+    """Reading six-channel sites of 512 px in random order from the image store, against decoding their PNG files.
+
+    Both in a warm page cache, on one core; then packing itself with one and two threads, against decoding alone.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        pictures = real_or_simulated(16)
+        sites = pd.DataFrame(
+            {"id_code": [f"E_1_{i}" for i in range(16)], "experiment": "E", "plate": "1", "well": "B02"}
+        )
+        sites["site"] = range(1, 17)
+        sites["files"] = [tuple(f"{i}_w{c}.png" for c in range(6)) for i in range(16)]
+        for files, site in zip(sites["files"], pictures, strict=True):
+            for name, plane in zip(files, site, strict=True):
+                Image.fromarray(plane).save(root / name)
+        raw = SiteFiles(Folder(root), list("abcdef"), sites)
+        dataset = ImageStoreDataset(root=str(root / "store"))
+        dataset.save(plan_packing(sites, raw, checksum=False))
+        store = dataset.load()
+        order = np.random.default_rng(0).permutation(16)
+
+        def ours() -> list[np.ndarray]:
+            return [store.read("E", "1", np.array([row]))[0] for row in order]
+
+        def plain() -> list[np.ndarray]:
+            return [
+                np.stack([np.asarray(Image.open(root / name)) for name in sites["files"].iloc[row]]) for row in order
+            ]
+
+        np.testing.assert_array_equal(ours(), plain())
+        compare("packed read, random sites", ours, plain, "six-channel sites", 16)
+        for workers in (1, 2):
+
+            def pack(workers: int = workers) -> None:
+                shutil.rmtree(root / "store")
+                again = SiteFiles(Folder(root), list("abcdef"), sites)
+                ImageStoreDataset(root=str(root / "store"), workers=workers).save(
+                    plan_packing(sites, again, checksum=False)
+                )
+
+            compare(f"packing with {workers} threads, reference: decoding alone", pack, plain, "six-channel sites", 16)
+
+
+def real_or_simulated(count: int) -> np.ndarray:
+    """(count, 6, 512, 512) uint8: the real RxRx1 sites if they are at hand, else noise-like cells of the simulator."""
+    shared = (
+        Path(os.environ.get("DEEPNOISE_SHARED", Path(__file__).parents[2] / "shared" / "data"))
+        / "rxrx1_images"
+        / "train"
+    )
+    folders = sorted(shared.glob("*/Plate*"))
+    if folders:
+        print(f"  ({count} real RxRx1 sites)")
+        return np.stack(
+            [
+                np.stack([np.asarray(Image.open(folders[i % len(folders)] / f"B02_s1_w{c}.png")) for c in range(1, 7)])
+                for i in range(count)
+            ]
+        )
+    print(f"  ({count} simulated sites: no real ones at {shared})")
+    rng = np.random.default_rng(0)
+    _, optics = draw_conditions(NoiseLevels(), 1, 512, 6, rng)[0]
+    cells = render_cells(rng.normal(0, 1, (count, len(TRAITS))), np.full(count, 1.0), 512, rng)
+    return expose(cells, optics, np.zeros((count, 2)), rng)
 
 
 if __name__ == "__main__":
     simulation()
     balancing()
     statistics()
+    measurements()
+    packing()

@@ -42,13 +42,25 @@ def test_rxrx1_is_ingested_with_its_holes_reported(rxrx1):
         and report["store"]["dtype"] == "uint8"
         and report["store"]["image_size"] == [512, 512]
     )
-    assert len(report["images"]["incomplete_sites"]) == 16
-    assert "HUVEC-01_3_B02 site 2: no channel mito (w5), golgi (w6)" in report["images"]["incomplete_sites"]
+    found = pd.read_parquet(latest(data, "ingestion_findings.parquet"))
+    missing = found[found["finding"] == "missing_image"]
+    assert len(missing) == 32 and set(missing["channel"]) == {"mito", "golgi"} and set(missing["site"]) == {2}
+    assert "train/HUVEC-01/Plate3/B02_s2_w6.png" in set(missing["file"])
+    assert report["findings"]["metadata_without_images"]["count"] == 62_739
+    qc = pd.read_parquet(latest(data, "plate_qc.parquet"))
+    assert len(qc) == 16 * 6 and qc["focus"].between(-8, -1).all() and (qc["objects"] > 0).all()
     audit = json.loads(latest(data, "design_audit.json").read_text())
     assert audit["duplicate_layouts"] == [{"experiments": ["HUVEC-07", "RPE-03"], "wells": 1107}]
     third = [pair for pair in audit["duplicate_layouts_by_controls"] if "HUVEC-18" in pair["experiments"]]
     assert len(audit["duplicate_layouts_by_controls"]) == 3 and [pair["wells"] for pair in third] == [119, 119]
     assert audit["plate_groups"] == [277] * 4 and max(audit["layouts_in_use"].values()) == 22
+    assert audit["class_from_well_position"]["accuracy"] < 0.002
+    assert 0.003 < audit["class_from_group_and_position"]["accuracy"] < 0.01
+    assert audit["confounding"]["well"]["cramers_v"] < 0.1 and audit["confounding"]["plate"]["cramers_v"] > 0.5
+    assert audit["confounding"]["experiment"]["cramers_v"] == 0
+    uses = {kind: audit["controls"][kind]["uses"] for kind in ("negative_control", "positive_control")}
+    assert uses["negative_control"]["normalization reference"] == "weak: a plate has 1 wells"
+    assert uses["positive_control"]["spread within a plate (Z', SSMD)"] == "yes"
     assert audit["negative_control"] == {
         "well": "B02",
         "plates_with_it_there": 204,
@@ -76,9 +88,10 @@ def test_normalized_rxrx1_pictures_agree_with_a_direct_computation(rxrx1):
 
 def test_missing_rxrx1_pictures_are_an_error_where_that_is_asked_for(rxrx1):
     output = kedro(
-        "run", "--env", "rxrx1", "--pipelines", "ingestion", "--params", rxrx1[2] + ",ingestion.missing_images=error", fails=True
+        "run", "--env", "rxrx1", "--pipelines", "ingestion", "--params", rxrx1[2] + ",ingestion.findings.missing_image=error", fails=True
     )  # fmt: skip
-    assert "16 sites lack channels" in output and "set ingestion.missing_images to 'report' to leave them out" in output
+    assert "missing_image: HEPG2-01/1/B02 site 2 mito train/HEPG2-01/Plate1/B02_s2_w5.png: no such file" in output
+    assert "(and 29 more)" in output and "set ingestion.findings.missing_image to exclude" in output
 
 
 def test_bbbc021_cells_are_trained_and_scored_by_the_same_pipelines(shared, tmp_path):

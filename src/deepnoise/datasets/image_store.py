@@ -77,8 +77,12 @@ class ImageStore:
     def read(self, experiment: str, plate: str, store_rows: np.ndarray | None = None) -> np.ndarray:
         """Raw counts of a plate, or of some of its rows: (S, C, H, W) uint8 or uint16."""
         array = self.array(experiment, plate)
-        picture = array[:] if store_rows is None else array.oindex[np.asarray(store_rows)]
-        return np.asarray(picture)
+        if store_rows is None:
+            return np.asarray(array[:])
+        pictures = np.empty((len(store_rows), *array.shape[1:]), array.dtype)
+        for i, row in enumerate(np.asarray(store_rows)):
+            pictures[i] = array[int(row)]  # one chunk; zarr's fancy indexing takes three times as long
+        return pictures
 
 
 class ImageStoreDataset(AbstractDataset[PackingPlan, ImageStore]):
@@ -90,7 +94,7 @@ class ImageStoreDataset(AbstractDataset[PackingPlan, ImageStore]):
 
     Args:
         root: Folder of the store: a path or an fsspec URL.
-        compressor: zstd or lz4.
+        compressor: lz4 (fast) or zstd (about a quarter smaller, packs and reads more slowly).
         workers: Threads that decode, compress and write.
         metadata: For kedro-viz.
     """
@@ -98,14 +102,13 @@ class ImageStoreDataset(AbstractDataset[PackingPlan, ImageStore]):
     MANIFEST = "manifest.json"
 
     def __init__(
-        self, *, root: str, compressor: str = "zstd", workers: int = 2, metadata: dict[str, Any] | None = None
+        self, *, root: str, compressor: str = "lz4", workers: int = 2, metadata: dict[str, Any] | None = None
     ) -> None:
         if compressor not in ("zstd", "lz4"):
             raise InputError(f"catalog: image store compressor {compressor!r}; allowed: zstd, lz4")
         self._root = root
-        self._codec = zarr.codecs.BloscCodec(
-            cname=zarr.codecs.BloscCname(compressor), clevel=3, shuffle=zarr.codecs.BloscShuffle.shuffle
-        )
+        shuffle = zarr.codecs.BloscShuffle.bitshuffle if compressor == "lz4" else zarr.codecs.BloscShuffle.shuffle
+        self._codec = zarr.codecs.BloscCodec(cname=zarr.codecs.BloscCname(compressor), clevel=3, shuffle=shuffle)
         self._compressor = compressor
         self._workers = workers
         self.metadata = metadata
@@ -146,12 +149,12 @@ class ImageStoreDataset(AbstractDataset[PackingPlan, ImageStore]):
         """Say before the work that the disk is too small, as far as a few compressed sites can tell."""
         if not Folder(self._root).local:
             return
-        bytes_a_site = np.mean([self._compressed_size(sample) for sample in samples])
+        bytes_a_site = sum(self._compressed_size(sample) for sample in samples) / len(samples)
         needed = 1.1 * bytes_a_site * sites
         free = shutil.disk_usage(Folder(self._root).path).free
         if needed > free:
             raise InputError(
-                f"the image store needs about {_size(needed)} in {self._root} ({sites:,} sites, {_size(float(bytes_a_site))} each), "
+                f"the image store needs about {_size(needed)} in {self._root} ({sites:,} sites, {_size(bytes_a_site)} each), "
                 f"{_size(free)} are free; free some space or choose another data_root"
             )
 

@@ -144,8 +144,8 @@ class OmeZarrImagesDataset(AbstractDataset[SiteFiles, SiteFiles]):
                 row, column = well.path.split("/")
                 if well.path not in plate:
                     continue  # named in the metadata and never written: a well without pictures
-                group = plate[well.path]
-                for site, image in enumerate(_metadata(group, "Well").well.images, start=1):  # type: ignore[arg-type]
+                group: Any = plate[well.path]
+                for site, image in enumerate(_metadata(group, "Well").well.images, start=1):
                     files = (f"{path}/{well.path}/{image.path}",)
                     sites.append((experiment, name, row + column, site, files, () if image.path in group else files))
         except (ValidationError, KeyError, FileNotFoundError, ValueError) as error:

@@ -18,7 +18,7 @@ from deepnoise.tables import FEATURE, SCHEMAS
 
 logger = logging.getLogger(__name__)
 BLOCK_BYTES = 32_000_000
-"""Raw counts that are read at a time."""
+"""Raw counts, or their histograms, that are held at a time."""
 
 
 def read_blocks(store: Any, rows: pd.DataFrame, bar: Any) -> Iterator[tuple[pd.DataFrame, np.ndarray]]:
@@ -29,7 +29,8 @@ def read_blocks(store: Any, rows: pd.DataFrame, bar: Any) -> Iterator[tuple[pd.D
         pictures = store.read(rows["experiment"].iloc[0], rows["plate"].iloc[0], block["store_row"].to_numpy())
         yield block, pictures
         start += len(block)
-        size = max(1, BLOCK_BYTES // pictures[0].nbytes)
+        levels = 8 * np.iinfo(pictures.dtype).max * len(pictures[0])  # bytes of a site's histograms
+        size = max(1, BLOCK_BYTES // max(pictures[0].nbytes, levels))
         bar.update(len(block))
 
 
