@@ -69,7 +69,7 @@ def test_a_planted_field_is_found_and_taken_out(seed):
     assert unevenness(corrected) < 0.4 * unevenness(pictures)
 
 
-@pytest.mark.parametrize("sites", [60, 200])
+@pytest.mark.parametrize("sites", [100, 200])
 def test_an_even_plate_keeps_its_pictures_nearly_as_they_are(sites):
     """Where cells happen to lie is not taken for illumination."""
     deviations = [

@@ -17,8 +17,10 @@ from deepnoise.errors import InputError
 
 GRID = 16
 """Knots a side of a field; between them it is interpolated, as illumination is smooth."""
-MIN_SITES = 48
+MIN_SITES = 96
 """Plates with fewer sites keep a flat field."""
+PLAUSIBLE = (0.4, 2.5)
+"""A field that leaves this range is no illumination of a microscope; its channel keeps a flat one."""
 
 
 def block_means(pictures: np.ndarray, grid: int = GRID) -> np.ndarray:
@@ -37,7 +39,8 @@ def estimate_field(blocks: np.ndarray) -> np.ndarray:
 
     A channel keeps a flat field, 1 everywhere, where the estimate is mostly the chance of where cells lie: where the variance of
     half the difference between the fields of even and odd sites is above a quarter of the field's own variance (an F test of about
-    5 % for the few degrees of freedom of so smooth a field); and with fewer than ``MIN_SITES`` sites.
+    5 % for the few degrees of freedom of so smooth a field); where it leaves ``PLAUSIBLE``; and with fewer than ``MIN_SITES``
+    sites.
 
     Args:
         blocks: (S, C, h, w) of :func:`block_means` over all sites of the plate.
@@ -52,7 +55,11 @@ def estimate_field(blocks: np.ndarray) -> np.ndarray:
     relative = np.divide(blocks, own, out=np.ones_like(blocks, np.float64), where=own > 0)
     field, even, odd = (_smooth(np.median(part, axis=0)) for part in (relative, relative[::2], relative[1::2]))
     noise = ((even - odd) / 2).var(axis=(1, 2))
-    sure = (noise < field.var(axis=(1, 2)) / 4) & (field.min(axis=(1, 2)) > 0.1)
+    sure = (
+        (noise < field.var(axis=(1, 2)) / 4)
+        & (field.min(axis=(1, 2)) > PLAUSIBLE[0])
+        & (field.max(axis=(1, 2)) < PLAUSIBLE[1])
+    )
     return np.where(sure[:, None, None], field, flat)
 
 

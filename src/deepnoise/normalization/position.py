@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 
 import numpy as np
 import pandas as pd
 
+from deepnoise.errors import first_few
 from deepnoise.tables import FEATURE
 from deepnoise.wells import parse_well
 
+logger = logging.getLogger(__name__)
+
+MIN_WELLS = 2
+"""Wells for each row and column in use, from which on their effects can be told: with fewer, the fit takes the wells' own values."""
 ROUNDS = 20
 TOLERANCE = 1e-8
 
@@ -61,10 +67,16 @@ def places(wells: pd.Series) -> tuple[np.ndarray, np.ndarray]:
     return found[:, 0], found[:, 1]
 
 
+def enough_wells(rows: np.ndarray, columns: np.ndarray) -> bool:
+    """Whether a plate has ``MIN_WELLS`` wells for each row and column in use."""
+    return len(rows) >= MIN_WELLS * (len(np.unique(rows)) + len(np.unique(columns)))
+
+
 def correct_positions(features: pd.DataFrame) -> pd.DataFrame:
     """Take each plate's row and column effects out of its features; label-free.
 
-    The effects are fitted to the means of wells, so that sites of one well move together.
+    The effects are fitted to the means of wells, so that sites of one well move together. Plates without enough wells
+    (:func:`enough_wells`) stay as they are; the log says how many.
 
     Args:
         features: The table ``normalized_features``.
@@ -74,10 +86,19 @@ def correct_positions(features: pd.DataFrame) -> pd.DataFrame:
     """
     names = [c for c in features.columns if str(c).startswith(FEATURE)]
     corrected = features.copy()
-    for _, plate in features.groupby(["experiment", "plate"]):
+    left = []
+    for (experiment, name), plate in features.groupby(["experiment", "plate"]):
         wells = plate.groupby("well")[names].mean()
         rows, columns = places(pd.Series(wells.index))
+        if not enough_wells(rows, columns):
+            left.append(f"{experiment}/{name}")
+            continue
         row, column, _ = median_polish(plate_grid(wells.to_numpy(), rows, columns))
         effect = pd.DataFrame(row[rows] + column[columns], index=wells.index)
         corrected.loc[plate.index, names] = plate[names].to_numpy() - effect.loc[plate["well"]].to_numpy()
+    if left:
+        logger.warning(
+            "position_correction: %s of %s plates have fewer than %s wells for each row and column in use and stay as they are (%s)",
+            len(left), features.groupby(["experiment", "plate"]).ngroups, MIN_WELLS, first_few(left, 3),
+        )  # fmt: skip
     return corrected

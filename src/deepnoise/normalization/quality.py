@@ -7,13 +7,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from deepnoise.normalization.position import median_polish, places, plate_grid
+from deepnoise.normalization.position import enough_wells, median_polish, places, plate_grid
 from deepnoise.normalization.statistics import MAD_TO_STD
 
 MIN_CONTROLS = 3
 """Wells of each kind from which on Z' and SSMD are given."""
-MIN_WELLS = 2
-"""Wells for each row and column in use, from which on position trends are given: with fewer, effects fit the noise."""
 SHUFFLES = 40
 """Random arrangements of a plate's wells that its trends are compared with: few wells a row make large trends by chance."""
 LIMITS: dict[str, float] = {
@@ -32,8 +30,8 @@ def check_plates(site_features: pd.DataFrame, wells: pd.DataFrame) -> pd.DataFra
     ``z_prime`` (Zhang et al. 1999, J. Biomol. Screen. 4, 67: 1 - 3 (sd_p + sd_n) / |mean_p - mean_n|) and ``ssmd`` (Zhang 2007,
     Genomics 89, 552: (mean_p - mean_n) / sqrt(var_p + var_n)) compare the wells of all positive controls with the negative
     ones by their mean intensity; missing with fewer than ``MIN_CONTROLS`` wells of a kind. Trends are of the wells' mean
-    intensity, by median polish; missing with fewer than ``MIN_WELLS`` wells for each row and
-    column in use.
+    intensity, by median polish; missing with too few wells
+    (:func:`deepnoise.normalization.position.enough_wells`).
 
     Args:
         site_features: The table ``site_features``.
@@ -73,7 +71,7 @@ def position_trends(of_well: pd.DataFrame) -> dict[str, float]:
     """
     nothing = {"row_trend": np.nan, "column_trend": np.nan, "edge_effect": np.nan}
     row, column = places(of_well["well"])
-    if len(of_well) < MIN_WELLS * (len(np.unique(row)) + len(np.unique(column))):
+    if not enough_wells(row, column):
         return nothing
     values = of_well["mean"].to_numpy(np.float64)
     rng = np.random.default_rng(0)
