@@ -16,6 +16,8 @@ from deepnoise.fingerprint import fingerprint
 
 SAMPLES = 5
 """Sites that are read ahead: their commonest shape and dtype are the screen's."""
+CEILINGS = {"uint8": (255,), "uint16": (255, 1023, 4095, 16383, 65535)}
+"""Highest values of cameras of 8, 10, 12, 14 and 16 bits: pixels there are saturated."""
 SATURATED_SHARE = 0.05
 """Share of pixels at the highest value from which on a picture counts as saturated."""
 
@@ -124,16 +126,12 @@ def check_form(picture: np.ndarray, files: tuple[str, ...], shape: tuple[int, ..
 
 
 def describe_site(picture: np.ndarray) -> list[list[Any]]:
-    """Facts of each channel of a (C, H, W) site: lowest and highest value, share of pixels at the top, hash of the pixels.
-
-    The top is the highest value of the dtype or, for 16 bits, of a camera of 10, 12 or 14 bits whose highest value is the
-    picture's own.
-    """
+    """Facts of each channel of a (C, H, W) site: lowest and highest value, share of pixels at one of ``CEILINGS``, hash of the pixels."""
     facts = []
     for plane in picture:
         low, high = int(plane.min()), int(plane.max())
-        top = high in (255, 1023, 4095, 16383, 65535) if plane.dtype == np.uint16 else high == 255
-        share = float(np.count_nonzero(plane == high) / plane.size) if top else 0.0
+        ceiling = high in CEILINGS[str(plane.dtype)]
+        share = float(np.count_nonzero(plane == high) / plane.size) if ceiling else 0.0
         digest = hashlib.blake2b(np.ascontiguousarray(plane).data, digest_size=8).hexdigest()
         facts.append([low, high, share, digest])
     return facts

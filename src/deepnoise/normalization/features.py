@@ -7,6 +7,7 @@ import pandas as pd
 from scipy import fft, ndimage, sparse
 
 from deepnoise.errors import InputError
+from deepnoise.ingestion.packing import CEILINGS
 from deepnoise.normalization.statistics import QUANTILES, moments, quantiles
 from deepnoise.tables import FEATURE
 
@@ -37,7 +38,7 @@ def measure_sites(pictures: np.ndarray, counts: np.ndarray) -> dict[str, np.ndar
     at = quantiles(counts, np.array(list(QUANTILES.values()))).astype(np.float64)
     measured |= {name: at[..., i] for i, name in enumerate(QUANTILES)}
     highest = counts.shape[-1] - 1 - np.argmax(counts[..., ::-1] > 0, axis=-1)
-    ceiling = np.isin(highest, [255] if pictures.dtype == np.uint8 else [255, 1023, 4095, 16383, 65535])
+    ceiling = np.isin(highest, CEILINGS[str(pictures.dtype)])
     top = np.take_along_axis(counts, highest[..., None], axis=-1)[..., 0]
     measured["saturated"] = np.where(ceiling, top / (height * width), 0.0)
     measured["gradient"], measured["laplace"] = np.empty((sites, channels)), np.empty((sites, channels))
