@@ -62,7 +62,7 @@ SCHEMAS: dict[str, TableSchema] = {
         allowed={"well_type": WELL_TYPES, "split": ("labelled", "heldout")},
     ),
     "ingestion_findings": TableSchema(
-        "what is wrong with the screen's tables and pictures, a row a finding; unknown places are empty, an unknown site is 0",
+        "what is wrong with the screen's tables and pictures, a row a finding; unknown places are empty, an unknown site is -1",
         (),
         {
             "finding": "str",

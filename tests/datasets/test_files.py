@@ -21,6 +21,7 @@ RNG = np.random.default_rng(0)
         (b"well\tsirna\nA01\t3\n", "'well' is missing.*Is it separated by commas"),
         (b"well,sirnas\nA01,3\n", "'sirna' is missing.*Did you mean 'sirnas'"),
         (b"\xff\xfe\x00\x80", "cannot be read as csv"),
+        (b"well,sirna\nA01,3,\n", "more fields than its header"),
     ],
 )
 def test_a_bad_csv_names_itself(tmp_path, content, message):
@@ -99,6 +100,15 @@ def test_a_torn_picture_names_its_file_in_one_line(tmp_path, suffix):
     assert raised.value.finding == "unreadable_image" and "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize("suffix", ["npy", "tif"])
+def test_big_endian_pictures_are_read(tmp_path, suffix):
+    picture = RNG.integers(0, 60_000, (5, 4)).astype(">u2")
+    write(tmp_path / f"b.{suffix}", picture)
+    read = read_picture(Folder(tmp_path), f"b.{suffix}")
+    assert read.dtype == np.uint16 and read.dtype.isnative
+    np.testing.assert_array_equal(read, picture)
+
+
 def test_strange_pictures_say_what_they_are(tmp_path):
     (tmp_path / "empty.npy").touch()
     (tmp_path / "folder.png").mkdir()
@@ -159,6 +169,17 @@ def test_a_stamp_changes_with_the_file_and_with_checksum_only_with_its_content(t
     np.save(tmp_path / "a.npy", np.ones((4, 4), np.uint8))
     os.utime(tmp_path / "a.npy", (1, 1))
     assert stamp(True) != by_content
+
+
+def test_a_change_behind_a_link_is_noticed(tmp_path):
+    import os
+
+    (tmp_path / "raw").mkdir()
+    np.save(tmp_path / "a.npy", np.zeros((4, 4), np.uint8))
+    (tmp_path / "raw" / "a.npy").symlink_to(tmp_path / "a.npy")
+    before = site(tmp_path / "raw", ["x"]).stamp(("a.npy",))
+    os.utime(tmp_path / "a.npy", (1, 1))
+    assert site(tmp_path / "raw", ["x"]).stamp(("a.npy",)) != before
 
 
 def test_pictures_tables_and_json_behind_a_url(tmp_path):

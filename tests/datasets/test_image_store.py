@@ -226,6 +226,15 @@ def test_nothing_readable_is_an_error_that_names_a_picture(tmp_path):
         ImageStoreDataset(root=str(tmp_path)).save(memory_plan({"1": ["torn"] * 3}))
 
 
+def test_a_new_plate_of_which_nothing_can_be_read_costs_no_other_plate(tmp_path):
+    dataset = ImageStoreDataset(root=str(tmp_path))
+    dataset.save(memory_plan({"1": GOOD}))
+    dataset.save(memory_plan({"1": GOOD, "2": ["torn"] * 3}))
+    store = dataset.load()
+    assert store.rows()["plate"].unique().tolist() == ["1"] and store.plates["E/2"]["sites"] == 0
+    assert [f["finding"] for f in picture_findings(store.records(), ["c"])] == ["unreadable_image"] * 3
+
+
 def test_too_little_space_is_said_before_work_starts(tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**6, 10**6 - 100, 100))

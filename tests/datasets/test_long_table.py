@@ -159,7 +159,10 @@ def test_jump_is_a_mapping(tmp_path):
     with gzip.open(path, "rt") as file:
         text = file.read().replace("cellpainting-gallery", "elsewhere", 1)
     path.write_bytes(gzip.compress(text.encode()))
-    with pytest.raises(DatasetError, match="load_data.csv.gz line 2: files.DNA: 's3://elsewhere/.* does not match"):
+    with pytest.raises(
+        DatasetError,
+        match="2021_04_26_Batch1/BR00117036/load_data.csv.gz line 2: files.DNA: 's3://elsewhere/.* does not match",
+    ):
         catalog.load("raw_images")
 
 
@@ -206,6 +209,25 @@ def test_joined_tables_must_share_a_column_and_have_one_row_each(cells, tmp_path
         LongTableDataset(**cells | {"columns": columns, "join": ["plates.csv"]}).load()
 
 
+def test_one_well_may_be_written_in_several_ways(cells):
+    table = pd.read_csv(cells["filepath"])
+    table.loc[1, "well"] = "B2"
+    table.to_csv(cells["filepath"], index=False)
+    assert len(LongTableDataset(**cells).load()) == 2
+    assert LongTableImagesDataset(**cells).load().found["site"].tolist() == [1, 2, 1]
+
+
+@pytest.mark.parametrize("template", ["{well:[}", "{well", "{well:(}"])
+def test_a_template_that_cannot_be_read_is_named(cells, template):
+    with pytest.raises(InputError, match="catalog: the template .* of well cannot be read"):
+        LongTableDataset(**cells | {"columns": cells["columns"] | {"well": template}})
+
+
+def test_numbers_in_the_catalog_are_names(cells):
+    wells = LongTableDataset(**cells | {"columns": cells["columns"] | {"experiment": 7}}).load()
+    assert set(wells["experiment"]) == {"7"}
+
+
 def test_unlabelled_rows_may_lack_their_perturbation(cells):
     table = pd.read_csv(cells["filepath"]).assign(split=["", "", "new", ""])
     table.loc[2, ["compound", "dose"]] = None
@@ -240,7 +262,9 @@ def test_many_tables_are_read_as_one(cells, tmp_path):
         part.to_csv(tmp_path / plate / "cells.csv", index=False)
     many = cells | {"filepath": str(tmp_path / "p*" / "cells.csv"), "root": str(tmp_path), "exclude": {}}
     wells = LongTableDataset(**many).load()
-    assert len(wells) == 3 and wells["source"].tolist() == ["cells.csv line 2", "cells.csv line 4", "cells.csv line 2"]
+    assert len(wells) == 3 and wells["source"].tolist() == [
+        f"{tmp_path.name}/{name}" for name in ("p1/cells.csv line 2", "p1/cells.csv line 4", "p2/cells.csv line 2")
+    ]
     assert LongTableImagesDataset(**many).load().found["missing"].map(len).tolist() == [0, 0, 1, 0]
     with pytest.raises(DatasetError, match="no file matches"):
         LongTableDataset(**cells | {"filepath": str(tmp_path / "q*" / "cells.csv")}).load()

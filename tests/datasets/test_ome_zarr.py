@@ -59,6 +59,20 @@ def test_plates_of_both_versions_go_through_the_environment(tmp_path, ngff, axes
         np.testing.assert_array_equal(read.read(row.files), wanted.reshape(2, 32, 40))
 
 
+def test_big_endian_arrays_are_read(tmp_path):
+    """As bioformats2raw writes them."""
+    write_plate(tmp_path / "P7.zarr", "0.4")
+    path = tmp_path / "P7.zarr" / "A" / "1" / "0"
+    old = zarr.open_group(str(path), mode="r+")
+    name = old.attrs["multiscales"][0]["datasets"][0]["path"]
+    picture = old[name][:]
+    zarr.create_array(str(path / name), data=picture.astype(">u2"), zarr_format=2, overwrite=True)
+    images = load(tmp_path, experiment="E1")
+    read = images.read(images.found["files"].iloc[0])
+    assert read.dtype == np.uint16
+    np.testing.assert_array_equal(read, picture)
+
+
 def load(root, **more):
     return OmeZarrImagesDataset(root=str(root), channels=["DNA", "actin"], **more).load()
 

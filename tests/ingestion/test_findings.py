@@ -12,7 +12,7 @@ from deepnoise.datasets.exclude_list import ExcludeListDataset
 from deepnoise.datasets.image_store import ImageStoreDataset
 from deepnoise.datasets.rxrx1 import RxRx1ImagesDataset, RxRx1TablesDataset
 from deepnoise.errors import InputError
-from deepnoise.ingestion.findings import KINDS, stop_on_errors, summarise
+from deepnoise.ingestion.findings import KINDS, WHOLE_WELL, stop_on_errors, summarise
 from deepnoise.parameters import FindingPolicies
 from deepnoise.pipelines.ingestion import nodes
 from deepnoise.simulation.cells import CHANNELS
@@ -92,13 +92,13 @@ def stray_control(root):
 
 
 INJECTED = {
-    "missing_well": (lambda root: drop_row(root, "train_controls.csv", "ALPHA-01_1_B02"), "B02", 0, "", ""),
-    "metadata_without_images": (lambda root: remove_well(root, "B02"), "B02", 0, "", "no picture found"),
+    "missing_well": (lambda root: drop_row(root, "train_controls.csv", "ALPHA-01_1_B02"), "B02", -1, "", ""),
+    "metadata_without_images": (lambda root: remove_well(root, "B02"), "B02", -1, "", "no picture found"),
     "well_without_metadata": (
         lambda root: shutil.copy(root / PLATE / "B02_s1_w1.png", root / PLATE / "P24_s1_w1.png"),
         "P24", 1, f"{PLATE}/P24_s1_w1.png", "stands in no table",
     ),
-    "orphan_image": (lambda root: save(root, "overview.tif", np.ones((4, 4), np.uint8)), "", 0, f"{PLATE}/overview.tif", "no place"),
+    "orphan_image": (lambda root: save(root, "overview.tif", np.ones((4, 4), np.uint8)), "", -1, f"{PLATE}/overview.tif", "no place"),
     "missing_image": (lambda root: (root / PLATE / "B02_s2_w3.png").unlink(), "B02", 2, f"{PLATE}/B02_s2_w3.png", "no such file"),
     "duplicate_image": (
         lambda root: save(root, "B02_s2_w3.png", picture(root, "B02_s1_w3.png")),
@@ -121,7 +121,7 @@ INJECTED = {
         lambda root: save(root, "B02_s2_w3.png", np.zeros((24, 24), np.uint8)), "B02", 2, f"{PLATE}/B02_s2_w3.png", "every pixel is 0",
     ),
     "saturated_image": (saturate, "B02", 2, f"{PLATE}/B02_s2_w3.png", "of the pixels are 255"),
-    "unknown_perturbation": (stray_control, None, 0, "test_controls.csv line", "'999' stands on no labelled plate"),
+    "unknown_perturbation": (stray_control, None, -1, "test_controls.csv line", "'999' stands on no labelled plate"),
 }  # fmt: skip
 
 
@@ -154,9 +154,9 @@ def test_a_finding_is_found_named_and_its_policy_kept(root, kind, policy):
     kept = sites[
         (sites["experiment"] == row["experiment"]) & (sites["plate"] == row["plate"]) & (sites["well"] == well)
     ]
-    there = len(kept) if site == 0 else int((kept["site"] == site).sum())
+    there = len(kept) if site == WHOLE_WELL else int((kept["site"] == site).sum())
     gone = policy == "exclude" or kind in ("metadata_without_images", "missing_well")
-    assert there == (0 if gone else 1 if site else 2)
+    assert there == (0 if gone else 2 if site == WHOLE_WELL else 1)
 
 
 def test_a_folder_in_place_of_a_picture_is_an_unreadable_one(root):
@@ -191,6 +191,24 @@ def test_an_excluded_site_a_well_and_a_plate_leave_no_trace_in_the_sites(root):
     assert sites.loc[place == "ALPHA-01/1/B02", "site"].tolist() == [1]
     assert not (place == "ALPHA-01/2/B02").any() and not place.str.startswith("ALPHA-04/1/").any()
     assert set(found["finding"]) == {"excluded"} and report["findings"]["excluded"]["by_plate"]["ALPHA-04/1"] == 6
+
+
+def test_sites_may_be_numbered_from_0(root):
+    for path in root.rglob("*_s1_*.png"):
+        path.rename(path.with_name(path.name.replace("_s1_", "_s0_")))
+    save(root, "B02_s0_w3.png", np.zeros((24, 24), np.uint8))
+    (root.parent / "excluded.csv").write_text("experiment,plate,well,site,reason\nALPHA-01,2,B02,0,fibre\n")
+    _, sites, _ = ingest(root, black_image="exclude")
+    place = sites["experiment"] + "/" + sites["plate"] + "/" + sites["well"]
+    assert sites.loc[place == "ALPHA-01/1/B02", "site"].tolist() == [2] and len(sites) == 70
+    assert sites.loc[place == "ALPHA-01/2/B02", "site"].tolist() == [2]
+
+
+def test_a_screen_of_which_nothing_is_left_says_what_took_it(root):
+    for path in root.rglob("*.png"):
+        Image.fromarray(np.full((24, 24), 7, np.uint8)).save(path)
+    with pytest.raises(InputError, match="no usable site is left of 72 packed ones; left out: 432 black_image"):
+        ingest(root, black_image="exclude")
 
 
 def test_no_finding_stops_nothing_and_sums_up_to_nothing():

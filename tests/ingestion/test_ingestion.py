@@ -71,7 +71,7 @@ def pictures(*rows, channels=("n", "er"), strays=(), named_sites=True):
 
 
 def named(findings):
-    return {(f["finding"], f.get("well", ""), f.get("site", 0), f.get("file", "")) for f in findings}
+    return {(f["finding"], f.get("well", ""), f.get("site", -1), f.get("file", "")) for f in findings}
 
 
 def test_images_are_matched_and_every_hole_is_named():
@@ -88,16 +88,22 @@ def test_images_are_matched_and_every_hole_is_named():
     assert matched["id_code"].tolist() == ["E-01_1_B02"] and matched["files"].tolist() == [("a", "b")]
     assert counts == {"plates_with_images": 1, "sites_found": 4, "sites_complete": 1}
     assert named(findings) == {
-        ("orphan_image", "", 0, "overview.png"),
+        ("orphan_image", "", -1, "overview.png"),
         ("well_without_metadata", "H12", 1, "g"),
         ("duplicate_image", "B02", 1, "c"),
         ("missing_image", "B03", 1, "f"),
-        ("metadata_without_images", "B04", 0, ""),
-        ("metadata_without_images", "B02", 0, ""),  # of E-02
+        ("metadata_without_images", "B04", -1, ""),
+        ("metadata_without_images", "B02", -1, ""),  # of E-02
     }
     assert next(f["channel"] for f in findings if f["finding"] == "missing_image") == "er"
     with pytest.raises(InputError, match="no complete picture was found for any of the 4 wells .1 sites lack channels"):
         match_images(wells, pictures(rows[2]))
+
+
+def test_pictures_under_other_names_than_the_tables_are_told_by_example():
+    wells, _, _ = validate_wells(raw(raw_row(plate="Plate1")), ["treatment"])
+    with pytest.raises(InputError, match="there are pictures of E-01/1/B02, the tables list E-01/Plate1/B02"):
+        match_images(wells, pictures(("B02", 1, ("a", "b"), ())))
 
 
 def test_a_site_that_most_wells_have_is_missing_where_sites_are_numbered():
@@ -128,7 +134,7 @@ def test_excluded_plates_wells_and_sites():
     table, _, findings = validate_wells(raw(*rows), ["treatment"], listed)
     assert table["id_code"].tolist() == ["E-01_1_B02", "E-01_1_B04"]
     assert [(f["well"], f["site"], f["detail"]) for f in findings] == [
-        ("B02", 0, "dropped"), ("B03", 0, "dropped"), ("B04", 0, "dropped"), ("B03", 0, "bubble"), ("B04", 2, ""),
+        ("B02", -1, "dropped"), ("B03", -1, "dropped"), ("B04", -1, "dropped"), ("B03", -1, "bubble"), ("B04", 2, ""),
     ]  # fmt: skip
     places = excluded_sites(findings_table(findings, {}))
     shown = pictures(
@@ -281,6 +287,16 @@ def test_a_plate_whose_perturbations_are_not_equally_many_is_named():
 def test_one_fold_of_a_fully_labelled_screen_is_refused():
     with pytest.raises(InputError, match="n_folds is 1; a fully labelled screen"):
         make_folds(labelled_screen(["E-0", "E-1"]), [], 1, [0], False)
+
+
+def test_folds_without_anything_to_train_on_say_so(wells):
+    labelled = wells[wells["split"] == "labelled"]
+    with pytest.raises(
+        InputError, match="fold 0 has no experiment left to train on: ingestion.folds.n_folds is 2, validation True"
+    ):
+        make_folds(labelled, [], 2, [0], True)
+    with pytest.raises(InputError, match="n_folds is 1, validation True; raise n_folds or set validation to false"):
+        make_folds(wells, [], 1, [0], True)
 
 
 def test_heldout_labels_decide_no_plate_group(wells):

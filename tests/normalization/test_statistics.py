@@ -151,6 +151,15 @@ def test_held_out_plates_do_not_decide_what_training_sees(strategy):
     assert set(plate_statistics(levels, wells.assign(split="labelled"), strategy, "all")["tier"]) == {"T1"}
 
 
+def test_controls_and_a_flat_field_raise_the_tier_of_what_would_know_nothing():
+    _, wells, levels = three_plates(types=["negative_control", "positive_control", "treatment", "treatment"])
+    assert set(plate_statistics(levels, wells, "global", "controls")["tier"]) == {"T1c"}
+    wells.loc[wells["plate"] == "1", "split"] = "heldout"
+    for strategy in ("none", "site", "global"):
+        assert set(plate_statistics(levels, wells, strategy, "all", illumination="flat_field")["tier"]) == {"T1"}
+    assert set(plate_statistics(levels, wells, "plate", "controls", illumination="flat_field")["tier"]) == {"T1c"}
+
+
 def test_a_cell_type_without_a_labelled_plate_says_so():
     _, wells, levels = three_plates()
     wells.loc[wells["cell_type"] == "U2OS", "split"] = "heldout"

@@ -94,6 +94,10 @@ def read_csv(path: str | Path, needed: Sequence[str]) -> pd.DataFrame:
                 na_values=[""],
                 compression="gzip" if name.endswith(".gz") else None,
             )
+        if not isinstance(table.index, pd.RangeIndex):
+            raise InputError(
+                f"{path}: its lines have more fields than its header ({first_few(table.columns, 12)}); is there a comma too many?"
+            )
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, OSError, EOFError) as error:
         raise InputError(f"{path}: cannot be read as csv: {error}") from error
     missing = [c for c in needed if c not in table.columns]
@@ -125,6 +129,7 @@ def read_picture(folder: Folder, name: str) -> np.ndarray:
     except Exception as error:  # whatever a decoder trips over: zlib, struct, index, memory
         reason = str(error).replace(str(path), "").strip() or type(error).__name__
         raise PictureError("unreadable_image", path, f"cannot be read as a picture ({reason})") from error
+    picture = native(picture)
     if picture.dtype not in (np.uint8, np.uint16):
         raise PictureError("wrong_dtype", path, f"{picture.dtype}, expected uint8 or uint16")
     if picture.ndim not in (2, 3):
@@ -132,6 +137,11 @@ def read_picture(folder: Folder, name: str) -> np.ndarray:
             "wrong_shape", path, f"shape {picture.shape}, expected one picture or one of several channels"
         )
     return picture
+
+
+def native(picture: np.ndarray) -> np.ndarray:
+    """The same values in the machine's own byte order."""
+    return picture.astype(picture.dtype.newbyteorder("="), copy=False)
 
 
 def _decode(file: BinaryIO, path: str) -> np.ndarray:
@@ -184,6 +194,8 @@ class SiteFiles:
         for name in files:
             facts = self.folder.facts(name) or {}
             time = next((facts[k] for k in ("mtime", "ETag", "LastModified", "updated", "created") if k in facts), None)
+            if facts.get("islink"):  # the listing tells the time of the link, not of what it points to
+                time = os.stat(self.folder.join(name)).st_mtime
             if checksum:
                 time = hashlib.blake2b(self.folder.read(name), digest_size=16).hexdigest()
             stamps.append([name, facts.get("size"), str(time)])

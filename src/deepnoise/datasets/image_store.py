@@ -119,17 +119,15 @@ class ImageStoreDataset(AbstractDataset[PackingPlan, ImageStore]):
     def save(self, data: PackingPlan) -> None:
         folder = Folder(self._root)
         folder.fs.makedirs(folder.path, exist_ok=True)
-        done = {p.name: self._record(p) for p in data.plates}
-        todo = [p for p in data.plates if done[p.name] is None]
-        ready = [record for record in done.values() if record]
+        forms = {p.name: self._packed_form(p) for p in data.plates}
+        todo = [p for p in data.plates if forms[p.name] is None]
+        ready = [form for form in forms.values() if form]
         if todo:
+            samples = sample_sites(data, todo, needed=not ready)
+            shape, dtype = ready[0] if ready else expected_form(samples, data.dtype)
+            self._check_space(samples, sum(len(p.sites) for p in todo))
             if folder.fs.exists(folder.join(self.MANIFEST)):
                 folder.fs.rm(folder.join(self.MANIFEST))
-            samples = sample_sites(data, todo)
-            shape, dtype = expected_form(samples, data.dtype)
-            if ready:
-                shape, dtype = tuple(ready[0]["shape"]), ready[0]["dtype"]
-            self._check_space(samples, sum(len(p.sites) for p in todo))
             logger.info("image store: %s of %s plates are up to date", len(ready), len(data.plates))
             total = sum(len(p.sites) for p in todo)
             with ThreadPoolExecutor(self._workers) as pool, progress("packing", total, "sites") as bar:
@@ -137,17 +135,17 @@ class ImageStoreDataset(AbstractDataset[PackingPlan, ImageStore]):
                     self._pack(plate, data, shape, dtype, pool, bar)
         self._finish(data)
 
-    def _record(self, plate: PlateImages) -> dict[str, Any] | None:
-        """The record of a plate that is packed as planned; None where there is work to do."""
+    def _packed_form(self, plate: PlateImages) -> tuple[tuple[int, ...], str] | None:
+        """Shape and dtype of the sites of a plate that is packed as planned; None where there is work to do."""
         folder, name = Folder(self._root), f"{_folder_name(plate.name)}.json"
         if not folder.fs.exists(folder.join(name)):
             return None
         record = read_json(self._file(name))
-        return record if record.get("fingerprint") == plate.fingerprint else None
+        return (tuple(record["shape"]), record["dtype"]) if record.get("fingerprint") == plate.fingerprint else None
 
     def _check_space(self, samples: list[np.ndarray], sites: int) -> None:
         """Say before the work that the disk is too small, as far as a few compressed sites can tell."""
-        if not Folder(self._root).local:
+        if not Folder(self._root).local or not samples:
             return
         bytes_a_site = sum(self._compressed_size(sample) for sample in samples) / len(samples)
         needed = 1.1 * bytes_a_site * sites
@@ -217,7 +215,7 @@ class ImageStoreDataset(AbstractDataset[PackingPlan, ImageStore]):
         write_json(self._file(f"{name}.json"), record, indent=None)
 
     def _finish(self, plan: PackingPlan) -> None:
-        """Drop what belongs to no plate of the plan and write the manifest."""
+        """Write the manifest, then drop what belongs to no plate of the plan."""
         folder, plates = Folder(self._root), {}
         shape, dtype = None, None
         for plate in plan.plates:
@@ -225,14 +223,14 @@ class ImageStoreDataset(AbstractDataset[PackingPlan, ImageStore]):
             shape, dtype = record["shape"], record["dtype"]
             kept = {key: record[key] for key in ("experiment", "plate", "fingerprint", "checksum")}
             plates[plate.name] = {**kept, "folder": _folder_name(plate.name), "sites": len(record["rows"])}
+        manifest = {"channels": plan.channels, "shape": shape, "dtype": dtype, "plates": plates}
+        write_json(self._file(self.MANIFEST), manifest)
         known = (
             {self.MANIFEST} | {p["folder"] for p in plates.values()} | {f"{p['folder']}.json" for p in plates.values()}
         )
         for path in folder.fs.ls(folder.path, detail=False):
             if path.rstrip("/").rsplit("/", 1)[-1] not in known:
                 folder.fs.rm(path, recursive=True)
-        manifest = {"channels": plan.channels, "shape": shape, "dtype": dtype, "plates": plates}
-        write_json(self._file(self.MANIFEST), manifest)
 
     def load(self) -> ImageStore:
         if not self._exists():

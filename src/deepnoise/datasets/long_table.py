@@ -62,13 +62,16 @@ class _LongTable(AbstractDataset[Any, Any]):
     ) -> None:
         self._path = filepath
         self._name = filepath.rsplit("/", 1)[-1]
-        self._columns = columns
+        self._columns = {name: str(template) for name, template in columns.items()}
         self._files = files if isinstance(files, dict) else {"file": files} if files else {}
         self._folder = root or (filepath.rsplit("/", 1)[0] if "/" in filepath else ".")
         self._channels = list(files) if isinstance(files, dict) else channels or []
         self._join = join or []
         self._well_types = {str(k): v for k, v in (well_types or {}).items()}
-        self._controls = {"negative_control": negative_controls or [], "positive_control": positive_controls or []}
+        self._controls = {
+            "negative_control": [str(name) for name in negative_controls or []],
+            "positive_control": [str(name) for name in positive_controls or []],
+        }
         self._heldout, self._exclude = _texts(heldout), _texts(exclude)
         self._dtype = dtype
         self.metadata = metadata
@@ -80,15 +83,23 @@ class _LongTable(AbstractDataset[Any, Any]):
                 + (f"lack {absent[0]!r}" if absent else f"have an unknown {unknown[0]!r}")
                 + f"; needed: {', '.join(NEEDED)}; allowed too: site, well_type"
             )
+        for name, template in {**self._columns, **{f"files.{c}": t for c, t in self._files.items()}}.items():
+            try:
+                for _, _, pattern in _parts(template):
+                    re.compile(pattern)
+            except (ValueError, re.error) as error:
+                raise InputError(f"catalog: the template {template!r} of {name} cannot be read ({error})") from error
 
     def _table(self) -> pd.DataFrame:
         """The csv with what is joined to it, without the excluded rows; its column ``SOURCE`` names file and line."""
         templates = [*self._columns.values(), *self._files.values()]
         used = [c for t in templates for _, c, _ in _parts(t)] + [*self._heldout, *self._exclude]
         parts = []
-        for path in self._paths():
+        paths = self._paths()
+        for path in paths:
             part = read_csv(path, list(dict.fromkeys(used)) if not self._join else [])
-            part[SOURCE] = path.rsplit("/", 1)[-1] + " line " + (part.index + 2).astype(str)
+            shown = path.rsplit("/", 1)[-1] if len(paths) == 1 else "/".join(path.split("/")[-3:])
+            part[SOURCE] = shown + " line " + (part.index + 2).astype(str)
             parts.append(part)
         table = pd.concat(parts, ignore_index=True)
         for name in self._join:
@@ -134,6 +145,7 @@ class _LongTable(AbstractDataset[Any, Any]):
             rows[f"file {channel}"] = _fill(template, table)
             self._no_holes(f"files.{channel}", template, rows[f"file {channel}"], table)
         rows["source"] = table[SOURCE]
+        rows["well"] = [_canonical(well) for well in rows["well"]]  # A1 and A01 in two rows are one well
         return rows
 
     def _no_holes(self, name: str, template: str, values: pd.Series, table: pd.DataFrame) -> None:
@@ -158,6 +170,13 @@ class _LongTable(AbstractDataset[Any, Any]):
 
     def _describe(self) -> dict[str, Any]:
         return {"filepath": self._path, "columns": self._columns}
+
+
+def _canonical(well: str) -> str:
+    try:
+        return normalise_well(well)
+    except ValueError:
+        return well  # told by name when wells are validated
 
 
 def _texts(chosen: dict[str, list[str]] | None) -> dict[str, list[str]]:
@@ -219,7 +238,6 @@ class LongTableLabelsDataset(_LongTable):
 
     def load(self) -> pd.DataFrame:
         rows = self._rows().drop_duplicates(PLACE).dropna(subset=["perturbation"])
-        rows["well"] = rows["well"].map(normalise_well)
         code = rows["experiment"] + "_" + rows["plate"] + "_" + rows["well"]
         return pd.DataFrame({"id_code": code, "perturbation": rows["perturbation"]}).reset_index(drop=True)
 

@@ -12,7 +12,7 @@ import zarr.storage
 from kedro.io import AbstractDataset
 from pydantic import ValidationError
 
-from deepnoise.datasets.files import Folder, SiteFiles
+from deepnoise.datasets.files import Folder, SiteFiles, native
 from deepnoise.errors import InputError, PictureError
 
 
@@ -65,7 +65,7 @@ class OmeZarrSites(SiteFiles):
                 raise PictureError(
                     "wrong_shape", files[0], f"has {' and '.join(long)} planes, expected one; project them first"
                 )
-            picture = np.asarray(array[:])
+            picture = native(np.asarray(array[:]))
         except PictureError:
             raise
         except Exception as error:  # whatever a codec or the metadata trips over

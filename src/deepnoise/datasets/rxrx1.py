@@ -119,7 +119,7 @@ class RxRx1ImagesDataset(AbstractDataset[SiteFiles, SiteFiles]):
         root = Folder(self._root)
         if not root.fs.isdir(root.path):
             raise InputError(f"{self._root}: no such folder; give the folder of train/ and test/ as raw_root")
-        sites: dict[tuple[str, str, str, str, int], set[int]] = {}
+        sites: dict[tuple[str, str, str, str, int], dict[int, str]] = {}
         strays = []
         for split in SPLITS:
             for experiment in root.folders(split):
@@ -128,15 +128,14 @@ class RxRx1ImagesDataset(AbstractDataset[SiteFiles, SiteFiles]):
                         match = _FILE.fullmatch(name)
                         if folder.startswith("Plate") and match and 1 <= int(match["channel"]) <= len(self._channels):
                             key = (split, experiment, folder, match["well"], int(match["site"]))
-                            sites.setdefault(key, set()).add(int(match["channel"]))
+                            sites.setdefault(key, {})[int(match["channel"])] = name
                         elif name.lower().endswith(PICTURES):
                             strays.append(f"{split}/{experiment}/{folder}/{name}")
         rows = []
         for (split, experiment, folder, well, site), there in sorted(sites.items()):
-            names = [
-                f"{split}/{experiment}/{folder}/{well}_s{site}_w{c}.png" for c in range(1, len(self._channels) + 1)
-            ]
-            missing = tuple(name for c, name in enumerate(names, start=1) if c not in there)
+            here, numbers = f"{split}/{experiment}/{folder}", range(1, len(self._channels) + 1)
+            names = [f"{here}/{there.get(c, f'{well}_s{site}_w{c}.png')}" for c in numbers]
+            missing = tuple(name for c, name in zip(numbers, names, strict=True) if c not in there)
             rows.append((experiment, folder.removeprefix("Plate"), well, site, tuple(names), missing))
         found = pd.DataFrame(rows, columns=["experiment", "plate", "well", "site", "files", "missing"])
         if found.empty:

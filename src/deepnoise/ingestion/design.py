@@ -357,4 +357,11 @@ def make_folds(
                 else "train"
             )
             rows.append((fold, plate.experiment, plate.plate, plate.cell_type, role, unit))
-    return pd.DataFrame(rows, columns=["fold", "experiment", "plate", "cell_type", "role", "unit"])
+    folds = pd.DataFrame(rows, columns=["fold", "experiment", "plate", "cell_type", "role", "unit"])
+    idle = sorted(set(folds["fold"]) - set(folds.loc[folds["role"] == "train", "fold"]))
+    if idle:
+        raise InputError(
+            f"fold {idle[0]} has no {unit} left to train on: ingestion.folds.n_folds is {n_folds}, validation {validation}; "
+            "raise n_folds or set validation to false"
+        )
+    return folds

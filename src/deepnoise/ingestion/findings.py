@@ -30,6 +30,8 @@ KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 """Kind of finding -> (what it is, policies it can have). What cannot be packed can only be an error or left out."""
 
+WHOLE_WELL = -1
+"""Stands for all sites of a well, and for a site that is not known; a layout may number its sites from 0."""
 PLACE = ["experiment", "plate", "well", "site"]
 COLUMNS = ["finding", "policy", *PLACE, "channel", "file", "detail"]
 
@@ -43,13 +45,13 @@ def findings_table(rows: Iterable[Mapping[str, Any]], policies: Mapping[str, str
         policies: Kind -> error, exclude or report.
 
     Returns:
-        Unknown places are empty strings, an unknown site is 0.
+        Unknown places are empty strings, an unknown site is ``WHOLE_WELL``.
     """
     empty: dict[str, Any] = {
         "experiment": "",
         "plate": "",
         "well": "",
-        "site": 0,
+        "site": WHOLE_WELL,
         "channel": "",
         "file": "",
         "detail": "",
@@ -63,7 +65,7 @@ def findings_table(rows: Iterable[Mapping[str, Any]], policies: Mapping[str, str
 def name_of(row: Any) -> str:
     """One line on a finding: where, which file, what."""
     place = "/".join(p for p in (row.experiment, row.plate, row.well) if p)
-    place += f" site {row.site}" if row.site else ""
+    place += f" site {row.site}" if row.site != WHOLE_WELL else ""
     parts = [place, row.channel, row.file]
     return f"{row.finding}: " + " ".join(p for p in parts if p) + (f": {row.detail}" if row.detail else "")
 
@@ -87,7 +89,7 @@ def stop_on_errors(findings: pd.DataFrame) -> None:
 
 
 def excluded_sites(findings: pd.DataFrame) -> set[tuple[str, str, str, int]]:
-    """(experiment, plate, well, site) of the findings whose policy is ``exclude``; site 0 stands for a whole well."""
+    """(experiment, plate, well, site) of the findings whose policy is ``exclude``; the site may be ``WHOLE_WELL``."""
     left_out = findings[(findings["policy"] == "exclude") & (findings["well"] != "")]
     return set(left_out[PLACE].itertuples(index=False, name=None))
 

@@ -85,11 +85,11 @@ def plan_packing(sites: pd.DataFrame, pictures: RawPictures, checksum: bool) -> 
     return PackingPlan(pictures.channels, plates, pictures.read, pictures.dtype)
 
 
-def sample_sites(plan: PackingPlan, plates: Sequence[PlateImages]) -> list[np.ndarray]:
+def sample_sites(plan: PackingPlan, plates: Sequence[PlateImages], needed: bool = True) -> list[np.ndarray]:
     """A few readable sites, spread over the given plates: what shape, dtype and size on disk are to be expected of all.
 
     Raises:
-        InputError: Not one of them can be read.
+        InputError: Not one of them can be read, and one is ``needed``.
     """
     everything = [files for plate in plates for files in plate.sites["files"]]
     order = np.random.default_rng(0).permutation(len(everything))
@@ -101,7 +101,7 @@ def sample_sites(plan: PackingPlan, plates: Sequence[PlateImages]) -> list[np.nd
             faults.append(error)
         if len(found) == SAMPLES:
             break
-    if not found:
+    if not found and needed:
         raise InputError(f"none of {len(faults)} sampled pictures can be read; the first: {faults[0]}") from faults[0]
     return found
 

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from deepnoise.errors import InputError, closest, first_few
+from deepnoise.ingestion.findings import WHOLE_WELL
 from deepnoise.ingestion.packing import RawPictures
 from deepnoise.tables import WELL_TYPES
 from deepnoise.wells import normalise_well
@@ -80,7 +81,7 @@ def validate_wells(
     wells["perturbation"] = wells["perturbation"].astype("str")
     wells["id_code"] = wells["experiment"] + "_" + wells["plate"] + "_" + wells["well"]
     findings = _exclude(wells, excluded)
-    gone = {(f["experiment"], f["plate"], f["well"]) for f in findings if not f["site"]}
+    gone = {(f["experiment"], f["plate"], f["well"]) for f in findings if f["site"] == WHOLE_WELL}
     wells = wells[[key not in gone for key in wells[PLACE].itertuples(index=False, name=None)]]
     if wells.empty:
         raise InputError("the list of excluded wells leaves no well")
@@ -104,13 +105,13 @@ def validate_wells(
 
 
 def _exclude(wells: pd.DataFrame, excluded: pd.DataFrame | None) -> list[dict[str, Any]]:
-    """A finding for each well (site 0) and each single site of the list of excluded wells."""
+    """A finding for each well (site ``WHOLE_WELL``) and each single site of the list of excluded wells."""
     found: list[dict[str, Any]] = []
     for row in (pd.DataFrame() if excluded is None else excluded).itertuples():
         plate = wells[(wells["experiment"] == row.experiment) & (wells["plate"] == row.plate)]
         try:
             members = plate if pd.isna(row.well) else plate[plate["well"] == normalise_well(row.well)]
-            site = 0 if pd.isna(row.site) else int(row.site)
+            site = WHOLE_WELL if pd.isna(row.site) else int(row.site)
         except ValueError as error:
             raise InputError(f"{row.source}: {error}") from error
         if members.empty:
@@ -168,7 +169,7 @@ def match_images(
 
     Args:
         wells: The table ``wells``.
-        excluded: Places left out on purpose (experiment, plate, well, site; site 0: the whole well): no finding.
+        excluded: Places left out on purpose (experiment, plate, well, site; ``WHOLE_WELL`` for all sites): no finding.
         pictures: The raw pictures: ``found`` has one row a site (experiment, plate, well, site, ``files``, ``missing``).
 
     Returns:
@@ -199,7 +200,7 @@ def match_images(
 
     if excluded:
         places = found[[*PLACE, "site"]].itertuples(index=False, name=None)
-        found = found[[place not in excluded and (*place[:3], 0) not in excluded for place in places]]
+        found = found[[place not in excluded and (*place[:3], WHOLE_WELL) not in excluded for place in places]]
     nowhere = found["well"].isna()
     report(found[nowhere], "orphan_image", "well name {row.given!r} is none")
     joined = found[~nowhere].merge(wells[["id_code", *PLACE]], on=PLACE, how="left")
@@ -229,6 +230,12 @@ def match_images(
         place = {"experiment": row.experiment, "plate": row.plate, "well": row.well}
         findings.append({**place, "finding": "metadata_without_images", "detail": "no picture found"})
     complete = joined[joined["missing"].map(len) == 0].drop(columns="given")
+    if joined.empty and len(found):
+        own, listed = ("/".join(map(str, t[PLACE].iloc[0])) for t in (found.fillna({"well": found["given"]}), wells))
+        raise InputError(
+            f"no picture belongs to a listed well: there are pictures of {own}, the tables list {listed}; do experiment, plate and "
+            "well have the same names in both?"
+        )
     if complete.empty:
         raise InputError(
             f"no complete picture was found for any of the {len(wells)} wells ({len(joined)} sites lack channels "

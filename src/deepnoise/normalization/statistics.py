@@ -226,7 +226,9 @@ def plate_statistics(
     table["strategy"], table["reference"], table["illumination"] = strategy, reference, illumination
     # where no experiment is withheld, the pool of a strategy across plates holds pictures of plates that folds leave out
     transductive = across and not (wells["split"] == "heldout").any()
-    table["tier"] = "T1" if transductive and reference == "all" else tier_of(strategy, reference)
+    tier = ("T1" if reference == "all" else "T1c") if transductive else tier_of(strategy, reference)
+    # a flat field is estimated from the plate's own unlabelled pictures
+    table["tier"] = "T1" if tier == "T0" and illumination != "none" else tier
     order = ["experiment", "plate", "channel", "location", "scale", *measured]
     order += ["strategy", "reference", "illumination", "tier"]
     return table[order].sort_values(["experiment", "plate"], kind="stable", ignore_index=True)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from deepnoise.errors import InputError
 from deepnoise.ingestion import design, findings, packing, validation
 from deepnoise.parameters import IngestionParameters
 
@@ -87,10 +88,17 @@ def list_sites(image_store: Any, wells: pd.DataFrame, ingestion_findings: pd.Dat
     sites = image_store.rows()
     out = findings.excluded_sites(ingestion_findings)
     keep = [
-        (e, p, w, s) not in out and (e, p, w, 0) not in out
+        (e, p, w, s) not in out and (e, p, w, findings.WHOLE_WELL) not in out
         for e, p, w, s in sites[findings.PLACE].itertuples(index=False)
     ]
+    packed = len(sites)
     sites = sites[np.array(keep, bool) & sites["id_code"].isin(wells["id_code"]).to_numpy()]
+    if sites.empty:
+        kinds = ingestion_findings.loc[ingestion_findings["policy"] == "exclude", "finding"].value_counts()
+        told = ", ".join(f"{n} {kind}" for kind, n in kinds.items())
+        raise InputError(
+            f"no usable site is left of {packed} packed ones; left out: {told or 'none'}. See ingestion_findings"
+        )
     return sites.sort_values(["experiment", "plate", "store_row"], ignore_index=True)
 
 
