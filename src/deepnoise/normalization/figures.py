@@ -33,8 +33,9 @@ def draw_plates(site_features: pd.DataFrame, plates: list[tuple[str, str, str]],
     means = site_features.groupby(["experiment", "plate", "channel", "well"])["mean"].mean()
     step = (rows + 4, columns + 2)  # one picture of all heat maps: hundreds of axes would take minutes to draw
     canvas = np.full((len(plates) * step[0], len(channels) * step[1]), np.nan)
-    figure = Figure(figsize=(0.08 * canvas.shape[1] + 1.8, 0.08 * canvas.shape[0] + 0.6))
-    axis = figure.subplots()
+    width, height = 0.08 * canvas.shape[1], 0.08 * canvas.shape[0]  # inches
+    figure = Figure(figsize=(width + 1.7, height + 0.5))
+    axis = figure.add_axes((1.6 / (width + 1.7), 0.1 / (height + 0.5), width / (width + 1.7), height / (height + 0.5)))
     for i, (experiment, plate, note) in enumerate(plates):
         for c, channel in enumerate(channels):
             own = means.loc[experiment, plate, channel]
@@ -51,7 +52,6 @@ def draw_plates(site_features: pd.DataFrame, plates: list[tuple[str, str, str]],
     axis.imshow(canvas, cmap=colours, vmin=0, vmax=1, interpolation="nearest")
     axis.set_axis_off()
     axis.set_title(title, fontsize=9)
-    figure.tight_layout()
     return figure
 
 

@@ -40,17 +40,21 @@ def check_plates(site_features: pd.DataFrame, wells: pd.DataFrame) -> pd.DataFra
     Returns:
         One row a plate and channel; ``flags`` names what is wrong and why, empty where nothing is.
     """
-    kinds = wells.set_index("id_code")[["well_type", "cell_type"]]
-    usual = wells.groupby(["experiment", "plate"]).size().median()
+    key = ["experiment", "plate", "channel"]
     listed = wells.groupby(["experiment", "plate"]).size()
+    usual = listed.median()
+    of_wells = site_features.groupby([*key, "id_code", "well"], sort=False)["mean"].mean().reset_index()
+    of_wells = of_wells.merge(wells[["id_code", "well_type", "cell_type"]], on="id_code")
+    by_channel = site_features.groupby(key, sort=False)
+    middle = by_channel[["focus", "p01", "mean", "objects"]].median()
+    sites, share, spread = by_channel.size(), by_channel["saturated"].mean(), by_channel["std"].max()
     rows = []
-    for (experiment, plate, channel), sites in site_features.groupby(["experiment", "plate", "channel"], sort=False):
-        of_well = sites.groupby(["id_code", "well"])["mean"].mean().reset_index().join(kinds, on="id_code")
-        row: dict[str, Any] = {
-            "experiment": experiment, "plate": plate, "channel": channel, "cell_type": of_well["cell_type"].iloc[0],
-            "wells": len(of_well), "sites": len(sites), "focus": sites["focus"].median(), "saturated": sites["saturated"].mean(),
-            "background": sites["p01"].median(), "intensity": sites["mean"].median(), "objects": sites["objects"].median(),
-            "constant": bool((sites["std"] == 0).all()), "short": int(usual - listed[experiment, plate]),
+    for place, of_well in of_wells.groupby(key, sort=False):
+        row: dict[str, Any] = dict(zip(key, place, strict=True)) | {
+            "cell_type": of_well["cell_type"].iloc[0], "wells": len(of_well), "sites": int(sites[place]),
+            "focus": middle.at[place, "focus"], "saturated": share[place], "background": middle.at[place, "p01"],
+            "intensity": middle.at[place, "mean"], "objects": middle.at[place, "objects"], "constant": spread[place] == 0,
+            "short": int(usual - listed[place[:2]]),
         }  # fmt: skip
         rows.append(row | position_trends(of_well) | control_separation(of_well))
     table = pd.DataFrame(rows)
@@ -93,10 +97,8 @@ def position_trends(of_well: pd.DataFrame) -> dict[str, float]:
 
 def control_separation(of_well: pd.DataFrame) -> dict[str, float]:
     """``z_prime`` and ``ssmd`` of the plate's positive against its negative controls; nan where there are too few."""
-    positive, negative = (
-        of_well.loc[of_well["well_type"] == kind, "mean"].to_numpy()
-        for kind in ("positive_control", "negative_control")
-    )
+    kinds, values = of_well["well_type"].to_numpy(), of_well["mean"].to_numpy(np.float64)
+    positive, negative = (values[kinds == kind] for kind in ("positive_control", "negative_control"))
     if min(len(positive), len(negative)) < MIN_CONTROLS:
         return {"z_prime": np.nan, "ssmd": np.nan}
     gap = positive.mean() - negative.mean()
