@@ -45,6 +45,14 @@ def normalise_well(well: str) -> str:
     return f"{row_name(row)}{column + 1:02d}"
 
 
+def well_or_none(well: str) -> str | None:
+    """The canonical name, or None where it is no well."""
+    try:
+        return normalise_well(well)
+    except ValueError:
+        return None
+
+
 def all_wells(plate_format: int) -> list[str]:
     """Every well name of a plate format, row by row."""
     rows, columns = PLATE_FORMATS[plate_format]

@@ -71,6 +71,13 @@ class Folder:
         return bytes(self.fs.cat_file(self.join(name)))
 
 
+def time_of(facts: dict[str, Any]) -> str:
+    """When a listed file was last changed, or what else its file system tells of a change."""
+    if facts.get("islink"):  # the listing tells the time of the link, not of what it points to
+        return str(os.stat(facts["name"]).st_mtime)
+    return str(next((facts[k] for k in ("mtime", "ETag", "LastModified", "updated", "created") if k in facts), None))
+
+
 def read_csv(path: str | Path, needed: Sequence[str]) -> pd.DataFrame:
     """A csv (a byte-order mark is ignored) with at least the needed columns, everything as text.
 
@@ -129,9 +136,7 @@ def read_picture(folder: Folder, name: str) -> np.ndarray:
     except Exception as error:  # whatever a decoder trips over: zlib, struct, index, memory
         reason = str(error).replace(str(path), "").strip() or type(error).__name__
         raise PictureError("unreadable_image", path, f"cannot be read as a picture ({reason})") from error
-    picture = native(picture)
-    if picture.dtype not in (np.uint8, np.uint16):
-        raise PictureError("wrong_dtype", path, f"{picture.dtype}, expected uint8 or uint16")
+    picture = raw_counts(picture, path)
     if picture.ndim not in (2, 3):
         raise PictureError(
             "wrong_shape", path, f"shape {picture.shape}, expected one picture or one of several channels"
@@ -139,9 +144,16 @@ def read_picture(folder: Folder, name: str) -> np.ndarray:
     return picture
 
 
-def native(picture: np.ndarray) -> np.ndarray:
-    """The same values in the machine's own byte order."""
-    return picture.astype(picture.dtype.newbyteorder("="), copy=False)
+def raw_counts(picture: np.ndarray, name: str) -> np.ndarray:
+    """The same values in the machine's own byte order.
+
+    Raises:
+        PictureError: They are neither uint8 nor uint16; ``name`` says whose.
+    """
+    picture = picture.astype(picture.dtype.newbyteorder("="), copy=False)
+    if picture.dtype not in (np.uint8, np.uint16):
+        raise PictureError("wrong_dtype", name, f"{picture.dtype}, expected uint8 or uint16")
+    return picture
 
 
 def _decode(file: BinaryIO, path: str) -> np.ndarray:
@@ -193,12 +205,10 @@ class SiteFiles:
         stamps = []
         for name in files:
             facts = self.folder.facts(name) or {}
-            time = next((facts[k] for k in ("mtime", "ETag", "LastModified", "updated", "created") if k in facts), None)
-            if facts.get("islink"):  # the listing tells the time of the link, not of what it points to
-                time = os.stat(self.folder.join(name)).st_mtime
+            mark = time_of(facts)
             if checksum:
-                time = hashlib.blake2b(self.folder.read(name), digest_size=16).hexdigest()
-            stamps.append([name, facts.get("size"), str(time)])
+                mark = hashlib.blake2b(self.folder.read(name), digest_size=16).hexdigest()
+            stamps.append([name, facts.get("size"), mark])
         return stamps
 
     def read(self, files: tuple[str, ...]) -> np.ndarray:
@@ -227,13 +237,17 @@ class SiteFiles:
                         f"{first.shape[-2:]} as in {files[0]}",
                     )
             stack = np.stack(pictures)
-        if len(stack) != len(self.channels):
+        return np.ascontiguousarray(self._all_channels(stack, self.folder.join(files[0])))
+
+    def _all_channels(self, picture: np.ndarray, name: str) -> np.ndarray:
+        """The (C, H, W) picture itself; refused by name if it has more or fewer channels than the screen."""
+        if len(picture) != len(self.channels):
             raise PictureError(
                 "unequal_channels",
-                self.folder.join(files[0]),
-                f"{len(stack)} channels, expected {len(self.channels)} ({', '.join(self.channels)})",
+                name,
+                f"{len(picture)} channels, expected {len(self.channels)} ({', '.join(self.channels)})",
             )
-        return np.ascontiguousarray(stack)
+        return picture
 
 
 def write_json(path: str | Path, content: Any, indent: int | None = 1) -> None:

@@ -7,6 +7,7 @@ import logging
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -113,12 +114,15 @@ class ImageStoreDataset(AbstractDataset[PackingPlan, ImageStore]):
         self._workers = workers
         self.metadata = metadata
 
+    @cached_property
+    def _folder(self) -> Folder:  # not in __init__: a catalog is read without the file system of every entry
+        return Folder(self._root)
+
     def _file(self, name: str) -> str:
-        return f"{Folder(self._root).url}/{name}"
+        return f"{self._folder.url}/{name}"
 
     def save(self, data: PackingPlan) -> None:
-        folder = Folder(self._root)
-        folder.fs.makedirs(folder.path, exist_ok=True)
+        self._folder.fs.makedirs(self._folder.path, exist_ok=True)
         forms = {p.name: self._packed_form(p) for p in data.plates}
         todo = [p for p in data.plates if forms[p.name] is None]
         ready = [form for form in forms.values() if form]
@@ -126,8 +130,8 @@ class ImageStoreDataset(AbstractDataset[PackingPlan, ImageStore]):
             samples = sample_sites(data, todo, needed=not ready)
             shape, dtype = ready[0] if ready else expected_form(samples, data.dtype)
             self._check_space(samples, sum(len(p.sites) for p in todo))
-            if folder.fs.exists(folder.join(self.MANIFEST)):
-                folder.fs.rm(folder.join(self.MANIFEST))
+            if self._folder.fs.exists(self._folder.join(self.MANIFEST)):
+                self._folder.fs.rm(self._folder.join(self.MANIFEST))
             logger.info("image store: %s of %s plates are up to date", len(ready), len(data.plates))
             total = sum(len(p.sites) for p in todo)
             with ThreadPoolExecutor(self._workers) as pool, progress("packing", total, "sites") as bar:
@@ -137,19 +141,19 @@ class ImageStoreDataset(AbstractDataset[PackingPlan, ImageStore]):
 
     def _packed_form(self, plate: PlateImages) -> tuple[tuple[int, ...], str] | None:
         """Shape and dtype of the sites of a plate that is packed as planned; None where there is work to do."""
-        folder, name = Folder(self._root), f"{_folder_name(plate.name)}.json"
-        if not folder.fs.exists(folder.join(name)):
+        name = f"{_folder_name(plate.name)}.json"
+        if not self._folder.fs.exists(self._folder.join(name)):
             return None
         record = read_json(self._file(name))
         return (tuple(record["shape"]), record["dtype"]) if record.get("fingerprint") == plate.fingerprint else None
 
     def _check_space(self, samples: list[np.ndarray], sites: int) -> None:
         """Say before the work that the disk is too small, as far as a few compressed sites can tell."""
-        if not Folder(self._root).local or not samples:
+        if not self._folder.local or not samples:
             return
         bytes_a_site = sum(self._compressed_size(sample) for sample in samples) / len(samples)
         needed = 1.1 * bytes_a_site * sites
-        free = shutil.disk_usage(Folder(self._root).path).free
+        free = shutil.disk_usage(self._folder.path).free
         if needed > free:
             raise InputError(
                 f"the image store needs about {_size(needed)} in {self._root} ({sites:,} sites, {_size(bytes_a_site)} each), "
@@ -171,11 +175,11 @@ class ImageStoreDataset(AbstractDataset[PackingPlan, ImageStore]):
         pool: ThreadPoolExecutor,
         bar: Any,
     ) -> None:
-        folder, name = Folder(self._root), _folder_name(plate.name)
+        name = _folder_name(plate.name)
         for old in (f"{name}.json", name):
-            if folder.fs.exists(folder.join(old)):
-                folder.fs.rm(folder.join(old), recursive=True)
-        array = _create(_zarr_store(folder.sub(name)), (len(plate.sites), *shape), dtype, self._codec)
+            if self._folder.fs.exists(self._folder.join(old)):
+                self._folder.fs.rm(self._folder.join(old), recursive=True)
+        array = _create(_zarr_store(self._folder.sub(name)), (len(plate.sites), *shape), dtype, self._codec)
 
         def store_site(row: int) -> list | PictureError:
             files = plate.sites["files"].iloc[row]
@@ -216,7 +220,7 @@ class ImageStoreDataset(AbstractDataset[PackingPlan, ImageStore]):
 
     def _finish(self, plan: PackingPlan) -> None:
         """Write the manifest, then drop what belongs to no plate of the plan."""
-        folder, plates = Folder(self._root), {}
+        plates: dict[str, dict[str, Any]] = {}
         shape, dtype = None, None
         for plate in plan.plates:
             record = read_json(self._file(f"{_folder_name(plate.name)}.json"))
@@ -228,18 +232,17 @@ class ImageStoreDataset(AbstractDataset[PackingPlan, ImageStore]):
         known = (
             {self.MANIFEST} | {p["folder"] for p in plates.values()} | {f"{p['folder']}.json" for p in plates.values()}
         )
-        for path in folder.fs.ls(folder.path, detail=False):
+        for path in self._folder.fs.ls(self._folder.path, detail=False):
             if path.rstrip("/").rsplit("/", 1)[-1] not in known:
-                folder.fs.rm(path, recursive=True)
+                self._folder.fs.rm(path, recursive=True)
 
     def load(self) -> ImageStore:
         if not self._exists():
             raise InputError(f"image store {self._root} is absent or incomplete; run ingestion")
-        return ImageStore(Folder(self._root), read_json(self._file(self.MANIFEST)))
+        return ImageStore(self._folder, read_json(self._file(self.MANIFEST)))
 
     def _exists(self) -> bool:
-        folder = Folder(self._root)
-        return bool(folder.fs.exists(folder.join(self.MANIFEST)))
+        return bool(self._folder.fs.exists(self._folder.join(self.MANIFEST)))
 
     def _describe(self) -> dict[str, Any]:
         return {"root": self._root, "compressor": self._compressor}

@@ -12,10 +12,9 @@ from kedro.io import AbstractDataset
 
 from deepnoise.datasets.files import Folder, SiteFiles, read_csv
 from deepnoise.errors import InputError, closest
-from deepnoise.ingestion.validation import RAW_COLUMNS
-from deepnoise.wells import normalise_well
+from deepnoise.ingestion.validation import PLACE, RAW_COLUMNS
+from deepnoise.wells import well_or_none
 
-PLACE = ["experiment", "plate", "well"]
 SOURCE = "file and line"
 NEEDED = ["experiment", "plate", "well", "cell_type", "perturbation"]
 
@@ -145,7 +144,7 @@ class _LongTable(AbstractDataset[Any, Any]):
             rows[f"file {channel}"] = _fill(template, table)
             self._no_holes(f"files.{channel}", template, rows[f"file {channel}"], table)
         rows["source"] = table[SOURCE]
-        rows["well"] = [_canonical(well) for well in rows["well"]]  # A1 and A01 in two rows are one well
+        rows["well"] = [well_or_none(well) or well for well in rows["well"]]  # A1 and A01 in two rows are one well
         return rows
 
     def _no_holes(self, name: str, template: str, values: pd.Series, table: pd.DataFrame) -> None:
@@ -170,13 +169,6 @@ class _LongTable(AbstractDataset[Any, Any]):
 
     def _describe(self) -> dict[str, Any]:
         return {"filepath": self._path, "columns": self._columns}
-
-
-def _canonical(well: str) -> str:
-    try:
-        return normalise_well(well)
-    except ValueError:
-        return well  # told by name when wells are validated
 
 
 def _texts(chosen: dict[str, list[str]] | None) -> dict[str, list[str]]:

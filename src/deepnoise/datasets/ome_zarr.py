@@ -12,7 +12,7 @@ import zarr.storage
 from kedro.io import AbstractDataset
 from pydantic import ValidationError
 
-from deepnoise.datasets.files import Folder, SiteFiles, native
+from deepnoise.datasets.files import Folder, SiteFiles, raw_counts, time_of
 from deepnoise.errors import InputError, PictureError
 
 
@@ -49,8 +49,8 @@ class OmeZarrSites(SiteFiles):
             for name in sorted(objects):
                 digest.update(self.folder.fs.cat_file(name))
             return [files[0], digest.hexdigest()]
-        times = [str(o.get("mtime") or o.get("ETag") or o.get("created")) for o in objects.values()]
-        return [files[0], len(objects), sum(o["size"] or 0 for o in objects.values()), max(times, default="")]
+        newest = max(map(time_of, objects.values()), default="")
+        return [files[0], len(objects), sum(o["size"] or 0 for o in objects.values()), newest]
 
     def read(self, files: tuple[str, ...]) -> np.ndarray:
         """(C, H, W) of one site at full resolution.
@@ -65,7 +65,7 @@ class OmeZarrSites(SiteFiles):
                 raise PictureError(
                     "wrong_shape", files[0], f"has {' and '.join(long)} planes, expected one; project them first"
                 )
-            picture = native(np.asarray(array[:]))
+            picture = raw_counts(np.asarray(array[:]), files[0])
         except PictureError:
             raise
         except Exception as error:  # whatever a codec or the metadata trips over
@@ -73,17 +73,8 @@ class OmeZarrSites(SiteFiles):
             raise PictureError(
                 "unreadable_image", files[0], f"cannot be read as an OME-Zarr image ({reason})"
             ) from error
-        if picture.dtype not in (np.uint8, np.uint16):
-            raise PictureError("wrong_dtype", files[0], f"{picture.dtype}, expected uint8 or uint16")
         picture = picture.reshape([n for a, n in zip(axes, picture.shape, strict=True) if a in ("c", "y", "x")])
-        picture = picture if "c" in axes else picture[None]
-        if len(picture) != len(self.channels):
-            raise PictureError(
-                "unequal_channels",
-                files[0],
-                f"{len(picture)} channels, expected {len(self.channels)} ({', '.join(self.channels)})",
-            )
-        return picture
+        return self._all_channels(picture if "c" in axes else picture[None], files[0])
 
 
 class OmeZarrImagesDataset(AbstractDataset[SiteFiles, SiteFiles]):

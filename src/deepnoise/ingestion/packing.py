@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -137,7 +137,7 @@ def describe_site(picture: np.ndarray) -> list[list[Any]]:
     return facts
 
 
-def picture_findings(records: Sequence[dict[str, Any]], channels: list[str]) -> list[dict[str, Any]]:
+def picture_findings(records: Iterable[dict[str, Any]], channels: list[str]) -> list[dict[str, Any]]:
     """Findings on the pixels of packed plates.
 
     Args:

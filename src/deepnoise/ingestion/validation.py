@@ -11,7 +11,7 @@ from deepnoise.errors import InputError, closest, first_few
 from deepnoise.ingestion.findings import WHOLE_WELL
 from deepnoise.ingestion.packing import RawPictures
 from deepnoise.tables import WELL_TYPES
-from deepnoise.wells import normalise_well
+from deepnoise.wells import normalise_well, well_or_none
 
 RAW_COLUMNS = ("experiment", "plate", "well", "cell_type", "well_type", "perturbation", "split", "source")
 EXCLUDED_COLUMNS = ("experiment", "plate", "well", "site", "reason")
@@ -155,13 +155,6 @@ def _missing_wells(wells: pd.DataFrame, gone: Set[tuple[str, str, str]]) -> list
     ]  # fmt: skip
 
 
-def _well_or_none(name: str) -> str | None:
-    try:
-        return normalise_well(name)
-    except ValueError:
-        return None  # reported as an orphan
-
-
 def match_images(
     wells: pd.DataFrame, pictures: RawPictures, excluded: Set[tuple[str, str, str, int]] = frozenset()
 ) -> tuple[pd.DataFrame, dict[str, Any], list[dict[str, Any]]]:
@@ -182,7 +175,7 @@ def match_images(
     found = pictures.found.copy()
     found["plate"] = found["plate"].astype(str)
     found["given"] = found["well"]
-    found["well"] = [_well_or_none(well) for well in found["well"]]
+    found["well"] = [well_or_none(well) for well in found["well"]]
     findings: list[dict[str, Any]] = [
         {"finding": "orphan_image", "file": name, "detail": "no place known"} for name in pictures.strays
     ]

@@ -82,9 +82,9 @@ def position_trends(of_well: pd.DataFrame) -> dict[str, float]:
     arranged = np.stack([values, *(rng.permutation(values) for _ in range(SHUFFLES))], axis=1)
     by_row, by_column, residual = median_polish(plate_grid(arranged, row, column))
     left = residual[row, column]
-    spread = MAD_TO_STD * np.median(np.abs(left - np.median(left, axis=0)), axis=0)
+    spread = _scaled_mad(left)
     outer = np.isin(row, [row.min(), row.max()]) | np.isin(column, [column.min(), column.max()])
-    inner_spread = _scaled_mad(values[~outer]) if (~outer).any() else 0.0
+    inner_spread = float(_scaled_mad(values[~outer])) if (~outer).any() else 0.0
     if (spread == 0).any() or inner_spread == 0:
         return nothing
     trends = by_row[np.unique(row)].std(axis=0) / spread, by_column[np.unique(column)].std(axis=0) / spread
@@ -109,15 +109,16 @@ def control_separation(of_well: pd.DataFrame) -> dict[str, float]:
     }
 
 
-def _scaled_mad(values: np.ndarray) -> float:
-    return float(MAD_TO_STD * np.median(np.abs(values - np.median(values))))
+def _scaled_mad(values: np.ndarray) -> np.ndarray:
+    """Of (W,) or (W, F) values over the wells."""
+    return np.asarray(MAD_TO_STD * np.median(np.abs(values - np.median(values, axis=0)), axis=0))
 
 
 def _flags(table: pd.DataFrame) -> list[str]:
     """Flags with their reasons, joined by "; "."""
     among = table.groupby(["cell_type", "channel"])
     middle = among["focus"].transform("median")
-    spread = among["focus"].transform(lambda v: max(_scaled_mad(v.to_numpy()), 0.05))
+    spread = among["focus"].transform(lambda v: max(float(_scaled_mad(v.to_numpy())), 0.05))
     objects = among["objects"].transform("median")
     flags = []
     for i, row in enumerate(table.itertuples()):

@@ -25,6 +25,11 @@ class Strategy:
     location: str = "mean"
     scale: str = "std"
 
+    @property
+    def across_experiments(self) -> bool:
+        """Whether the pool reaches beyond the experiment of a plate."""
+        return self.pool is not None and "experiment" not in self.pool
+
 
 STRATEGIES: dict[str, Strategy] = {
     "none": Strategy(None),
@@ -181,8 +186,7 @@ def plate_statistics(
     chosen = STRATEGIES[strategy]
     within = ["experiment", "plate"] if chosen.pool is None else list(chosen.pool)
     used = plate_histograms[plate_histograms["well_type"].isin(REFERENCES[reference])]
-    across = strategy in ("global", "cell_type")
-    if across:
+    if chosen.across_experiments:
         # held-out plates do not decide the statistics that training sees
         labelled = wells.loc[wells["split"] == "labelled", ["experiment", "plate"]].drop_duplicates()
         used = used.merge(labelled, on=["experiment", "plate"])
@@ -224,20 +228,25 @@ def plate_statistics(
     if strategy == "none":
         table["location"], table["scale"] = 0.0, 1.0
     table["strategy"], table["reference"], table["illumination"] = strategy, reference, illumination
-    # where no experiment is withheld, the pool of a strategy across plates holds pictures of plates that folds leave out
-    transductive = across and not (wells["split"] == "heldout").any()
-    tier = ("T1" if reference == "all" else "T1c") if transductive else tier_of(strategy, reference)
-    # a flat field is estimated from the plate's own unlabelled pictures
-    table["tier"] = "T1" if tier == "T0" and illumination != "none" else tier
+    table["tier"] = tier_of(strategy, reference, illumination, bool((wells["split"] == "heldout").any()))
     order = ["experiment", "plate", "channel", "location", "scale", *measured]
     order += ["strategy", "reference", "illumination", "tier"]
     return table[order].sort_values(["experiment", "plate"], kind="stable", ignore_index=True)
 
 
-def tier_of(strategy: str, reference: str) -> str:
-    """Tier of knowledge (method: section 7) of a picture normalized this way."""
-    if STRATEGIES[strategy].pool in (None, (), ("cell_type",)):
-        return "T0"
+def tier_of(strategy: str, reference: str, illumination: str = "none", withheld: bool = True) -> str:
+    """Tier of knowledge (method: section 7) of a picture normalized this way.
+
+    Args:
+        strategy: Key of ``STRATEGIES``.
+        reference: Key of ``REFERENCES``.
+        illumination: A flat field is estimated from the plate's own unlabelled pictures: at least T1.
+        withheld: Whether held-out experiments are kept out of the pools across experiments. On a cross-validated screen there
+            are none, and such a pool holds pictures of plates that folds leave out.
+    """
+    chosen = STRATEGIES[strategy]
+    if chosen.pool is None or (chosen.across_experiments and withheld):
+        return "T0" if illumination == "none" else "T1"
     return "T1" if reference == "all" else "T1c"
 
 
