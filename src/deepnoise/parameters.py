@@ -153,6 +153,8 @@ class TrainingParameters(Block):
     head: HeadParameters
     optimizer: Literal["adam", "adamw", "sgd"]
     batch_size: int = Field(ge=2)
+    batches: Literal["mixed", "experiment", "plate"]
+    sites: Literal["all"] | list[int]
     augmentation: AugmentationParameters
     pretrain: StageParameters
     mean_teacher: MeanTeacherParameters
@@ -173,6 +175,11 @@ class TrainingParameters(Block):
                 "training.unlabelled_source is 'heldout', but training.mean_teacher.unlabelled_ratio is 0: no picture of "
                 "theirs would be read; set it above 0"
             )
+        if self.batches != "mixed" and self.unlabelled_source == "heldout":
+            raise ValueError(
+                f"training.batches is {self.batches!r}, but held-out pictures would stand in the same batch; set "
+                "training.unlabelled_source to training or none"
+            )
         return self
 
 
@@ -180,6 +187,8 @@ class InferenceParameters(Block):
     """From a model to scores."""
 
     views: Literal["none", "dihedral"]
+    adabn: Literal["none", "experiment", "plate"]
+    seen_experiments: int = Field(ge=0)
     batch_size: PositiveInt
     device: Literal["auto", "cpu", "cuda", "mps"]
 
@@ -200,6 +209,8 @@ class EvaluationParameters(Block):
 
     unit: Literal["well", "site"]
     pairs: list[Annotated[list[str], Field(min_length=2, max_length=2)]]
+    permutations: PositiveInt
+    smallest_leak: float = Field(gt=0)
 
 
 class ProjectParameters(Block):

@@ -19,6 +19,8 @@ EMBEDDING = "embedding_"
 """Prefix of the per-dimension columns of embedding tables."""
 
 WELL_TYPES = ("treatment", "positive_control", "negative_control")
+LEVELS = ("any", "not_same_plate", "not_same_experiment", "not_same_experiment_nor_position")
+"""Which replicates count as positives of a retrieval, from the loosest to the strictest."""
 TIERS = ("T0", "T1", "T1c", "T2", "T3", "T2+T3", "unknown", "T2+unknown")
 
 
@@ -210,10 +212,11 @@ SCHEMAS: dict[str, TableSchema] = {
         allowed={"tier": TIERS},
     ),
     "well_embeddings": TableSchema(
-        "unit-length embedding of a well",
+        "embedding of a well: unit-length from our network, or anybody's profile",
         ("fold", "id_code"),
-        {"fold": "int", "role": "str"} | WELL_KEY | {"plate_seen": "bool"},
+        {"fold": "int", "role": "str"} | WELL_KEY | {"plate_seen": "bool", "tier": "str"},
         prefix=EMBEDDING,
+        allowed={"tier": TIERS},
     ),
     "well_scores": TableSchema(
         "wide scores of wells from any model, a score column a perturbation: higher is better; rows of one well (sites, models) "
@@ -261,6 +264,88 @@ SCHEMAS: dict[str, TableSchema] = {
         ("id_code",),
         {"id_code": "str", "perturbation": "str"},
     ),
+    "replicate_retrieval": TableSchema(
+        "how early a well finds the other wells of its perturbation among the other wells of its experiment",
+        ("fold", "id_code", "level"),
+        {
+            "fold": "int",
+            "id_code": "str",
+            "experiment": "str",
+            "cell_type": "str",
+            "well_type": "str",
+            "perturbation": "str",
+            "level": "str",
+            "average_precision": "float",
+            "chance": "float",
+            "positives": "int",
+            "negatives": "int",
+            "tier": "str",
+        },
+        allowed={"tier": TIERS, "level": LEVELS},
+    ),
+    "leak_probes": TableSchema(
+        "what a linear probe reads of technical noise in profiles, a row a representation and axis",
+        ("representation", "axis"),
+        {
+            "representation": "str",
+            "axis": "str",
+            "verdict": "str",
+            "balanced_accuracy": "float?",
+            "chance": "float?",
+            "null_low": "float?",
+            "null_high": "float?",
+            "p": "float?",
+            "smallest_p": "float?",
+            "detectable": "float?",
+            "planted_found": "bool",
+            "probes": "int",
+            "wells": "int",
+            "reason": "str",
+            "tier": "str",
+        },
+        allowed={"tier": TIERS, "verdict": ("leak", "none seen", "undecided", "void", "not asked")},
+    ),
+    "perturbation_scores": TableSchema(
+        "how well each perturbation is called, found again and told from the negative controls",
+        ("cell_type", "perturbation"),
+        {
+            "cell_type": "str",
+            "perturbation": "str",
+            "wells": "int",
+            "top1": "float?",
+            "top5": "float?",
+            "most_called": "str",
+            "average_precision": "float?",
+            "activity": "float?",
+            "activity_chance": "float?",
+            "activity_p": "float?",
+            "activity_q": "float?",
+            "tier": "str",
+        },
+        allowed={"tier": TIERS},
+    ),
+    "confusions": TableSchema(
+        "wrong plain calls of held-out wells, a row a pair of perturbations",
+        ("perturbation", "call"),
+        {"perturbation": "str", "call": "str", "wells": "int", "share": "float", "tier": "str"},
+        allowed={"tier": TIERS},
+    ),
+    "suspect_wells": TableSchema(
+        "wells whose picture contradicts the plate map, surest first",
+        (),
+        {"rank": "int"}
+        | WELL_KEY
+        | {
+            "kind": "str",
+            "partner": "str",
+            "evidence": "float",
+            "needed": "float",
+            "flagged": "bool",
+            "detail": "str",
+            "tier": "str",
+        },
+        allowed={"tier": TIERS},
+    ),
     "training_history": TableSchema(
         "one row an epoch of training",
         ("fold", "stage", "epoch"),
@@ -282,15 +367,33 @@ SCORES_KEYS = {
     "screen": "name of the screen",
     "unit": "what is scored: well or site",
     "classes": "number of perturbations that can be called",
-    "t1": "top1, top5, macro_recall, skill, chance, n, tier, by_experiment, by_cell_type of the plain call",
-    "steps": "accuracy after each step of plate balancing, each with its tier and chance",
+    "headline": "the one figure to quote: T0, T1 or T1c; null where the model is of another tier",
+    "heldout": "by well and by site: top1, top5, macro_recall, skill, chance, n, experiments, interval or sign_flip_p, tier, by_experiment, "
+    "by_cell_type of the plain call",
+    "seen": "the same on experiments that the model was trained on",
+    "gap": "top-1 seen less unseen",
     "validation": "the same plain scores on the validation plates, which were watched during training",
     "baseline": "hand features and logistic regression on the same folds",
+    "against_baseline": "the model's gain over it on the same rows, paired by experiment",
+    "steps": "accuracy after each step of plate balancing, and its gain over the plain call, each with its tier and chance",
     "pairs": "macro recall within pairs of perturbations named in the parameters",
     "plate_groups": "plates whose group was decided, and how many of those with labels are right",
     "notes": "what a reader must know to read the figures",
 }
 """Top-level keys of the entry ``scores`` (JSON)."""
+
+CARD_KEYS = {
+    "screen": "name of the screen",
+    "tier": "tier of the embeddings",
+    "profiles": "wells, experiments, plates and dimensions; how many wells are of plates that the model was not trained on",
+    "signal": "replicate mean average precision by well type and level, with chance, skill, interval or sign_flip_p, permutation p",
+    "leaks": "representation -> axis -> verdict, balanced accuracy, chance, permutation interval, smallest leak that would have been seen",
+    "activity": "share of perturbations told from the negative controls at q < 0.05",
+    "collapse": "effective rank of the embeddings of each fold, of how many dimensions",
+    "suspects": "how many wells and plates contradict the plate map",
+    "notes": "what a reader must know to read the figures",
+}
+"""Top-level keys of the entry ``signal_leak_card`` (JSON)."""
 
 
 def validate_table(table: pd.DataFrame, schema: str, source: str) -> pd.DataFrame:

@@ -9,8 +9,11 @@ import pandas as pd
 from sklearn.metrics import recall_score
 
 from deepnoise.errors import InputError, closest, first_few
+from deepnoise.evaluation.intervals import LEAST_EXPERIMENTS, summarise, uncertainty
 from deepnoise.ingestion.design import unequal_plate
-from deepnoise.tables import SCORE, class_names, matrix
+from deepnoise.tables import SCHEMAS, SCORE, class_names, matrix
+
+HEADLINE_TIERS = ("T0", "T1", "T1c")
 
 
 def skill(accuracy: float, chance: float) -> float:
@@ -23,6 +26,38 @@ def macro_recall(truth: np.ndarray, called: np.ndarray) -> float:
     return float(recall_score(truth, called, labels=np.unique(truth), average="macro", zero_division=0))
 
 
+def rank_of_truth(values: np.ndarray, answer: np.ndarray) -> np.ndarray:
+    """(W, K) scores and (W,) column of the true class (-1: cannot be called) -> (W,) 0 where it is called first; equal scores in column order."""
+    rank = np.full(len(values), values.shape[1])
+    known = np.flatnonzero(answer >= 0)
+    for block in np.array_split(known, max(1, len(known) // 4096)):  # bounds the memory at a block of comparisons
+        part, own = values[block], answer[block]
+        truth = part[np.arange(len(block)), own][:, None]
+        before = (part == truth) & (np.arange(part.shape[1]) < own[:, None])
+        rank[block] = (part > truth).sum(axis=1) + before.sum(axis=1)
+    return rank
+
+
+def ranked_calls(scores: pd.DataFrame, truth: pd.Series) -> pd.DataFrame:
+    """Truth, call and rank of the truth of every row of a wide table.
+
+    Args:
+        scores: One row a well or site: ``score_<perturbation>`` columns.
+        truth: (W,) perturbation of each row.
+
+    Returns:
+        perturbation, call, rank (0: called), in the order and with the index of ``scores``.
+    """
+    names = class_names(scores)
+    values = matrix(scores, SCORE)
+    answer = pd.Index(names).get_indexer(truth.to_numpy(dtype=object))
+    called = np.array(names, dtype=object)[values.argmax(axis=1)] if len(values) else np.array([], object)
+    return pd.DataFrame(
+        {"perturbation": truth.to_numpy(dtype=object), "call": called, "rank": rank_of_truth(values, answer)},
+        index=scores.index,
+    )
+
+
 def score_table(scores: pd.DataFrame, truth: pd.Series, cell_type: pd.Series) -> dict[str, Any]:
     """Plain scores of a wide table.
 
@@ -32,30 +67,54 @@ def score_table(scores: pd.DataFrame, truth: pd.Series, cell_type: pd.Series) ->
         cell_type: (W,) cell type of each row.
 
     Returns:
-        top1, top5, macro_recall, skill, chance (1/K), n, tier, by_experiment and by_cell_type (top1).
+        top1, top5, macro_recall, skill, chance (1/K), n, experiments, interval, sign_flip_p
+        (:func:`deepnoise.evaluation.intervals.summarise`), tier, by_experiment (top1) and by_cell_type (the same few figures).
     """
-    names = np.array(class_names(scores), dtype=object)
-    values = matrix(scores, SCORE)
-    ranked = np.argsort(-values, axis=1, kind="stable")[:, :5]
-    answer = truth.to_numpy(dtype=object)
-    right = names[ranked] == answer[:, None]
-    chance = 1 / len(names)
-    top1 = float(right[:, 0].mean())
+    calls = ranked_calls(scores, truth)
+    classes = len(class_names(scores))
+    right, experiment = (calls["rank"] == 0).to_numpy(), scores["experiment"].to_numpy(str)
+    by_kind = {str(kind): _accuracy(right[rows], experiment[rows], 1 / classes)
+               for kind, rows in cell_type.reset_index(drop=True).groupby(cell_type.to_numpy()).indices.items()}  # fmt: skip
     return {
-        "top1": top1,
-        "top5": float(right.any(axis=1).mean()) if len(names) > 5 else None,
-        "macro_recall": macro_recall(answer.astype(str), names[ranked[:, 0]].astype(str)),
-        "skill": skill(top1, chance),
-        "chance": chance,
-        "n": int(len(scores)),
+        **_accuracy(right, experiment, 1 / classes),
+        "top5": float((calls["rank"] < 5).mean()) if classes > 5 else None,
+        "macro_recall": macro_recall(calls["perturbation"].to_numpy(str), calls["call"].to_numpy(str)),
         "tier": str(scores["tier"].iloc[0]),
-        "by_experiment": _means(right[:, 0], scores["experiment"]),
-        "by_cell_type": _means(right[:, 0], cell_type),
+        "by_experiment": {str(k): float(v) for k, v in pd.Series(right).groupby(experiment).mean().items()},
+        "by_cell_type": by_kind,
     }
 
 
-def _means(right: np.ndarray, by: pd.Series) -> dict[str, float]:
-    return {str(k): float(v) for k, v in pd.Series(right).groupby(by.to_numpy()).mean().items()}
+def _accuracy(right: np.ndarray, experiment: np.ndarray, chance: float) -> dict[str, Any]:
+    found = summarise(right, experiment, chance)
+    top1 = found.pop("mean")
+    return {"top1": top1, "skill": skill(top1, chance), "chance": chance, **found}
+
+
+def paired_gain(right: np.ndarray, reference: np.ndarray, experiment: np.ndarray) -> dict[str, Any]:
+    """What one call of the same rows is better than another: ``gain``, interval or sign-flip p.
+
+    Args:
+        right: (W,) whether each row is called right.
+        reference: (W,) the same of the call that it is compared with.
+        experiment: (W,) names.
+    """
+    found = summarise(right.astype(float) - reference.astype(float), experiment)
+    return {"gain": found["mean"], "gain_interval": found["interval"], "gain_sign_flip_p": found["sign_flip_p"]}
+
+
+def seen_gap(seen: dict[str, Any] | None, unseen: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Top-1 on experiments seen in training less that on unseen ones: what does not carry over to a new experiment."""
+    if seen is None or unseen is None:
+        return None
+    return {
+        "top1": seen["top1"] - unseen["top1"],
+        "seen": seen["top1"],
+        "seen_experiments": seen["experiments"],
+        "unseen": unseen["top1"],
+        "unseen_experiments": unseen["experiments"],
+        "tier": unseen["tier"],
+    }
 
 
 def pair_recall(scores: pd.DataFrame, truth: pd.Series, pair: list[str]) -> dict[str, Any] | None:
@@ -77,7 +136,7 @@ def pair_recall(scores: pd.DataFrame, truth: pd.Series, pair: list[str]) -> dict
 
 
 def score_steps(steps: pd.DataFrame, truth: dict[str, str]) -> list[dict[str, Any]]:
-    """Accuracy after each step of plate balancing.
+    """Accuracy after each step of plate balancing, and what the step gains over the plain call of the same wells.
 
     Chance is the mean of 1 / (classes that the step still allows in a well): 1/K for the plain call, G/K where
     the plate group is decided.
@@ -87,18 +146,17 @@ def score_steps(steps: pd.DataFrame, truth: dict[str, str]) -> list[dict[str, An
         truth: id_code -> perturbation.
     """
     scored = []
+    plain: pd.Series | None = None
     for step, rows in steps.groupby("step", sort=False):
-        known = rows[rows["id_code"].isin(truth)]
-        right = known["call"].to_numpy(dtype=object) == known["id_code"].map(truth).to_numpy(dtype=object)
-        chance = float((1 / known["candidates"]).mean())
-        accuracy = float(right.mean())
+        known = rows[rows["id_code"].isin(truth)].set_index("id_code")
+        right = known["call"] == known.index.map(truth)
+        experiment = known["experiment"].to_numpy(str)
+        plain = right if plain is None else plain
         scored.append(
             {
                 "step": str(step),
-                "top1": accuracy,
-                "skill": skill(accuracy, chance),
-                "chance": chance,
-                "n": int(len(known)),
+                **_accuracy(right.to_numpy(), experiment, float((1 / known["candidates"]).mean())),
+                **paired_gain(right.to_numpy(), plain.loc[known.index].to_numpy(), experiment),
                 "tier": str(rows["tier"].iloc[0]),
             }
         )
@@ -171,53 +229,153 @@ def evaluate(
             f"{screen!r}; expected id_codes such as {min(targets, default='')!r}"
         )
 
-    def plain(table: pd.DataFrame, role: str, truth: dict[str, str]) -> dict[str, Any] | None:
+    def rows_of(table: pd.DataFrame, role: str, truth: dict[str, str]) -> pd.DataFrame:
         if table.empty:
-            return None
-        rows = table[(table["role"] == role) & table["id_code"].isin(truth) & table["id_code"].isin(targets)]
-        if rows.empty:
-            return None
-        return score_table(rows, rows["id_code"].map(truth), rows["id_code"].map(kind))
+            return table
+        return table[(table["role"] == role) & table["id_code"].isin(truth) & table["id_code"].isin(targets)]
+
+    def plain(table: pd.DataFrame, role: str, truth: dict[str, str]) -> dict[str, Any] | None:
+        rows = rows_of(table, role, truth)
+        return None if rows.empty else score_table(rows, rows["id_code"].map(truth), rows["id_code"].map(kind))
 
     main = site_logits if unit == "site" else well_scores
     for name in (name for pair in pairs for name in pair):
         if name not in class_names(main):
             raise InputError(f"evaluation.pairs names {name!r}, which is not scored.{closest(name, class_names(main))}")
     if unit == "well" and len(baseline_logits):
-        score_columns = [c for c in baseline_logits.columns if c.startswith(SCORE)]
-        by_well = ["id_code", "experiment", "plate", "well", "role", "tier"]
-        baseline_logits = baseline_logits.groupby(by_well)[score_columns].mean().reset_index()
+        baseline_logits = mean_over_sites(baseline_logits)
     heldout = steps[steps["role"] == "heldout"]
-    t1 = plain(main, "heldout", held)
+    scored = {"well": plain(well_scores, "heldout", held), "site": plain(site_logits, "heldout", held)}
+    main_score = scored[unit]
     pair_scores = []
-    if t1 is not None:
+    if main_score is not None:
         for label, table in (("model", main), ("baseline", baseline_logits)):
-            rows = table[(table["role"] == "heldout") & table["id_code"].isin(held)] if len(table) else table
+            rows = rows_of(table, "heldout", held)
             if len(rows):
                 found = [pair_recall(rows, rows["id_code"].map(held), pair) for pair in pairs]
                 pair_scores += [{"of": label, **part} for part in found if part is not None]
     score_now = heldout["id_code"].isin(held).any() and unit == "well"
+    seen_rows = site_logits if unit == "site" else mean_over_sites(site_logits) if len(site_logits) else site_logits
+    seen = plain(seen_rows, "train", known)
     return {
         "screen": screen,
         "unit": unit,
         "classes": len(class_names(main)),
-        "t1": t1,
-        "steps": score_steps(heldout, held) if score_now else [],
+        "headline": headline(main_score, unit),
+        "heldout": scored,
+        "seen": seen,
+        "gap": seen_gap(seen, main_score),
         "validation": plain(main, "validation", known),
         "baseline": plain(baseline_logits, "heldout", held),
+        "against_baseline": _against(rows_of(main, "heldout", held), rows_of(baseline_logits, "heldout", held), held),
+        "steps": score_steps(heldout, held) if score_now else [],
         "pairs": pair_scores,
         "plate_groups": score_groups(groups_found, layout, wells, held),
-        "notes": _notes(wells, t1, unit, len(site_logits) == 0, bool(set(steps["step"]) & {"sinkhorn", "assignment"}))
+        "notes": _notes(
+            wells, main_score, unit, len(site_logits) == 0, bool(set(steps["step"]) & {"sinkhorn", "assignment"})
+        )
         + _strange_labels([held[code] for code in targets & held.keys() & set(main["id_code"])], class_names(main)),
     }
 
 
-def _notes(wells: pd.DataFrame, t1: dict[str, Any] | None, unit: str, external: bool, balanced: bool) -> list[str]:
+def mean_over_sites(site_logits: pd.DataFrame) -> pd.DataFrame:
+    """One row a well (and role) of a table of site logits."""
+    columns = [c for c in site_logits.columns if c.startswith(SCORE)]
+    return site_logits.groupby(["id_code", "experiment", "plate", "well", "role", "tier"])[columns].mean().reset_index()
+
+
+def headline(score: dict[str, Any] | None, unit: str) -> dict[str, Any] | None:
+    """The one figure to quote: top-1 of the plain call, where it owes nothing to plate design or to held-out pictures in training."""
+    if score is None or score["tier"] not in HEADLINE_TIERS:
+        return None
+    return {k: score[k] for k in ("top1", "skill", "chance", "n", "experiments", "interval", "sign_flip_p", "tier")} | {
+        "unit": unit
+    }
+
+
+def _against(model: pd.DataFrame, baseline: pd.DataFrame, held: dict[str, str]) -> dict[str, Any] | None:
+    """The model's gain over hand features on the rows that both have called."""
+    key = [c for c in ("fold", "id_code", "site") if c in model.columns and c in baseline.columns]
+    if model.empty or baseline.empty:
+        return None
+    right = []
+    for table in (model, baseline):
+        calls = ranked_calls(table, table["id_code"].map(held))
+        right.append(table[key].assign(experiment=table["experiment"], right=(calls["rank"] == 0).to_numpy()))
+    both = right[0].merge(right[1][[*key, "right"]], on=key, suffixes=("", "_baseline"))
+    if both.empty:
+        return None
+    return paired_gain(both["right"].to_numpy(), both["right_baseline"].to_numpy(), both["experiment"].to_numpy(str))
+
+
+def confusions(scores: pd.DataFrame, truth: dict[str, str]) -> pd.DataFrame:
+    """Which perturbations are taken for which others: the table ``confusions``.
+
+    Args:
+        scores: Pooled wide scores of held-out wells with a known truth.
+        truth: id_code -> perturbation.
+    """
+    calls = ranked_calls(scores, scores["id_code"].map(truth))
+    wells = calls.groupby("perturbation").size().rename("of")
+    wrong = (
+        calls[calls["perturbation"] != calls["call"]]
+        .groupby(["perturbation", "call"])
+        .size()
+        .rename("wells")
+        .reset_index()
+    )
+    wrong["share"] = wrong["wells"] / wrong["perturbation"].map(wells).astype(float)
+    wrong["tier"] = str(scores["tier"].iloc[0]) if len(scores) else "unknown"
+    return wrong.sort_values(["wells", "perturbation", "call"], ascending=[False, True, True], ignore_index=True)
+
+
+def perturbation_scores(
+    scores: pd.DataFrame,
+    truth: dict[str, str],
+    cell_type: pd.Series,
+    retrieval: pd.DataFrame,
+    activity: pd.DataFrame,
+    tier: str,
+) -> pd.DataFrame:
+    """The table ``perturbation_scores``: calls, retrieval across experiments and activity of each perturbation.
+
+    Args:
+        scores: Pooled wide scores of held-out wells with a known truth; or no rows.
+        truth: id_code -> perturbation.
+        cell_type: id_code -> cell type.
+        retrieval: The table ``replicate_retrieval``.
+        activity: Result of :func:`deepnoise.evaluation.retrieval.activity`.
+        tier: Tier of the embeddings, where there are no scores.
+    """
+    key = ["cell_type", "perturbation"]
+    across = retrieval[retrieval["level"] == "not_same_experiment"]
+    found = across.groupby(key).agg(average_precision=("average_precision", "mean"), found=("id_code", "nunique"))
+    active = activity.rename(
+        columns={"average_precision": "activity", "chance": "activity_chance", "p": "activity_p", "q": "activity_q"}
+    )
+    # several fold models: the least sure of them counts
+    active = active.groupby(key).agg(
+        {"activity": "mean", "activity_chance": "mean", "activity_p": "max", "activity_q": "max"}
+    )
+    calls = ranked_calls(scores, scores["id_code"].map(truth)).assign(cell_type=scores["id_code"].map(cell_type))
+    right = calls.assign(top1=calls["rank"] == 0, top5=calls["rank"] < 5).groupby(key)
+    called = right.agg(top1=("top1", "mean"), top5=("top5", "mean"), called=("rank", "size"))
+    wrong = calls[calls["rank"] > 0].groupby(key)["call"].agg(lambda c: c.value_counts(sort=True).index[0])
+    table = found.join(active, how="outer").join(called, how="outer").join(wrong.rename("most_called"), how="left")
+    table["wells"] = table["called"].fillna(table["found"]).fillna(0)
+    table["most_called"] = table["most_called"].fillna("")
+    table["tier"] = str(scores["tier"].iloc[0]) if len(scores) else tier
+    return table.reset_index()[list(SCHEMAS["perturbation_scores"].columns)]
+
+
+def _notes(wells: pd.DataFrame, score: dict[str, Any] | None, unit: str, external: bool, balanced: bool) -> list[str]:
     notes = []
-    if t1 is None:
+    if score is None:
         notes.append("no held-out labels: nothing was scored")
-    elif len(t1["by_experiment"]) < 6:
-        notes.append(f"fewer than six scored experiments ({len(t1['by_experiment'])}): points only, no intervals")
+    elif score["experiments"] < LEAST_EXPERIMENTS:
+        notes.append(
+            f"fewer than six scored experiments ({score['experiments']}): points and exact sign-flip p, no intervals"
+        )
     plates = wells.groupby(["experiment", "plate"]).ngroups
     if plates < 8:
         notes.append(f"portability check only: {plates} plates are too few to tell biology from plate")
@@ -232,8 +390,12 @@ def _notes(wells: pd.DataFrame, t1: dict[str, Any] | None, unit: str, external: 
         )
     if balanced and (example := unequal_plate(wells)):
         notes.append(f"{example}: plate balancing assumes equal numbers, so its steps show no knowledge of this design")
-    if t1 is not None and t1["tier"] == "T1c":
+    if score is not None and score["tier"] == "T1c":
         notes.append("T1c: the identity of the control wells was used for normalization, also on the scored plates")
+    if score is not None and score["tier"] not in HEADLINE_TIERS:
+        notes.append(
+            f"tier {score['tier']}: no headline; only T0, T1 and T1c owe nothing to plate design or to held-out pictures"
+        )
     if unit == "site":
         notes.append("scored by site (here: single cells), not by well; cells of one well are not independent")
     if external:
@@ -258,30 +420,46 @@ def format_scores(scores: dict[str, Any]) -> str:
         f"Scores of the screen '{scores['screen']}' (unit: {scores['unit']}, {scores['classes']} perturbations)",
         "",
     ]
-    lines.append(f"{'':34} {'top-1':>7} {'top-5':>7} {'chance':>7} {'n':>6}  tier")
+    lines.append(f"{'':36} {'top-1':>7} {'top-5':>7} {'chance':>7} {'n':>6}  tier   95 % interval, or exact p")
 
     def row(name: str, part: dict[str, Any]) -> str:
         top5 = "-" if part.get("top5") is None else f"{part['top5']:.1%}"
-        return f"{name:34} {part['top1']:7.1%} {top5:>7} {part['chance']:7.1%} {part['n']:6d}  {part['tier']}"
+        sure = uncertainty(part) if part["interval"] is None else "{:.1%} to {:.1%}".format(*part["interval"])
+        return f"{name:36} {part['top1']:7.1%} {top5:>7} {part['chance']:7.1%} {part['n']:6d}  {part['tier']:5}  {sure}"
 
+    main = scores["heldout"][scores["unit"]]
+    other = "site" if scores["unit"] == "well" else "well"
     if scores["baseline"]:
         lines.append(row("hand features + logistic regression", scores["baseline"]))
+    if scores["seen"]:
+        lines.append(row("model, experiments seen in training", scores["seen"]))
     if scores["validation"]:
         lines.append(row("model, validation plates", scores["validation"]))
-    if scores["t1"]:
-        lines.append(row("model, held-out plates", scores["t1"]))
+    if main:
+        lines.append(row("model, held-out plates", main))
+    if main and scores["heldout"][other]:
+        lines.append(row(f"  the same by {other}", scores["heldout"][other]))
     lines += [row("  after " + step["step"], step) for step in scores["steps"] if step["step"] != "plain"]
-    if scores["t1"]:
-        t1 = scores["t1"]
-        by = t1["by_cell_type"] if len(t1["by_cell_type"]) > 1 else {}
-        mark = "" if t1["tier"] == "T1" else f"   (tier {t1['tier']})"
-        lines += ["", f"T1 balanced accuracy (macro recall): {t1['macro_recall']:.3f}{mark}"]
+    if main:
+        by = main["by_cell_type"] if len(main["by_cell_type"]) > 1 else {}
+        mark = "" if main["tier"] == "T1" else f"   (tier {main['tier']})"
+        lines += ["", f"balanced accuracy (macro recall): {main['macro_recall']:.3f}{mark}"]
         if scores["baseline"]:
             lines.append(
                 f"   hand features, balanced accuracy: {scores['baseline']['macro_recall']:.3f} ({scores['baseline']['tier']})"
             )
+        if scores["against_baseline"]:
+            gain = scores["against_baseline"]
+            sure = (
+                "{:+.1%} to {:+.1%}".format(*gain["gain_interval"])
+                if gain["gain_interval"]
+                else f"p {gain['gain_sign_flip_p']:.3f}"
+            )
+            lines.append(f"   gain over hand features: {gain['gain']:+.1%} ({sure}, paired by experiment)")
+        if scores["gap"]:
+            lines.append(f"   seen less unseen experiments: {scores['gap']['top1']:+.1%}")
         if by:
-            lines.append("   top-1 by cell type: " + ", ".join(f"{k} {v:.1%}" for k, v in by.items()))
+            lines.append("   top-1 by cell type: " + ", ".join(f"{k} {v['top1']:.1%}" for k, v in by.items()))
     for pair in scores["pairs"]:
         lines.append(
             f"   {pair['pair'][0]} against {pair['pair'][1]} alone, {pair['of']}: balanced accuracy {pair['macro_recall']:.3f} "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -79,15 +79,27 @@ def check_fit(
         )
 
 
-def sites_to_predict(facts: Mapping[str, Any], sites: pd.DataFrame, folds: pd.DataFrame) -> pd.DataFrame:
-    """The sites of plates that the model was not trained on, with their role.
+def sites_to_predict(
+    facts: Mapping[str, Any], sites: pd.DataFrame, folds: pd.DataFrame, seen_experiments: int = 0
+) -> pd.DataFrame:
+    """The sites of plates that the model was not trained on, with their role; and some of the others.
 
     A plate that no row of ``folds`` names (a new one) counts as held out.
+
+    Args:
+        facts: JSON of the model.
+        sites: The table ``sites``.
+        folds: The table ``folds``.
+        seen_experiments: How many experiments of each cell type that the model was trained on are added, the first by name;
+            of these the sites that it was not trained on, where training was confined to some.
+
+    Returns:
+        Rows of ``sites`` with ``role`` and ``plate_seen`` (pictures of the plate were in the training, labelled or not).
 
     Raises:
         InputError: ``folds`` holds out a plate that this model was trained on.
     """
-    own = folds.loc[folds["fold"] == facts["fold"], ["experiment", "plate", "role"]]
+    own = folds.loc[folds["fold"] == facts["fold"], ["experiment", "plate", "role", "cell_type"]]
     asked = sites.merge(own, on=["experiment", "plate"], how="left")
     asked["role"] = asked["role"].fillna("heldout")
     trained = set(facts["training_plates"])
@@ -98,7 +110,17 @@ def sites_to_predict(facts: Mapping[str, Any], sites: pd.DataFrame, folds: pd.Da
             f"the entry folds says {asked.loc[clash, 'role'].iloc[0]} of plate {name[clash].iloc[0]} in fold {facts['fold']}, but the "
             "model was trained on it; run training again, or load the folds of that model's run"
         )
-    return asked[asked["role"] != "train"].reset_index(drop=True)
+    training = own[own["role"] == "train"].drop_duplicates("experiment").sort_values("experiment")
+    chosen = training.groupby("cell_type").head(seen_experiments)["experiment"]
+    kept = (asked["role"] != "train") | asked["experiment"].isin(chosen)
+    trained_sites = facts["parameters"].get("sites", "all")
+    if trained_sites != "all":
+        kept &= (asked["role"] != "train") | ~asked["site"].isin(trained_sites)
+    unlabelled = {"training": "train"}.get(
+        facts["parameters"]["unlabelled_source"], facts["parameters"]["unlabelled_source"]
+    )
+    asked["plate_seen"] = asked["role"].isin(["train", unlabelled])
+    return asked[kept].drop(columns="cell_type").reset_index(drop=True)
 
 
 @torch.inference_mode()
@@ -109,6 +131,7 @@ def predict_sites(
     statistics: pd.DataFrame,
     *,
     views: str,
+    adabn: str = "none",
     batch_size: int,
     device_name: str,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -120,6 +143,8 @@ def predict_sites(
         asked: Rows of ``sites``.
         statistics: The table ``plate_statistics``; a new plate brings its own rows.
         views: Key of VIEWS.
+        adabn: ``experiment`` or ``plate``: BatchNorm statistics are first re-estimated on all asked sites of each (Li et al. 2016,
+            arXiv 1603.04779); then the calls of a well depend on which others are asked with it.
         batch_size: Pictures a batch.
         device_name: See :func:`deepnoise.training.network.choose_device`.
 
@@ -131,26 +156,59 @@ def predict_sites(
     network.load_state_dict(model.weights)
     network.eval()
     pictures = SitePictures(store, asked, statistics, cache_gigabytes=0)
-    order = np.array_split(np.arange(len(asked)), max(1, -(-len(asked) // batch_size)))
-    logits, embeddings = [], []
+    by = {"none": [], "experiment": ["experiment"], "plate": ["experiment", "plate"]}[adabn]
+    units = (
+        list(asked.reset_index(drop=True).groupby(by, sort=True).indices.values()) if by else [np.arange(len(asked))]
+    )
     targets = len(model.facts["targets"])
+    logits = np.empty((len(asked), targets), np.float32)
+    embeddings = np.empty((len(asked), network.features), np.float32)
     with tqdm(
         total=len(asked), unit=" sites", desc=f"predict fold {model.facts['fold']}", disable=None, mininterval=1.0
     ) as bar:
-        for batch in pictures.batches(order):
-            x = normalise(batch.to(device), pictures.strategy)
-            scores = torch.zeros(len(x), targets, device=device)
-            embedded = torch.zeros(len(x), network.features, device=device)
-            for view in VIEWS[views]:
-                seen = dihedral_view(x, view).contiguous(memory_format=torch.channels_last)
-                with autocast(device):
-                    features = network.embed(seen)
-                scores += network.head(features)[:, :targets]
-                embedded += F.normalize(features.float())
-            logits.append((scores / len(VIEWS[views])).cpu().numpy())
-            embeddings.append(F.normalize(embedded).cpu().numpy())
-            bar.update(len(x))
-    return np.concatenate(logits), np.concatenate(embeddings)
+        for unit in units:
+            order = np.array_split(unit, max(1, -(-len(unit) // batch_size)))
+            if by:
+                adapt_batch_norm(network, (normalise(b.to(device), pictures.strategy) for b in pictures.batches(order)))
+            for batch in pictures.batches(order):
+                x = normalise(batch.to(device), pictures.strategy)
+                scores = torch.zeros(len(x), targets, device=device)
+                embedded = torch.zeros(len(x), network.features, device=device)
+                for view in VIEWS[views]:
+                    seen = dihedral_view(x, view).contiguous(memory_format=torch.channels_last)
+                    with autocast(device):
+                        features = network.embed(seen)
+                    scores += network.head(features)[:, :targets]
+                    embedded += F.normalize(features.float())
+                logits[batch.index] = (scores / len(VIEWS[views])).cpu().numpy()
+                embeddings[batch.index] = F.normalize(embedded).cpu().numpy()
+                bar.update(len(x))
+    return logits, embeddings
+
+
+@torch.no_grad()
+def adapt_batch_norm(network: Network, pictures: Iterable[torch.Tensor]) -> None:
+    """Replace the running statistics of every BatchNorm by the mean over these batches (AdaBN).
+
+    Args:
+        network: Changed in place and left in evaluation mode.
+        pictures: Normalized batches (B, C, H, W), the unlabelled pictures of one experiment or plate.
+    """
+    layers = [m for m in network.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
+    if not layers:
+        raise InputError(
+            "inference.adabn re-estimates BatchNorm statistics, but the backbone has no BatchNorm; set it to none"
+        )
+    usual = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None  # cumulative: each batch counts the same
+        layer.train()
+    for x in pictures:
+        network.embed(x.contiguous(memory_format=torch.channels_last))
+    for layer, momentum in zip(layers, usual, strict=True):
+        layer.momentum = momentum
+    network.eval()
 
 
 def predict_folds(
@@ -162,10 +220,12 @@ def predict_folds(
     statistics: pd.DataFrame,
     *,
     views: str,
+    adabn: str = "none",
+    seen_experiments: int = 0,
     batch_size: int,
     device_name: str,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Every fold's model on the plates it was not trained on.
+    """Every fold's model on the plates it was not trained on, and on some that it was, for comparison.
 
     Returns:
         The table ``site_logits``, and site embeddings with the same keys. Embeddings of different folds are kept
@@ -173,19 +233,20 @@ def predict_folds(
     """
     logit_parts, embedding_parts = [], []
     for model in models.values():
-        asked = sites_to_predict(model.facts, sites, folds)
+        asked = sites_to_predict(model.facts, sites, folds, seen_experiments)
         if asked.empty:
             raise InputError(f"fold {model.facts['fold']}: the screen has no plate that the model was not trained on")
         shape = store.read(asked["experiment"].iloc[0], asked["plate"].iloc[0], np.array([0])).shape[2:]
         check_fit(model.facts, store.channels, shape, statistics, wells, folds)
         logits, embeddings = predict_sites(
-            model, store, asked, statistics, views=views, batch_size=batch_size, device_name=device_name
+            model, store, asked, statistics, views=views, adabn=adabn, batch_size=batch_size, device_name=device_name
         )
         meta = asked[["role", "id_code", "experiment", "plate", "well", "site"]].assign(
             fold=int(model.facts["fold"]), tier=model.facts["tier"]
         )
         logit_parts.append(pd.concat([meta, prefixed(logits, model.facts["targets"], SCORE, meta.index)], axis=1))
         numbers = [f"{i:04d}" for i in range(embeddings.shape[1])]
+        meta = meta.assign(plate_seen=asked["plate_seen"])
         embedding_parts.append(pd.concat([meta, prefixed(embeddings, numbers, EMBEDDING, meta.index)], axis=1))
     logits = pd.concat(logit_parts, ignore_index=True)
     scores = [c for c in logits.columns if c.startswith(SCORE)]
@@ -206,8 +267,8 @@ def pool_wells(site_logits: pd.DataFrame, site_embeddings: pd.DataFrame) -> tupl
     grouped = site_logits.groupby(key, sort=True)
     wells = pd.concat([grouped.size().rename("n_sites"), grouped[scores].mean()], axis=1).reset_index()
     axes = [c for c in site_embeddings.columns if c.startswith(EMBEDDING)]
-    pooled = site_embeddings.groupby(key, sort=True)[axes].mean().reset_index().drop(columns="tier")
+    pooled = site_embeddings.groupby([*key, "plate_seen"], sort=True)[axes].mean().reset_index()
     values = matrix(pooled, EMBEDDING)
     values = values / np.clip(np.linalg.norm(values, axis=1, keepdims=True), 1e-12, None)
-    meta = pooled.drop(columns=axes).assign(plate_seen=False)  # only unseen plates are predicted
+    meta = pooled.drop(columns=axes)
     return wells, pd.concat([meta, pd.DataFrame(values, columns=axes, index=meta.index)], axis=1)

@@ -20,7 +20,7 @@ def pool_scores(scores: pd.DataFrame, wells: pd.DataFrame) -> pd.DataFrame:
     Args:
         scores: Wide (``id_code``, ``tier``, ``score_<perturbation>`` columns; rows of one well, as from several
             folds or sites, are averaged; where a ``role`` says that a well is held out in one fold and validates
-            another, the held-out rows alone count) or long (``id_code``, ``perturbation``, ``score``, ``tier``; rows of one well
+            another, the held-out rows alone count, and rows of wells that trained the model are left out) or long (``id_code``, ``perturbation``, ``score``, ``tier``; rows of one well
             and perturbation are summed, a perturbation that a well does not list scores 0).
         wells: The table ``wells``.
 
@@ -55,6 +55,7 @@ def pool_scores(scores: pd.DataFrame, wells: pd.DataFrame) -> pd.DataFrame:
     else:
         names = natural_order(class_names(scores))
         if "role" in scores.columns:
+            scores = scores[scores["role"] != "train"]
             held_out = scores["role"] == "heldout"
             scores = scores[held_out | ~scores["id_code"].isin(scores.loc[held_out, "id_code"])]
         columns = [SCORE + name for name in names]

@@ -23,7 +23,7 @@ def _trainer(
     state: StateStore,
     parameters: TrainingParameters,
 ) -> Trainer:
-    view = fold_view(sites, wells, folds, fold, parameters.unlabelled_source)
+    view = fold_view(sites, wells, folds, fold, parameters.unlabelled_source, parameters.sites)
     return Trainer(view, store, statistics, parameters, state)
 
 

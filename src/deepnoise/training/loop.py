@@ -65,7 +65,12 @@ class FoldView:
 
 
 def fold_view(
-    sites: pd.DataFrame, wells: pd.DataFrame, folds: pd.DataFrame, fold: int, unlabelled_source: str
+    sites: pd.DataFrame,
+    wells: pd.DataFrame,
+    folds: pd.DataFrame,
+    fold: int,
+    unlabelled_source: str,
+    trained_sites: list[int] | str = "all",
 ) -> FoldView:
     """Cut the screen down to what a fold may train on.
 
@@ -78,10 +83,13 @@ def fold_view(
         folds: The table ``folds``.
         fold: Number of the fold.
         unlabelled_source: ``none``, ``training`` (its own pictures, without labels) or ``heldout``.
+        trained_sites: Site numbers of the training plates that are trained on, or ``all``.
     """
     own = folds.loc[folds["fold"] == fold, ["experiment", "plate", "role"]]
     joined = sites.merge(own, on=["experiment", "plate"])
     joined = joined.merge(wells[["id_code", "perturbation", "target"]], on="id_code")
+    if trained_sites != "all":
+        joined = joined[(joined["role"] != "train") | joined["site"].isin(trained_sites)]
     train = joined[(joined["role"] == "train") & joined["perturbation"].notna()]
     if train.empty:
         raise InputError(
@@ -191,23 +199,39 @@ class Trainer:
         name = f"{self.parameters.seed}/{self.view.fold}/{stage}/{epoch}"
         return torch.Generator().manual_seed(zlib.crc32(name.encode()))
 
-    def order(self, count: int, size: int, generator: torch.Generator) -> list[np.ndarray]:
-        """A random order in batches; a last batch of one is joined to the one before (BatchNorm needs two)."""
-        shuffled = torch.randperm(count, generator=generator).numpy()
-        batches = [shuffled[i : i + size] for i in range(0, count, size)]
-        if len(batches) > 1 and len(batches[-1]) < 2:
-            batches[-2:] = [np.concatenate(batches[-2:])]
+    def order(self, table: pd.DataFrame, size: int, generator: torch.Generator) -> list[np.ndarray]:
+        """A random order in batches; a last batch of one is joined to the one before (BatchNorm needs two).
+
+        With ``batches`` = experiment or plate the pictures of a batch are all of one, and the batches come in random order.
+        """
+        by = {"mixed": [], "experiment": ["experiment"], "plate": ["experiment", "plate"]}[self.parameters.batches]
+        units = list(table.groupby(by, sort=True).indices.values()) if by else [np.arange(len(table))]
+        batches = []
+        for unit in units:
+            shuffled = unit[torch.randperm(len(unit), generator=generator).numpy()]
+            own = [shuffled[i : i + size] for i in range(0, len(unit), size)]
+            if len(own) > 1 and len(own[-1]) < 2:
+                own[-2:] = [np.concatenate(own[-2:])]
+            batches += own
+        if by:
+            batches = [batches[i] for i in torch.randperm(len(batches), generator=generator)]
         return batches
 
-    def unlabelled_order(self, batches: int, generator: torch.Generator) -> list[np.ndarray]:
-        """As many random unlabelled batches as there are labelled ones, in the stated ratio."""
+    def unlabelled_order(self, labelled: list[np.ndarray], generator: torch.Generator) -> list[np.ndarray]:
+        """A random unlabelled batch beside each labelled one, in the stated ratio; where batches are pure, of the same unit."""
         size = round(self.parameters.batch_size * self.parameters.mean_teacher.unlabelled_ratio)
         count = len(self.view.unlabelled)
         if not size or not count:
-            return [np.empty(0, int)] * batches
-        rounds = -(-batches * size // count)
+            return [np.empty(0, int)] * len(labelled)
+        if self.parameters.batches != "mixed":
+            by = ["experiment", "plate"][: 1 if self.parameters.batches == "experiment" else 2]
+            members = self.view.unlabelled.groupby(by).indices
+            units = [tuple(self.view.labelled[by].iloc[batch[0]]) for batch in labelled]
+            pools = [members[unit] for unit in units]
+            return [pool[torch.randperm(len(pool), generator=generator)[:size].numpy()] for pool in pools]
+        rounds = -(-len(labelled) * size // count)
         endless = torch.cat([torch.randperm(count, generator=generator) for _ in range(rounds)]).numpy()
-        return [endless[i * size : (i + 1) * size] for i in range(batches)]
+        return [endless[i * size : (i + 1) * size] for i in range(len(labelled))]
 
     def pixels(self, batch: Batch, generator: torch.Generator | None = None) -> torch.Tensor:
         """Normalized pictures on the device, jittered in training."""
@@ -317,7 +341,7 @@ def pretrain(trainer: Trainer) -> tuple[TrainedModel, list[dict[str, Any]]]:
     first, history, _ = trainer.load_state("pretrain", {"student": student}, optimizer)
     for epoch, bar in trainer.epochs("pretrain", first, stage.epochs):
         generator = trainer.generator("pretrain", epoch)
-        order = trainer.order(len(view.labelled), p.batch_size, generator)
+        order = trainer.order(view.labelled, p.batch_size, generator)
         student.train()
         started, losses = time.monotonic(), []
         for step, batch in enumerate(trainer.labelled.batches(order)):
@@ -372,8 +396,8 @@ def train_mean_teacher(
     strong = normal | {"crop": True}
     for epoch, bar in trainer.epochs("mean teacher", first, stage.epochs):
         generator = trainer.generator("mean_teacher", epoch)
-        order = trainer.order(len(view.labelled), p.batch_size, generator)
-        unlabelled = trainer.unlabelled.batches(trainer.unlabelled_order(len(order), generator))
+        order = trainer.order(view.labelled, p.batch_size, generator)
+        unlabelled = trainer.unlabelled.batches(trainer.unlabelled_order(order, generator))
         pseudo_weight = 0.0
         if stage.pseudo_labels != "none" and len(view.unlabelled) and epoch >= stage.pseudo_label_start:
             pseudo = make_pseudo_labels(trainer, teacher, stage.pseudo_labels)

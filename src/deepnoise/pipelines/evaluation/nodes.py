@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from deepnoise.evaluation import figures, metrics
+from deepnoise.evaluation import card, figures, leaks, metrics, retrieval, suspects
+from deepnoise.evaluation.profiles import Profiles, join_profiles, true_labels
 from deepnoise.parameters import EvaluationParameters
 from deepnoise.plate_balancing.scores import pool_scores
+from deepnoise.tables import SCHEMAS
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +33,7 @@ def score_calls(
     """Every score with its tier, and the two lines of the story."""
     scores = metrics.evaluate(
         screen=screen,
-        well_scores=pool_scores(well_scores, wells),
+        well_scores=_pooled(well_scores, wells),
         site_logits=site_logits,
         baseline_logits=baseline_logits,
         steps=balancing_steps,
@@ -41,29 +44,156 @@ def score_calls(
         unit=parameters.unit,
         pairs=parameters.pairs,
     )
-    if scores["t1"]:
+    if main := scores["heldout"][scores["unit"]]:
         logger.info(
-            "%s: perturbation named %.1f %% (chance %.1f %%)",
-            scores["t1"]["tier"],
-            100 * scores["t1"]["top1"],
-            100 * scores["t1"]["chance"],
+            "%s: perturbation named %.1f %% (chance %.1f %%)", main["tier"], 100 * main["top1"], 100 * main["chance"]
         )
-    if len(scores["steps"]) > 1:
-        for step in scores["steps"][1:]:
-            logger.info(
-                "with plate design, %s: %.1f %% (chance %.1f %%)",
-                step["step"],
-                100 * step["top1"],
-                100 * step["chance"],
-            )
+    for step in scores["steps"][1:]:
+        logger.info(
+            "with plate design, %s: %.1f %% (chance %.1f %%)", step["step"], 100 * step["top1"], 100 * step["chance"]
+        )
     return scores
 
 
-def format_scores(scores: dict[str, Any]) -> str:
+def measure_retrieval(
+    well_embeddings: pd.DataFrame, wells: pd.DataFrame, heldout_labels: pd.DataFrame, parameters: EvaluationParameters
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """How early replicates find each other, on plates that the model was not trained on."""
+    profiles = _profiles(well_embeddings, wells, heldout_labels)
+    seen = profiles.rows["plate_seen"].to_numpy(bool)
+    asked = profiles if seen.all() else profiles.take(~seen)
+    table, null = retrieval.average_precisions(asked, parameters.permutations)
+    return table.assign(tier=_tier(well_embeddings)), retrieval.summarise_retrieval(table, null)
+
+
+def probe_leaks(
+    well_embeddings: pd.DataFrame,
+    wells: pd.DataFrame,
+    heldout_labels: pd.DataFrame,
+    site_features: pd.DataFrame,
+    normalized_features: pd.DataFrame,
+    plate_statistics: pd.DataFrame,
+    parameters: EvaluationParameters,
+) -> pd.DataFrame:
+    """What a linear probe reads of technical noise: in embeddings, and on the same wells in brightness and contrast."""
+    labels = true_labels(wells, heldout_labels)
+    profiles = join_profiles(well_embeddings, wells, labels)
+    compared = {"embedding": profiles}
+    tiers = {"embedding": _tier(well_embeddings), "raw_intensity": "T0"}
+    if len(site_features):
+        # on the wells that the embeddings are probed on; on all wells where there are no embeddings
+        rows = profiles.rows[~profiles.rows["plate_seen"]]
+        if rows.empty:
+            rows = wells.assign(fold=0, role="", plate_seen=False)
+        tiers["normalized_intensity"] = str(plate_statistics["tier"].iloc[0])
+        for name, features in (
+            ("raw_intensity", leaks.well_features(site_features)),
+            ("normalized_intensity", leaks.normalized_wells(normalized_features)),
+        ):
+            there = rows[rows["id_code"].isin(features.index)].reset_index(drop=True)
+            there = there.assign(perturbation=there["id_code"].map(labels))
+            compared[name] = Profiles(there, features.loc[there["id_code"]].to_numpy(np.float32))
+    if profiles.rows.empty:
+        del compared["embedding"]
+    intensity = leaks.well_features(site_features, ("mean",))
+    answers = {
+        name: leaks.probe_leaks(of, intensity, parameters.permutations, parameters.smallest_leak)
+        for name, of in compared.items()
+    }
+    for answer in answers.get("embedding", []):
+        if answer["verdict"] in ("leak", "none seen", "undecided"):
+            logger.info(
+                "leak probe %s: %.1f %% (chance %.1f %%), %s", answer["axis"].replace("_", " "),
+                100 * answer["balanced_accuracy"], 100 * answer["chance"], answer["verdict"],
+            )  # fmt: skip
+        else:
+            logger.info("leak probe %s: %s, %s", answer["axis"], answer["verdict"], answer["reason"])
+    return card.leak_table(answers, tiers) if answers else SCHEMAS["leak_probes"].empty()
+
+
+def score_perturbations(
+    well_scores: pd.DataFrame,
+    well_embeddings: pd.DataFrame,
+    replicate_retrieval: pd.DataFrame,
+    wells: pd.DataFrame,
+    heldout_labels: pd.DataFrame,
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Each perturbation: how it is called, found again, told from controls, and what it is taken for."""
+    profiles = _profiles(well_embeddings, wells, heldout_labels)
+    active = retrieval.activity(profiles.take(~profiles.rows["plate_seen"].to_numpy(bool)))
+    scores = _pooled(well_scores, wells)
+    held = dict(zip(heldout_labels["id_code"], heldout_labels["perturbation"], strict=True))
+    heldout = scores[(scores["role"] == "heldout") & scores["id_code"].isin(held)] if len(scores) else scores
+    kind = wells.set_index("id_code")["cell_type"]
+    table = metrics.perturbation_scores(heldout, held, kind, replicate_retrieval, active, _tier(well_embeddings))
+    return table, metrics.confusions(heldout, held), active
+
+
+def find_suspects(
+    well_embeddings: pd.DataFrame,
+    well_scores: pd.DataFrame,
+    site_features: pd.DataFrame,
+    wells: pd.DataFrame,
+    heldout_labels: pd.DataFrame,
+) -> pd.DataFrame:
+    """Wells whose picture contradicts the plate map."""
+    profiles = _profiles(well_embeddings, wells, heldout_labels)
+    found = suspects.find_suspects(profiles, _pooled(well_scores, wells), site_features, _tier(well_embeddings))
+    flagged = found[found["flagged"]]
+    logger.info("suspect wells: %s flagged%s", len(flagged), "".join(f"; {r.experiment}/{r.plate}/{r.well} {r.kind}" for r in flagged.head(3).itertuples()))  # fmt: skip
+    return found
+
+
+def make_card(
+    screen: str,
+    well_embeddings: pd.DataFrame,
+    retrieval_summary: dict[str, Any],
+    leak_probes: pd.DataFrame,
+    perturbation_activity: pd.DataFrame,
+    suspect_wells: pd.DataFrame,
+    wells: pd.DataFrame,
+    heldout_labels: pd.DataFrame,
+) -> dict[str, Any]:
+    """Signal and leak side by side."""
+    return card.make_card(
+        screen=screen,
+        tier=_tier(well_embeddings),
+        profiles=_profiles(well_embeddings, wells, heldout_labels),
+        signal=retrieval_summary,
+        leaks=leak_probes,
+        activity=perturbation_activity,
+        suspects=suspect_wells,
+    )
+
+
+def format_scores(scores: dict[str, Any], signal_leak_card: dict[str, Any]) -> str:
     """The score table as text."""
-    return metrics.format_scores(scores)
+    return metrics.format_scores(scores) + "\n" + card.format_card(signal_leak_card)
 
 
 def draw_scores(scores: dict[str, Any]) -> Figure:
     """The scores as a figure."""
     return figures.draw_scores(scores)
+
+
+def draw_card(signal_leak_card: dict[str, Any]) -> Figure:
+    """The signal / leak card as a figure."""
+    return figures.draw_card(signal_leak_card)
+
+
+def _profiles(well_embeddings: pd.DataFrame, wells: pd.DataFrame, heldout_labels: pd.DataFrame) -> Profiles:
+    return join_profiles(well_embeddings, wells, true_labels(wells, heldout_labels))
+
+
+def _pooled(well_scores: pd.DataFrame, wells: pd.DataFrame) -> pd.DataFrame:
+    """One wide row a well; no rows where there are no scores at all."""
+    return (
+        pool_scores(well_scores, wells)
+        if len(well_scores)
+        else well_scores.assign(role="", experiment="", plate="", well="")
+    )
+
+
+def _tier(well_embeddings: pd.DataFrame) -> str:
+    tiers = sorted(well_embeddings["tier"].unique())
+    return tiers[0] if len(tiers) == 1 else "unknown"

@@ -1,8 +1,10 @@
-"""well_scores, balancing_steps, heldout_labels -> score_calls -> scores -> score_table, score_plot."""
+"""well_scores -> scores; well_embeddings -> retrieval, leak_probes, suspect_wells -> signal_leak_card; all with heldout_labels."""
 
 from kedro.pipeline import Node, Pipeline
 
 from deepnoise.pipelines.evaluation import nodes
+
+LABELS = ["wells", "heldout_labels"]
 
 
 def create_pipeline() -> Pipeline:
@@ -19,15 +21,60 @@ def create_pipeline() -> Pipeline:
                     "balancing_steps",
                     "plate_groups",
                     "plate_layout",
-                    "wells",
-                    "heldout_labels",
+                    *LABELS,
                     "params:evaluation",
                 ],
                 "scores",
                 name="score_calls",
             ),
-            Node(nodes.format_scores, "scores", "score_table", name="format_scores"),
+            Node(
+                nodes.measure_retrieval,
+                ["well_embeddings", *LABELS, "params:evaluation"],
+                ["replicate_retrieval", "retrieval_summary"],
+                name="measure_retrieval",
+            ),
+            Node(
+                nodes.probe_leaks,
+                [
+                    "well_embeddings",
+                    *LABELS,
+                    "site_features",
+                    "normalized_features",
+                    "plate_statistics",
+                    "params:evaluation",
+                ],
+                "leak_probes",
+                name="probe_leaks",
+            ),
+            Node(
+                nodes.score_perturbations,
+                ["well_scores", "well_embeddings", "replicate_retrieval", *LABELS],
+                ["perturbation_scores", "confusions", "perturbation_activity"],
+                name="score_perturbations",
+            ),
+            Node(
+                nodes.find_suspects,
+                ["well_embeddings", "well_scores", "site_features", *LABELS],
+                "suspect_wells",
+                name="find_suspects",
+            ),
+            Node(
+                nodes.make_card,
+                [
+                    "params:screen",
+                    "well_embeddings",
+                    "retrieval_summary",
+                    "leak_probes",
+                    "perturbation_activity",
+                    "suspect_wells",
+                    *LABELS,
+                ],
+                "signal_leak_card",
+                name="make_card",
+            ),
+            Node(nodes.format_scores, ["scores", "signal_leak_card"], "score_table", name="format_scores"),
             Node(nodes.draw_scores, "scores", "score_plot", name="draw_scores"),
+            Node(nodes.draw_card, "signal_leak_card", "signal_leak_plot", name="draw_card"),
         ],
         namespace="evaluation",
         prefix_datasets_with_namespace=False,

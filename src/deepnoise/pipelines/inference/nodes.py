@@ -21,12 +21,12 @@ def predict_sites(
     plate_statistics: pd.DataFrame,
     parameters: InferenceParameters,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Logits and embeddings of every site that the teacher was not trained on."""
+    """Logits and embeddings of every site that the teacher was not trained on, and of a few experiments that it was."""
     from deepnoise.inference.prediction import predict_folds
 
     return predict_folds(
         teacher, corrected_store(image_store, illumination_fields), sites, wells, folds, plate_statistics,
-        views=parameters.views, batch_size=parameters.batch_size, device_name=parameters.device,
+        views=parameters.views, adabn=parameters.adabn, seen_experiments=parameters.seen_experiments, batch_size=parameters.batch_size, device_name=parameters.device,
     )  # fmt: skip
 
 

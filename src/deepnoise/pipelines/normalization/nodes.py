@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from deepnoise.evaluation.probes import probe_experiment
+from deepnoise.evaluation.leaks import probe_experiment
 from deepnoise.normalization import features, figures, illumination, position, quality, statistics
 from deepnoise.parameters import NormalizationParameters
 from deepnoise.progress import progress

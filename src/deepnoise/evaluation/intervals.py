@@ -1,0 +1,80 @@
+"""How sure a score is: the experiment is the unit that was drawn, so wells of one experiment are never counted as independent."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+LEAST_EXPERIMENTS = 6
+"""Under this many experiments a bootstrap says nothing; the exact sign-flip p is given instead."""
+DRAWS = 2000
+LEVEL = 0.95
+
+
+def sign_flip_p(differences: np.ndarray) -> float:
+    """Exact one-sided p of a mean above 0, under the null that each difference is as likely with the other sign.
+
+    Args:
+        differences: (E,) one a experiment, E at most 20.
+
+    Returns:
+        Share of the 2^E sign patterns whose mean is at least the observed one; never under 1 / 2^E.
+    """
+    if len(differences) > 20:
+        raise ValueError(f"{len(differences)} differences make too many sign patterns; expected at most 20")
+    patterns = np.array(list(product((1.0, -1.0), repeat=len(differences))))
+    means = patterns @ differences
+    return float((means >= differences.sum() - 1e-12).mean())
+
+
+def bootstrap_interval(totals: np.ndarray, counts: np.ndarray, seed: int = 0) -> list[float]:
+    """Percentile interval of a ratio of sums under resampling of whole experiments (cluster bootstrap; Davison and Hinkley 1997, 3.8).
+
+    Args:
+        totals: (E,) sum of the score over an experiment's rows.
+        counts: (E,) its number of rows.
+        seed: Of the draws.
+
+    Returns:
+        [low, high] of the 95 % interval.
+    """
+    drawn = np.random.default_rng(seed).integers(0, len(totals), (DRAWS, len(totals)))
+    means = totals[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
+    tail = (1 - LEVEL) / 2
+    return [float(q) for q in np.quantile(means, [tail, 1 - tail])]
+
+
+def summarise(values: np.ndarray, experiment: np.ndarray, null: float = 0.0) -> dict[str, Any]:
+    """Mean of a score over rows, with what experiments allow to say about it.
+
+    Args:
+        values: (W,) score of each row, such as 1 where a call is right.
+        experiment: (W,) names.
+        null: Value that means nothing, such as chance.
+
+    Returns:
+        ``mean``, ``n`` (rows), ``experiments``; ``interval`` ([low, high], or None under six experiments) and ``sign_flip_p`` (exact
+        p that the mean over experiments exceeds ``null`` by chance; None from six experiments on).
+    """
+    _, code = np.unique(experiment, return_inverse=True)
+    counts = np.bincount(code).astype(float)
+    totals = np.bincount(code, weights=np.asarray(values, float))
+    enough = len(counts) >= LEAST_EXPERIMENTS
+    return {
+        "mean": float(np.mean(values)),
+        "n": int(len(values)),
+        "experiments": int(len(counts)),
+        "interval": bootstrap_interval(totals, counts) if enough else None,
+        "sign_flip_p": None if enough else sign_flip_p(totals / counts - null),
+    }
+
+
+def uncertainty(part: dict[str, Any]) -> str:
+    """The interval of a figure, or its exact p."""
+    if part.get("interval"):
+        return f"{part['interval'][0]:.3f} to {part['interval'][1]:.3f}"
+    if part.get("sign_flip_p") is not None:
+        return f"p {part['sign_flip_p']:.3f} (smallest {0.5 ** part['experiments']:.3f})"
+    return "-"

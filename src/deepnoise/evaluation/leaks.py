@@ -1,0 +1,379 @@
+"""Leak probes: what can a linear probe still read of plate, experiment, well position and staining in a profile? (method: section 8)
+
+A probe is a linear discriminant: a profile is given to the nearest class mean in the metric of the shrunken total covariance of
+its training wells. The covariance reads no label, so a permutation costs two matrix products instead of a new fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.linalg import cho_factor, cho_solve
+from sklearn.covariance import ledoit_wolf_shrinkage
+
+from deepnoise.evaluation.profiles import GROUP, Profiles, centred, class_residuals
+from deepnoise.tables import FEATURE
+from deepnoise.wells import parse_well
+
+AXES = ("plate", "experiment", "well_row", "well_column", "well_edge", "raw_intensity")
+SPLITS = 5
+LEAST_BLOCKS = 4  # perturbations, to be left out in turn; with fewer, wells are left out one group at a time
+LEAST_WELLS = 3  # of a class, in one probe
+SHIFTS = (0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0)
+"""Sizes of planted shifts, in standard deviations of the wells along the shift's direction."""
+PLANTS = 10  # random directions a size
+POWER = 0.8  # share of them that must be found
+
+
+class Probe:
+    """One linear probe, cross-validated over blocks of wells that stay together."""
+
+    def __init__(self, values: np.ndarray, blocks: np.ndarray, seed: int) -> None:
+        """``values``: (W, D) residuals; ``blocks``: (W,) codes, whole ones are left out."""
+        spread = values.std(axis=0)
+        self._values = (values - values.mean(axis=0)) / np.where(spread > 1e-12, spread, 1.0)
+        self._splits = []
+        part = deal_blocks(blocks, seed)
+        for split in range(SPLITS):
+            test, train = np.flatnonzero(part == split), np.flatnonzero(part != split)
+            if not len(test) or not len(train):
+                continue
+            known = self._values[train] - self._values[train].mean(axis=0)
+            covariance = known.T @ known / len(train)
+            ridge = max(float(ledoit_wolf_shrinkage(known, assume_centered=True)), 1e-4)
+            self._splits.append((train, test, known, covariance, ridge, _factor(covariance, ridge)))
+
+    def directions(self, count: int, rng: np.random.Generator) -> np.ndarray:
+        """(count, D) random directions drawn as profiles scatter, scaled so that the wells' standard deviation along each is 1."""
+        mixed = rng.normal(size=(count, len(self._values))) @ self._values
+        unit = mixed / np.maximum(np.linalg.norm(mixed, axis=1, keepdims=True), 1e-12)
+        return unit * (self._values @ unit.T).std(axis=0)[:, None]
+
+    def balanced_accuracy(self, labels: np.ndarray, shift: np.ndarray | None = None) -> float:
+        """Cross-validated balanced accuracy.
+
+        Args:
+            labels: (W,) codes 0..K-1.
+            shift: (K, D) added to the profiles of each class first.
+        """
+        classes = int(labels.max()) + 1
+        called = np.empty(len(labels), int)
+        for train, test, known, covariance, ridge, factor in self._splits:
+            member = np.eye(classes)[labels[train]]  # (W train, K)
+            count = member.sum(axis=0)
+            means = member.T @ known / np.maximum(count, 1)[:, None]  # (K, D)
+            asked = self._values[test] - self._values[train].mean(axis=0)
+            if shift is not None:
+                share = count / len(train)
+                apart = shift - share @ shift  # the shift of each class, once the mean is taken out again
+                cross = (means * share[:, None]).T @ apart
+                covariance = covariance + cross + cross.T + (apart * share[:, None]).T @ apart
+                factor = _factor(covariance, ridge)
+                means = means + apart
+                asked = asked + shift[labels[test]] - share @ shift
+            weight = cho_solve(factor, means.T)  # (D, K)
+            score = asked @ weight - 0.5 * (means.T * weight).sum(axis=0)
+            called[test] = np.where(count > 0, score, -np.inf).argmax(axis=1)
+        right = np.bincount(labels, weights=called == labels, minlength=classes)
+        return float((right / np.bincount(labels, minlength=classes)).mean())
+
+
+def _factor(covariance: np.ndarray, ridge: float) -> Any:
+    size = len(covariance)
+    shrunk = (1 - ridge) * covariance
+    shrunk[np.diag_indices(size)] += ridge * np.trace(covariance) / size + 1e-9
+    return cho_factor(shrunk, overwrite_a=True, check_finite=False)
+
+
+def deal_blocks(blocks: np.ndarray, seed: int) -> np.ndarray:
+    """(W,) codes -> (W,) part 0..SPLITS-1; blocks stay whole, each goes to the part with the fewest wells so far."""
+    names, sizes = np.unique(blocks, return_counts=True)
+    order = np.random.default_rng(seed).permutation(len(names))
+    order = order[np.argsort(-sizes[order], kind="stable")]
+    load, part = np.zeros(SPLITS), np.zeros(len(names), int)
+    for block in order:
+        part[block] = load.argmin()
+        load[part[block]] += sizes[block]
+    return part[np.searchsorted(names, blocks)]
+
+
+@dataclass(frozen=True)
+class Question:
+    """One probe of an axis: which wells, what is asked of them, and between which wells a label may move under the null."""
+
+    values: np.ndarray  # (W, D)
+    labels: np.ndarray  # (W,) codes 0..K-1
+    blocks: np.ndarray  # (W,) codes
+    strata: np.ndarray  # (W,) codes; labels are shuffled within
+
+    @property
+    def chance(self) -> float:
+        """1 / K."""
+        return 1 / (int(self.labels.max()) + 1)
+
+
+def ask(questions: list[Question], permutations: int, smallest: float, seed: int = 0) -> dict[str, Any]:
+    """Answer an axis: the mean over its probes, a permutation interval, and the smallest planted shift that would have been found.
+
+    A shift is planted into shuffled labels, one random direction a class, so nothing but the shift is there to be found.
+
+    Args:
+        questions: At least one.
+        permutations: Shuffles of the labels within strata.
+        smallest: Standard deviations; a planted shift of this size must be found for a silent probe to mean something.
+        seed: Of splits, shuffles and shifts.
+
+    Returns:
+        ``balanced_accuracy``, ``chance``, ``null_low`` and ``null_high`` (95 % of the shuffles), ``p``, ``smallest_p``, ``probes``,
+        ``wells``, ``detectable`` (smallest size of SHIFTS that is found in POWER of the plants, None if none is), ``planted_found``.
+    """
+    rng = np.random.default_rng(seed)
+    probes = [Probe(q.values.astype(np.float64), q.blocks, seed) for q in questions]
+    orders = [np.argsort(q.strata, kind="stable") for q in questions]
+
+    def shuffle(question: Question, order: np.ndarray) -> np.ndarray:
+        # sorting random numbers within strata shuffles all of them at once
+        moved = np.lexsort((rng.random(len(order)), question.strata))
+        labels = np.empty_like(question.labels)
+        labels[order] = question.labels[moved]
+        return labels
+
+    def mean(labels: list[np.ndarray], shifts: list[np.ndarray | None]) -> float:
+        return float(np.mean([p.balanced_accuracy(y, s) for p, y, s in zip(probes, labels, shifts, strict=True)]))
+
+    nothing: list[np.ndarray | None] = [None] * len(questions)
+    observed = mean([q.labels for q in questions], nothing)
+    null = np.array(
+        [mean([shuffle(q, o) for q, o in zip(questions, orders, strict=True)], nothing) for _ in range(permutations)]
+    )
+    low, high = (float(v) for v in np.quantile(null, [0.025, 0.975]))
+    detectable = None
+    for size in SHIFTS:
+        hits = 0
+        for plant in range(PLANTS):
+            labels = [shuffle(q, o) for q, o in zip(questions, orders, strict=True)]
+            shifts: list[np.ndarray | None] = [
+                size * p.directions(int(y.max()) + 1, rng) for p, y in zip(probes, labels, strict=True)
+            ]
+            hits += mean(labels, shifts) > high
+            if hits + PLANTS - plant - 1 < POWER * PLANTS:
+                break
+        if hits >= POWER * PLANTS:
+            detectable = size
+            break
+    return {
+        "balanced_accuracy": observed,
+        "chance": float(np.mean([q.chance for q in questions])),
+        "null_low": low,
+        "null_high": high,
+        "p": float((1 + (null >= observed - 1e-12).sum()) / (1 + permutations)),
+        "smallest_p": 1 / (1 + permutations),
+        "probes": len(questions),
+        "wells": int(sum(len(q.labels) for q in questions)),
+        "detectable": detectable,
+        "planted_found": detectable is not None and detectable <= smallest,
+    }
+
+
+def verdict(found: dict[str, Any]) -> str:
+    """leak | none seen | undecided, of an answer of :func:`ask`.
+
+    ``none seen`` needs that the probe would have found a planted shift of the wanted size.
+    """
+    if found["balanced_accuracy"] > found["null_high"]:
+        return "leak"
+    return "none seen" if found["planted_found"] else "undecided"
+
+
+# questions -----------------------------------------------------------------------------------------------------------
+
+
+def _question(
+    residual: Profiles, labels: np.ndarray, strata: list[str], blocks: np.ndarray | None = None
+) -> Question | None:
+    """A question, or None where there is too little to ask it."""
+    names, code, count = np.unique(labels, return_inverse=True, return_counts=True)
+    kept = np.isin(code, np.flatnonzero(count >= LEAST_WELLS))
+    if len(np.unique(code[kept])) < 2:
+        return None
+    rows = residual.rows[kept]
+    code = np.unique(code[kept], return_inverse=True)[1]
+    perturbation = pd.factorize(rows["perturbation"])[0]
+    if blocks is None:
+        blocks = perturbation if perturbation.max() + 1 >= LEAST_BLOCKS else np.arange(len(rows))
+    else:
+        blocks = blocks[kept]
+    return Question(residual.values[kept], code, blocks, rows.groupby(strata).ngroup().to_numpy())
+
+
+def _plate(residual: Profiles) -> list[Question | None]:
+    rows = residual.rows
+    at = rows.groupby([*GROUP, "experiment", "perturbation"])["plate"].transform("nunique")
+    moving = residual.take((at > 1).to_numpy())  # where a class is tied to a plate, it would name it
+    asked = []
+    for members in moving.rows.groupby(["fold", "experiment"]).indices.values():
+        own = moving.take(members)
+        asked.append(_question(own, own.rows["plate"].to_numpy(str), ["perturbation"]))
+    return asked
+
+
+def _experiment(residual: Profiles) -> list[Question | None]:
+    asked = []
+    for members in residual.rows.groupby(GROUP).indices.values():
+        own = residual.take(members)
+        asked.append(_question(own, own.rows["experiment"].to_numpy(str), ["perturbation"]))
+    return asked
+
+
+def _position(residual: Profiles, part: Callable[[np.ndarray], np.ndarray]) -> list[Question | None]:
+    """``part``: (W, 2) rows and columns of the plate -> (W,) bool."""
+    rows = residual.rows
+    places = rows.groupby([*GROUP, "perturbation"])["well"].agg(["nunique", "size"])
+    tied = places.index[(places["nunique"] == 1) & (places["size"] > 1)]
+    free = residual.take(~pd.MultiIndex.from_frame(rows[[*GROUP, "perturbation"]]).isin(tied))
+    asked = []
+    for members in free.rows.groupby(["fold", "experiment"]).indices.values():
+        own = free.take(members)
+        plate = own.rows.groupby("plate").ngroup().to_numpy()
+        own = Profiles(own.rows, centred(own.values, plate).astype(np.float32))
+        place = np.array([parse_well(well) for well in own.rows["well"]])
+        asked.append(_question(own, part(place), ["plate"]))
+    return asked
+
+
+def upper_half(place: np.ndarray) -> np.ndarray:
+    """Whether a well lies above the middle of the used rows; likewise :func:`left_half`, :func:`outer_ring`."""
+    return place[:, 0] < (place[:, 0].min() + place[:, 0].max()) / 2
+
+
+def left_half(place: np.ndarray) -> np.ndarray:
+    """Whether a well lies left of the middle of the used columns."""
+    return place[:, 1] < (place[:, 1].min() + place[:, 1].max()) / 2
+
+
+def outer_ring(place: np.ndarray) -> np.ndarray:
+    """Whether a well lies in the first or last used row or column."""
+    return (place == place.min(axis=0)).any(axis=1) | (place == place.max(axis=0)).any(axis=1)
+
+
+def _raw_intensity(residual: Profiles, intensity: pd.DataFrame) -> list[Question | None]:
+    """Is the well brighter than most of its cell type, channel by channel? Perturbations are taken out of the intensity as well."""
+    known = residual.take(residual.rows["id_code"].isin(intensity.index).to_numpy())
+    if known.rows.empty:
+        return []
+    bright = Profiles(known.rows, intensity.loc[known.rows["id_code"]].to_numpy(np.float32))
+    stains = class_residuals(bright)
+    known = known.take(
+        known.rows.set_index(["fold", "id_code"]).index.isin(stains.rows.set_index(["fold", "id_code"]).index)
+    )
+    asked = []
+    for members in known.rows.groupby(GROUP).indices.values():
+        own, stain = known.take(members), stains.take(members)
+        for channel in range(stain.values.shape[1]):
+            above = stain.values[:, channel] > np.median(stain.values[:, channel])
+            asked.append(_question(own, above, ["perturbation"]))
+    return asked
+
+
+def probe_leaks(
+    profiles: Profiles, intensity: pd.DataFrame, permutations: int, smallest: float, seed: int = 0
+) -> list[dict[str, Any]]:
+    """Ask profiles along every axis.
+
+    Args:
+        profiles: Wells of plates that the model was not trained on; others are left out, since they collapse and hide a leak.
+        intensity: (wells, C) log of the raw mean intensity by id_code; no rows where there are no pictures.
+        permutations: See :func:`ask`.
+        smallest: See :func:`ask`.
+        seed: See :func:`ask`.
+
+    Returns:
+        One dict an axis: ``axis``, ``verdict``, and the answer of :func:`ask`; only ``axis``, ``verdict`` (void or not asked) and
+        ``reason`` where there is none.
+    """
+    seen = profiles.rows["plate_seen"].to_numpy(bool)
+    residual = class_residuals(profiles.take(~seen))
+    builders: dict[str, Callable[[], list[Question | None]]] = {
+        "plate": lambda: _plate(residual),
+        "experiment": lambda: _experiment(residual),
+        "well_row": lambda: _position(residual, upper_half),
+        "well_column": lambda: _position(residual, left_half),
+        "well_edge": lambda: _position(residual, outer_ring),
+        "raw_intensity": lambda: _raw_intensity(residual, intensity),
+    }
+    why = {
+        "plate": "no experiment has one perturbation on several unseen plates, known elsewhere too",
+        "experiment": "no cell type has one perturbation in two unseen experiments",
+        "well_row": "each perturbation keeps its well, or wells are too few",
+        "well_column": "each perturbation keeps its well, or wells are too few",
+        "well_edge": "each perturbation keeps its well, or wells are too few",
+        "raw_intensity": "no raw intensities of these wells" if intensity.empty else "wells are too few",
+    }
+    answers: list[dict[str, Any]] = []
+    for axis in AXES:
+        if seen.all() and len(seen):
+            answers.append({"axis": axis, "verdict": "void", "reason": "the model was trained on every probed plate"})
+            continue
+        questions = [q for q in builders[axis]() if q is not None] if len(residual.rows) else []
+        if not questions:
+            answers.append({"axis": axis, "verdict": "not asked", "reason": why[axis]})
+            continue
+        found = ask(questions, permutations, smallest, seed)
+        answers.append({"axis": axis, "verdict": verdict(found), "reason": "", **found})
+    return answers
+
+
+def well_features(site_features: pd.DataFrame, columns: tuple[str, ...] = ("mean", "std")) -> pd.DataFrame:
+    """(wells, F) log of the mean over sites of raw measurements, by id_code: brightness and contrast of each channel.
+
+    Args:
+        site_features: The table ``site_features``.
+        columns: Measurements to take.
+    """
+    if site_features.empty:
+        return pd.DataFrame()
+    pooled = site_features.groupby(["id_code", "channel"], sort=True)[list(columns)].mean().unstack()
+    return np.log(pooled.clip(lower=1e-3))
+
+
+def normalized_wells(normalized_features: pd.DataFrame) -> pd.DataFrame:
+    """(wells, F) mean over sites of the same measurements on normalized pictures, by id_code."""
+    columns = [c for c in normalized_features.columns if str(c).startswith((f"{FEATURE}mean_", f"{FEATURE}std_"))]
+    return normalized_features.groupby("id_code")[columns].mean()
+
+
+def probe_experiment(
+    features: np.ndarray, experiment: pd.Series, cell_type: pd.Series, seed: int = 0
+) -> dict[str, Any]:
+    """Balanced accuracy of naming a well's experiment within its cell type, labels of perturbations unknown.
+
+    Every treatment stands once in an experiment, so the perturbation says nothing about the experiment.
+
+    Args:
+        features: (W, F) float, one row a well.
+        experiment: W names.
+        cell_type: W names.
+        seed: Seed of the five parts.
+
+    Returns:
+        ``balanced_accuracy`` and ``chance`` as means over cell types, ``by_cell_type``; both None where no cell type has two
+        experiments of five wells.
+    """
+    scores, chances = {}, []
+    for kind in sorted(set(cell_type)):
+        member = (cell_type == kind).to_numpy()
+        names, labels, counts = np.unique(experiment[member].to_numpy(str), return_inverse=True, return_counts=True)
+        if len(names) < 2 or counts.min() < SPLITS:
+            continue
+        probe = Probe(features[member].astype(np.float64), np.arange(member.sum()), seed)
+        scores[kind] = probe.balanced_accuracy(labels)
+        chances.append(1 / len(names))
+    return {
+        "balanced_accuracy": float(np.mean(list(scores.values()))) if scores else None,
+        "chance": float(np.mean(chances)) if chances else None,
+        "by_cell_type": scores,
+    }
