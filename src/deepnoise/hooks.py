@@ -13,6 +13,7 @@ from kedro.io import AbstractVersionedDataset, CatalogProtocol, DatasetError
 from kedro.pipeline import Pipeline
 from tqdm import tqdm
 
+from deepnoise.datasets.profiles import ProfilesDataset
 from deepnoise.datasets.scores import ExternalScoresDataset
 from deepnoise.errors import InputError
 from deepnoise.parameters import validate_parameters
@@ -20,6 +21,11 @@ from deepnoise.pipeline_registry import OWN_SCORES, SIMULATED
 
 logger = logging.getLogger("deepnoise")
 PICTURES = ("contact_sheet", "score_plot")
+EXTERNAL = (
+    ({"scores", "scores_tier"}, "well_scores", ExternalScoresDataset, "external_scores"),
+    ({"profiles"}, "well_embeddings", ProfilesDataset, "external_profiles"),
+)
+"""Parameters of the command line, the entry that must read them, and an environment whose entry does."""
 NOW = "made in this run"  # sorts after every time stamp
 
 
@@ -78,12 +84,13 @@ class ProjectHooks:
         for handler in logging.getLogger().handlers:
             if isinstance(handler, logging.StreamHandler) and handler.stream is sys.stdout:
                 handler.setStream(AboveBars())
-        given = set(run_params.get("runtime_params") or {}) & {"scores", "scores_tier"}
-        if given and not isinstance(catalog.get("well_scores"), ExternalScoresDataset):
-            raise InputError(
-                f"the environment {run_params.get('env') or 'base'!r} does not read {sorted(given)[0]!r}: its entry well_scores holds the "
-                "scores of its own model; use --env external_scores, or swap that entry as conf/external_scores does"
-            )
+        given = set(run_params.get("runtime_params") or {})
+        for names, entry, kind, env in EXTERNAL:
+            if names & given and not isinstance(catalog.get(entry), kind):
+                raise InputError(
+                    f"the environment {run_params.get('env') or 'base'!r} does not read {min(names & given)!r}: its entry {entry} is "
+                    f"made by its own model; use --env {env}, or swap that entry as conf/{env} does"
+                )
         for read, written in (OWN_SCORES | SIMULATED).items():
             if read in pipeline.inputs() and written in pipeline.all_outputs():
                 raise InputError(

@@ -228,6 +228,7 @@ class ProjectParameters(Block):
     data_root: str | None = None
     scores: str | None = None
     scores_tier: str | None = None
+    profiles: str | None = None
 
 
 def validate_parameters(parameters: dict[str, Any]) -> ProjectParameters:

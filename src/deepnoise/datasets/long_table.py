@@ -132,7 +132,7 @@ class _LongTable(AbstractDataset[Any, Any]):
     def _rows(self) -> pd.DataFrame:
         table = self._table()
         rows = pd.DataFrame(
-            {name: _fill(template, table) for name, template in self._columns.items()}, index=table.index
+            {name: fill(template, table) for name, template in self._columns.items()}, index=table.index
         )
         rows["split"] = _any_of(table, self._heldout).map({True: "heldout", False: "labelled"})
         if "well_type" in rows:
@@ -141,7 +141,7 @@ class _LongTable(AbstractDataset[Any, Any]):
             wanted = rows["split"] == "labelled" if name == "perturbation" else pd.Series(True, index=rows.index)
             self._no_holes(name, self._columns[name], rows[name][wanted], table)
         for channel, template in self._files.items():
-            rows[f"file {channel}"] = _fill(template, table)
+            rows[f"file {channel}"] = fill(template, table)
             self._no_holes(f"files.{channel}", template, rows[f"file {channel}"], table)
         rows["source"] = table[SOURCE]
         rows["well"] = [well_or_none(well) or well for well in rows["well"]]  # A1 and A01 in two rows are one well
@@ -187,7 +187,12 @@ def _parts(template: str) -> list[tuple[str, str, str]]:
     return [(text, name, spec or "") for text, name, spec, _ in Formatter().parse(template) if name]
 
 
-def _fill(template: str, table: pd.DataFrame) -> pd.Series:
+def template_columns(template: str) -> list[str]:
+    """The columns that a template names."""
+    return [column for _, column, _ in _parts(template)]
+
+
+def fill(template: str, table: pd.DataFrame) -> pd.Series:
     """The template's value for every row; missing where a column is empty or does not match."""
     filled = pd.Series("", index=table.index, dtype="str")
     for text, column, pattern, _ in Formatter().parse(template):

@@ -398,8 +398,8 @@ def _notes(wells: pd.DataFrame, score: dict[str, Any] | None, unit: str, externa
         )
     if unit == "site":
         notes.append("scored by site (here: single cells), not by well; cells of one well are not independent")
-    if external:
-        notes.append("scores came from another model; no embeddings, so nothing is said about technical noise in it")
+    if external and score is not None:
+        notes.append("scores came from another model")
     return notes
 
 
