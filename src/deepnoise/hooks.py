@@ -20,7 +20,8 @@ from deepnoise.parameters import validate_parameters
 from deepnoise.pipeline_registry import OWN_SCORES, SIMULATED
 
 logger = logging.getLogger("deepnoise")
-PICTURES = ("contact_sheet", "score_plot")
+PICTURES = ("contact_sheet", "score_plot", "signal_leak_plot", "growth_ladder_plot", "growth_scatter_plot")
+PRINTED = ("score_table", "growth_table")
 EXTERNAL = (
     ({"scores", "scores_tier"}, "well_scores", ExternalScoresDataset, "external_scores"),
     ({"profiles"}, "well_embeddings", ProfilesDataset, "external_profiles"),
@@ -119,10 +120,11 @@ class ProjectHooks:
 
     @hook_impl
     def after_pipeline_run(self, pipeline: Pipeline, catalog: CatalogProtocol) -> None:
-        """Print the score table, and where the results lie."""
+        """Print the tables that a run ends with."""
         logger.info("done in %.0f s", time.monotonic() - self._started)
-        if "score_table" in pipeline.all_outputs():
-            print("\n" + catalog.load("score_table"), flush=True)
+        for name in PRINTED:
+            if name in pipeline.all_outputs():
+                print("\n" + catalog.load(name), flush=True)
 
 
 def _load_version(dataset: Any) -> str | None:

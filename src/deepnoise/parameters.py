@@ -77,7 +77,8 @@ class FoldParameters(Block):
 
     n_folds: PositiveInt
     run: list[int] | Literal["all"]
-    validation: bool
+    validation: bool | list[str]
+    split: Literal["separated", "stratified"]
 
 
 FindingPolicies: Any = create_model(
@@ -213,6 +214,24 @@ class EvaluationParameters(Block):
     smallest_leak: float = Field(gt=0)
 
 
+class GrowthStep(Block):
+    """A step of the growth chart."""
+
+    step: str
+    set: dict[str, Any]
+
+
+class GrowthChartParameters(Block):
+    """Which steps of the method are switched on in turn."""
+
+    seeds: Annotated[list[int], Field(min_length=1)]
+    start_name: str
+    start: dict[str, Any]
+    steps: Annotated[list[GrowthStep], Field(min_length=1)]
+    transductive: list[GrowthStep]
+    design: list[Literal["group_filter", "sinkhorn", "assignment"]]
+
+
 class ProjectParameters(Block):
     """All blocks together, and what may be given on the command line."""
 
@@ -223,6 +242,7 @@ class ProjectParameters(Block):
     inference: InferenceParameters
     plate_balancing: PlateBalancingParameters
     evaluation: EvaluationParameters
+    growth_chart: GrowthChartParameters
     screen: str
     raw_root: str | None = None
     data_root: str | None = None

@@ -2,7 +2,16 @@
 
 from kedro.pipeline import Pipeline
 
-from deepnoise.pipelines import evaluation, inference, ingestion, normalization, plate_balancing, simulation, training
+from deepnoise.pipelines import (
+    evaluation,
+    growth_chart,
+    inference,
+    ingestion,
+    normalization,
+    plate_balancing,
+    simulation,
+    training,
+)
 
 STAGES = {
     "simulation": simulation,
@@ -21,7 +30,10 @@ SIMULATED = {"raw_wells": "simulated_wells", "raw_images": "simulated_images"}
 
 
 def register_pipelines() -> dict[str, Pipeline]:
-    """Name -> pipeline; ``__default__`` goes from ingestion to evaluation, ``demo`` puts simulation before it."""
+    """Name -> pipeline; ``__default__`` goes from ingestion to evaluation, ``demo`` puts simulation before it.
+
+    ``growth_chart`` stands beside them: it trains networks of its own on the screen that normalization has measured.
+    """
     stages = {name: stage.create_pipeline() for name, stage in STAGES.items()}
     analysis = (
         stages["normalization"]
@@ -31,6 +43,7 @@ def register_pipelines() -> dict[str, Pipeline]:
         + Pipeline(stages["evaluation"], inputs=OWN_SCORES)
     )
     return stages | {
+        "growth_chart": growth_chart.create_pipeline(),
         "__default__": stages["ingestion"] + analysis,
         "demo": stages["simulation"] + Pipeline(stages["ingestion"], inputs=SIMULATED) + analysis,
     }

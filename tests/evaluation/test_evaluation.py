@@ -6,8 +6,17 @@ import pytest
 from sklearn.metrics import balanced_accuracy_score
 
 from deepnoise.errors import InputError
-from deepnoise.evaluation.metrics import evaluate, format_scores, macro_recall, pair_recall, score_table, skill
-from deepnoise.evaluation.probes import probe_experiment
+from deepnoise.evaluation.leaks import probe_experiment
+from deepnoise.evaluation.metrics import (
+    confusions,
+    evaluate,
+    format_scores,
+    macro_recall,
+    pair_recall,
+    perturbation_scores,
+    score_table,
+    skill,
+)
 from deepnoise.tables import SCORES_KEYS
 
 NO_LABELS = pd.DataFrame({"id_code": [], "perturbation": []})
@@ -63,7 +72,7 @@ def evaluation(**changes):
     scores = wide(30, 6)
     wells = scores[["id_code", "experiment", "plate", "well"]].assign(cell_type="x", target=True, perturbation=None)
     labels = pd.DataFrame({"id_code": scores["id_code"], "perturbation": (np.arange(30) % 6).astype(str)})
-    steps = scores[["id_code", "role"]].assign(step="plain", call="0", candidates=6, tier="T1")
+    steps = scores[["id_code", "experiment", "role"]].assign(step="plain", call="0", candidates=6, tier="T1")
     steps = pd.concat([steps, steps.assign(step="group_filter", candidates=3, tier="T2")])
     inputs = dict(
         screen="s", well_scores=scores, site_logits=scores.head(0), baseline_logits=scores.head(0), steps=steps,
@@ -80,13 +89,52 @@ def test_every_score_has_tier_and_chance():
     assert [s["chance"] for s in scores["steps"]] == pytest.approx([1 / 6, 1 / 3])
     assert scores["steps"][0]["top1"] == pytest.approx(5 / 30)
     text = format_scores(scores)
-    assert f"T1 balanced accuracy (macro recall): {scores['t1']['macro_recall']:.3f}\n" in text
-    assert "points only, no intervals" in text
+    assert f"balanced accuracy (macro recall): {scores['heldout']['well']['macro_recall']:.3f}\n" in text
+    assert "points and exact sign-flip p, no intervals" in text
+    assert scores["headline"]["tier"] == "T1" and scores["headline"]["top1"] == scores["heldout"]["well"]["top1"]
+    assert scores["steps"][1]["gain"] == 0 and scores["steps"][1]["gain_sign_flip_p"] == 1.0
+
+
+@pytest.mark.parametrize("tier", ["T2", "T3", "T2+T3", "unknown"])
+def test_no_other_tier_makes_a_headline(tier):
+    scores = evaluation(well_scores=wide(30, 6).assign(tier=tier))
+    assert scores["headline"] is None and scores["heldout"]["well"]["tier"] == tier
+    assert f"tier {tier}: no headline" in format_scores(scores)
+
+
+def test_scores_by_site_seen_experiments_and_the_gap_between():
+    sites = wide(30, 6, seed=1).assign(fold=0, site=1)
+    labels = pd.DataFrame({"id_code": sites["id_code"], "perturbation": (np.arange(30) % 6).astype(str)})
+    seen = sites.assign(id_code="s" + sites["id_code"], role="train", experiment="C")
+    truth = labels["perturbation"].astype(int)
+    seen[[f"score_{k}" for k in range(6)]] = np.eye(6)[truth]  # all right where the model was trained
+    wells = pd.concat([sites, seen])[["id_code", "experiment", "plate", "well"]].assign(
+        cell_type="x", target=True, perturbation=[None] * 30 + labels["perturbation"].tolist()
+    )
+    scores = evaluation(site_logits=pd.concat([sites, seen]), wells=wells, heldout_labels=labels)
+    assert scores["seen"]["top1"] == 1.0
+    assert scores["gap"]["top1"] == pytest.approx(1 - scores["heldout"]["well"]["top1"])
+    assert scores["heldout"]["site"]["n"] == 30 and "the same by site" in format_scores(scores)
+
+
+def test_each_perturbation_is_scored_and_what_it_is_taken_for_is_listed():
+    scores = wide(4, 3).assign(id_code=list("abcd"))
+    scores[["score_0", "score_1", "score_2"]] = [[1.0, 0, 0], [0, 1, 0], [0, 1, 0], [0, 0, 1]]
+    truth = dict(zip("abcd", ["0", "0", "0", "2"], strict=True))
+    wrong = confusions(scores, truth)
+    assert wrong[["perturbation", "call", "wells", "share"]].values.tolist() == [["0", "1", 2, pytest.approx(2 / 3)]]
+    nothing = pd.DataFrame(
+        columns=["cell_type", "perturbation", "id_code", "level", "average_precision", "chance", "p", "q"]
+    )
+    kind = pd.Series("x", index=list("abcd"))
+    table = perturbation_scores(scores, truth, kind, nothing, nothing, "T1").set_index("perturbation")
+    assert table.loc["0", "top1"] == pytest.approx(1 / 3) and table.loc["0", "most_called"] == "1"
+    assert table.loc["2", "top1"] == 1.0 and table.loc["2", "wells"] == 1
 
 
 def test_without_labels_nothing_is_scored_and_it_says_so():
     scores = evaluation(heldout_labels=NO_LABELS)
-    assert scores["t1"] is None and scores["steps"] == []
+    assert scores["heldout"]["well"] is None and scores["headline"] is None and scores["steps"] == []
     assert "no held-out labels" in format_scores(scores)
 
 

@@ -7,7 +7,14 @@ import torch
 
 from deepnoise.errors import InputError
 from deepnoise.fingerprint import fingerprint
-from deepnoise.inference.prediction import check_fit, pool_wells, predict_folds, predict_sites, sites_to_predict
+from deepnoise.inference.prediction import (
+    adapt_batch_norm,
+    check_fit,
+    pool_wells,
+    predict_folds,
+    predict_sites,
+    sites_to_predict,
+)
 from deepnoise.ingestion.design import make_folds
 from deepnoise.normalization.statistics import statistics_of_plates
 from deepnoise.tables import EMBEDDING, SCORE, matrix, validate_table
@@ -29,6 +36,7 @@ def model(screen, wells, folds):
     facts = {
         "fold": 0, "network": spec, "channels": screen[0].channels, "image_size": [24, 24], "targets": [str(i) for i in range(8)],
         "normalization": {"strategy": "plate", "reference": "all"}, "tier": "T1",
+        "parameters": {"unlabelled_source": "training", "sites": "all"},
         "training_plates": sorted(train["experiment"] + "/" + train["plate"]),
         "fingerprints": {"statistics": fingerprint(statistics_of_plates(screen[2], sorted(train["experiment"] + "/" + train["plate"])))},
     }  # fmt: skip
@@ -94,6 +102,52 @@ def test_every_unseen_plate_is_predicted_and_pooled(screen, wells, folds, model)
     )  # one site a well
 
 
+def test_some_seen_experiments_are_predicted_and_marked(screen, wells, folds, model):
+    _, sites, _ = screen
+    asked = sites_to_predict(model.facts, sites, folds, seen_experiments=1)
+    seen = asked[asked["plate_seen"]]
+    assert set(seen["role"]) == {"train"} and seen["experiment"].nunique() == 2  # one a cell type, the first
+    assert seen["experiment"].min() == "ALPHA-02" and len(asked) == len(
+        sites_to_predict(model.facts, sites, folds)
+    ) + len(seen)
+    transductive = model.facts | {"parameters": {"unlabelled_source": "heldout", "sites": "all"}}
+    assert sites_to_predict(transductive, sites, folds).groupby("role")["plate_seen"].first().to_dict() == {
+        "heldout": True,
+        "validation": False,
+    }
+    second = pd.concat([sites, sites.assign(site=2)])
+    other_sites = sites_to_predict(
+        model.facts | {"parameters": {"unlabelled_source": "none", "sites": [1]}}, second, folds, 9
+    )
+    assert set(other_sites.loc[other_sites["role"] == "train", "site"]) == {2}
+    assert set(other_sites.loc[other_sites["role"] == "heldout", "site"]) == {1, 2}
+
+
+def test_adabn_takes_the_statistics_of_the_experiment_itself(screen, folds, model):
+    """Every experiment by itself gives the same as all at once; the statistics are those of its own pictures."""
+    store, sites, statistics = screen
+    asked = sites_to_predict(model.facts, sites, folds)
+    options = OPTIONS | {"views": "none", "batch_size": 10_000}
+    together, _ = predict_sites(model, store, asked, statistics, adabn="experiment", **options)
+    first = asked["experiment"].iloc[0]
+    own = (asked["experiment"] == first).to_numpy()
+    alone, _ = predict_sites(model, store, asked[own].reset_index(drop=True), statistics, adabn="experiment", **options)
+    np.testing.assert_allclose(together[own], alone, atol=1e-4)
+    assert np.abs(alone - predict_sites(model, store, asked[own], statistics, **options)[0]).max() > 0.1
+    network = Network(NetworkSpec(**model.facts["network"]))
+    network.load_state_dict(model.weights)
+    pictures = torch.randn(8, 6, 24, 24)
+    adapt_batch_norm(network, [pictures])
+    seen = (
+        network.backbone.conv1[0](pictures)
+        if isinstance(network.backbone.conv1, torch.nn.Sequential)
+        else network.backbone.conv1(pictures)
+    )
+    norm = next(m for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d))
+    np.testing.assert_allclose(norm.running_mean, seen.mean(dim=(0, 2, 3)).detach(), atol=1e-5)
+    assert not network.training and norm.momentum is not None
+
+
 def test_sites_are_averaged():
     sites = pd.DataFrame(
         {
@@ -108,7 +162,7 @@ def test_sites_are_averaged():
         }
     )
     logits, _ = pool_wells(
-        sites.assign(score_x=[1.0, 3.0]), sites.assign(embedding_0=[1.0, 0.0], embedding_1=[0.0, 1.0])
+        sites.assign(score_x=[1.0, 3.0]), sites.assign(plate_seen=False, embedding_0=[1.0, 0.0], embedding_1=[0.0, 1.0])
     )
     assert logits.loc[0, ["n_sites", "score_x"]].tolist() == [2, 2.0]
 

@@ -101,8 +101,8 @@ def test_bbbc021_cells_are_trained_and_scored_by_the_same_pipelines(shared, tmp_
     assert (
         scores["unit"] == "site"
         and scores["classes"] == 3
-        and scores["t1"]["tier"] == "T1c"
-        and scores["t1"]["n"] == 960
+        and scores["heldout"]["site"]["tier"] == "T1c"
+        and scores["heldout"]["site"]["n"] == 960
     )
     assert 0.5 < scores["baseline"]["macro_recall"] < 0.75  # as the source of the data found with features by hand
     assert [p["of"] for p in scores["pairs"]] == ["model", "baseline"] and scores["pairs"][0]["n"] == 640
@@ -110,7 +110,7 @@ def test_bbbc021_cells_are_trained_and_scored_by_the_same_pipelines(shared, tmp_
         "class and well position are confounded",
         "portability check only: 4 plates",
         "T1c: the identity of the control wells",
-        "points only, no intervals",
+        "points and exact sign-flip p, no intervals",
     ):
         assert note in output
     folds = pd.read_parquet(latest(tmp_path, "folds.parquet"))

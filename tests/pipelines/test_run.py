@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from deepnoise.tables import CARD_KEYS
 from tests.conftest import PROJECT, kedro
 
 
@@ -51,12 +52,13 @@ def run(tmp_path_factory) -> Run:
 def test_the_whole_path_recovers_biology_above_the_baseline_and_tells_its_story(run):
     scores = run.json("scores")
     assert scores["screen"] == "smoke" and scores["classes"] == 16
-    assert scores["t1"]["tier"] == "T1" and scores["t1"]["chance"] == 1 / 16
-    assert scores["t1"]["top1"] > 4 / 16
-    assert scores["t1"]["top1"] > scores["baseline"]["top1"] - 0.1
+    main = scores["heldout"]["well"]
+    assert main["tier"] == "T1" and main["chance"] == 1 / 16
+    assert main["top1"] > 4 / 16
+    assert main["top1"] > scores["baseline"]["top1"] - 0.1
     steps = {step["step"]: step for step in scores["steps"]}
     assert set(steps) == {"plain", "group_filter", "sinkhorn", "assignment"}
-    assert steps["sinkhorn"]["tier"] == "T2" and steps["sinkhorn"]["top1"] >= scores["t1"]["top1"]
+    assert steps["sinkhorn"]["tier"] == "T2" and steps["sinkhorn"]["top1"] >= main["top1"]
     story = [
         "contact sheet:",
         "raw pixels: experiment named",
@@ -64,7 +66,8 @@ def test_the_whole_path_recovers_biology_above_the_baseline_and_tells_its_story(
         "teacher of fold 0",
         "T1: perturbation named",
         "with plate design",
-        "T1 balanced accuracy (macro recall):",
+        "balanced accuracy (macro recall):",
+        "Signal and leak of the screen",
     ]
     places = [run.output.index(line) for line in story]
     assert places == sorted(places)
@@ -74,6 +77,56 @@ def test_normalization_takes_the_experiment_out_of_the_brightness(run):
     probe = run.json("pixel_probe")
     assert probe["raw"]["balanced_accuracy"] > 0.6
     assert probe["normalized"]["balanced_accuracy"] < probe["raw"]["balanced_accuracy"] - 0.2
+
+
+def test_signal_and_leak_stand_side_by_side_each_with_its_null(run):
+    card = run.json("signal_leak_card")
+    assert set(card) == set(CARD_KEYS) and card["tier"] == "T1"
+    across = card["signal"]["treatment"]["not_same_experiment"]
+    assert across["map"] > 2 * across["chance"] and across["p"] == across["smallest_p"] == pytest.approx(1 / 61)
+    assert set(card["leaks"]) == {"embedding", "raw_intensity", "normalized_intensity"}
+    raw, normalized = (card["leaks"][name]["experiment"] for name in ("raw_intensity", "normalized_intensity"))
+    assert raw["verdict"] == "leak" and raw["balanced_accuracy"] > normalized["balanced_accuracy"] + 0.2
+    assert all(part["planted_found"] for part in card["leaks"]["raw_intensity"].values())
+    assert card["collapse"]["0"]["effective_rank"] > 5
+    seen = run.table("well_embeddings")
+    assert (
+        set(seen.loc[seen["plate_seen"], "role"]) == {"train"}
+        and not seen.loc[seen["role"] != "train", "plate_seen"].any()
+    )
+    assert card["profiles"]["unseen_wells"] == int((~seen["plate_seen"]).sum()) < len(seen)
+    scores = run.json("scores")
+    assert scores["seen"]["top1"] > scores["heldout"]["well"]["top1"]
+
+
+def test_anybodys_profiles_give_the_same_card(run, tmp_path):
+    """Our embeddings with Metadata_ columns: the same retrieval as from the entry itself, no training."""
+    own, wells = run.table("well_embeddings"), run.table("wells")
+    own = own[~own["plate_seen"]].merge(wells[["id_code", "cell_type", "perturbation", "well_type"]], on="id_code")
+    own = own.dropna(subset=["perturbation"])
+    features = [c for c in own.columns if c.startswith("embedding_")]
+    table = own[features].rename(columns=lambda c: c.replace("embedding_", "Cells_"))
+    names = {
+        "Metadata_Experiment": "experiment",
+        "Metadata_Plate": "plate",
+        "Metadata_Well": "well",
+        "Metadata_Perturbation": "perturbation",
+    }
+    table = table.assign(**{new: own[old] for new, old in names.items()}).drop_duplicates()
+    table["Metadata_Perturbation"] = table["Metadata_Perturbation"].where(
+        own["well_type"] != "negative_control", "DMSO"
+    )
+    table.to_parquet(tmp_path / "profiles.parquet")
+    output = kedro(
+        "run", "--env", "external_profiles", "--pipelines", "evaluation", "--params",
+        f"profiles={tmp_path / 'profiles.parquet'},data_root={tmp_path / 'data'},evaluation.permutations=20",
+    )  # fmt: skip
+    card = json.loads(sorted(tmp_path.glob("data/08_reporting/*/signal_leak_card.json/*/*.json"))[-1].read_text())
+    assert set(card) == set(CARD_KEYS) and card["tier"] == "unknown"
+    assert card["signal"]["treatment"]["any"]["map"] > 2 * card["signal"]["treatment"]["any"]["chance"]
+    assert card["leaks"]["embedding"]["raw_intensity"]["verdict"] == "not asked"
+    assert "Signal and leak of the screen 'external_profiles'" in output
+    assert list(tmp_path.glob("data/08_reporting/*/signal_leak_plot.png/*/*.png"))
 
 
 def test_calls_hold_a_probability_and_a_tier_for_every_heldout_well(run):
@@ -155,6 +208,7 @@ def test_the_notebook_runs(run):
             "scores=nosuch.csv",
             "environment 'test' does not read 'scores'.*use --env external_scores",
         ),
+        ("evaluation", "profiles=nosuch.parquet", "does not read 'profiles'.*use --env external_profiles"),
         (
             "training",
             "training.unlabelled_source=none,training.mean_teacher.pseudo_labels=plain",
@@ -228,7 +282,7 @@ def test_heldout_pictures_in_training_mark_every_later_score(run, tmp_path):
         params="training.unlabelled_source=heldout,training.mean_teacher.pseudo_labels=balanced,training.mean_teacher.pseudo_label_start=0",
     )
     scores = other.json("scores")
-    assert {scores["t1"]["tier"], *(step["tier"] for step in scores["steps"])} == {"T2+T3"}
+    assert {scores["heldout"]["well"]["tier"], *(step["tier"] for step in scores["steps"])} == {"T2+T3"}
     assert set(other.table("calls")["tier"]) == {"T2+T3"}
 
 
@@ -250,4 +304,4 @@ def test_an_experiment_that_comes_later_is_called_without_training(run, tmp_path
     output = other("ingestion,normalization,inference,plate_balancing,evaluation")
     assert "BETA-06" in set(other.table("calls")["experiment"]) and len(other.versions("teacher")) == 1
     assert "teacher (" in output and "which it is made from" in output  # and says that it was not trained again
-    assert other.json("scores")["t1"]["by_experiment"].keys() >= {"BETA-05", "BETA-06"}
+    assert other.json("scores")["heldout"]["well"]["by_experiment"].keys() >= {"BETA-05", "BETA-06"}

@@ -26,6 +26,7 @@ def parameters(**changes) -> TrainingParameters:
     stage = dict(epochs=2, learning_rate=0.003, weight_decay=0.01)
     values = dict(
         seed=1, backbone="resnet10t", head=dict(name="arcface", scale=20.0, margin=0.1), optimizer="adamw", batch_size=32,
+        batches="mixed", sites="all",
         augmentation=dict(dihedral=True, shift_scale=0.0, erase=0.0, statistics_jitter=0.1), pretrain=stage,
         mean_teacher=stage | dict(
             ema_decay=0.9, consistency_weight=100.0, ramp_epochs=1.0, views="shared", unlabelled_ratio=0.5,

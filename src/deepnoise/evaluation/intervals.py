@@ -55,16 +55,28 @@ def summarise(values: np.ndarray, experiment: np.ndarray, null: float = 0.0) -> 
         null: Value that means nothing, such as chance.
 
     Returns:
+        See :func:`summarise_sums`; ``n`` is the number of rows.
+    """
+    _, code = np.unique(experiment, return_inverse=True)
+    return summarise_sums(np.bincount(code, weights=np.asarray(values, float)), np.bincount(code).astype(float), null)
+
+
+def summarise_sums(totals: np.ndarray, counts: np.ndarray, null: float = 0.0) -> dict[str, Any]:
+    """The same from sums over the rows of each experiment.
+
+    Args:
+        totals: (E,) sum of the score over an experiment's rows.
+        counts: (E,) its number of rows.
+        null: Value that means nothing.
+
+    Returns:
         ``mean``, ``n`` (rows), ``experiments``; ``interval`` ([low, high], or None under six experiments) and ``sign_flip_p`` (exact
         p that the mean over experiments exceeds ``null`` by chance; None from six experiments on).
     """
-    _, code = np.unique(experiment, return_inverse=True)
-    counts = np.bincount(code).astype(float)
-    totals = np.bincount(code, weights=np.asarray(values, float))
     enough = len(counts) >= LEAST_EXPERIMENTS
     return {
-        "mean": float(np.mean(values)),
-        "n": int(len(values)),
+        "mean": float(totals.sum() / counts.sum()),
+        "n": int(counts.sum()),
         "experiments": int(len(counts)),
         "interval": bootstrap_interval(totals, counts) if enough else None,
         "sign_flip_p": None if enough else sign_flip_p(totals / counts - null),

@@ -279,6 +279,31 @@ def _raw_intensity(residual: Profiles, intensity: pd.DataFrame) -> list[Question
     return asked
 
 
+def _questions(residual: Profiles, axis: str, intensity: pd.DataFrame) -> list[Question]:
+    """The probes of an axis that can be asked."""
+    build: dict[str, Callable[[], list[Question | None]]] = {
+        "plate": lambda: _plate(residual),
+        "experiment": lambda: _experiment(residual),
+        "well_row": lambda: _position(residual, upper_half),
+        "well_column": lambda: _position(residual, left_half),
+        "well_edge": lambda: _position(residual, outer_ring),
+        "raw_intensity": lambda: _raw_intensity(residual, intensity),
+    }
+    return [question for question in build[axis]() if question is not None] if len(residual.rows) else []
+
+
+def leak_scores(profiles: Profiles, axes: tuple[str, ...], seed: int = 0) -> dict[str, tuple[float, float]]:
+    """Balanced accuracy and chance of the probes of some axes, without permutations or planted shifts; axes that cannot be asked are left out."""
+    residual = class_residuals(profiles)
+    found = {}
+    for axis in axes:
+        questions = _questions(residual, axis, pd.DataFrame())
+        if questions:
+            scores = [Probe(q.values.astype(np.float64), q.blocks, seed).balanced_accuracy(q.labels) for q in questions]
+            found[axis] = (float(np.mean(scores)), float(np.mean([q.chance for q in questions])))
+    return found
+
+
 def probe_leaks(
     profiles: Profiles, intensity: pd.DataFrame, permutations: int, smallest: float, seed: int = 0
 ) -> list[dict[str, Any]]:
@@ -297,14 +322,6 @@ def probe_leaks(
     """
     seen = profiles.rows["plate_seen"].to_numpy(bool)
     residual = class_residuals(profiles.take(~seen))
-    builders: dict[str, Callable[[], list[Question | None]]] = {
-        "plate": lambda: _plate(residual),
-        "experiment": lambda: _experiment(residual),
-        "well_row": lambda: _position(residual, upper_half),
-        "well_column": lambda: _position(residual, left_half),
-        "well_edge": lambda: _position(residual, outer_ring),
-        "raw_intensity": lambda: _raw_intensity(residual, intensity),
-    }
     why = {
         "plate": "no experiment has one perturbation on several unseen plates, known elsewhere too",
         "experiment": "no cell type has one perturbation in two unseen experiments",
@@ -318,7 +335,7 @@ def probe_leaks(
         if seen.all() and len(seen):
             answers.append({"axis": axis, "verdict": "void", "reason": "the model was trained on every probed plate"})
             continue
-        questions = [q for q in builders[axis]() if q is not None] if len(residual.rows) else []
+        questions = _questions(residual, axis, intensity)
         if not questions:
             answers.append({"axis": axis, "verdict": "not asked", "reason": why[axis]})
             continue

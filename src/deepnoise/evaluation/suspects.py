@@ -78,7 +78,8 @@ def calibrated(evidence: list[np.ndarray], label: np.ndarray) -> np.ndarray:
     """
     together = np.stack(evidence)
     scored = np.isfinite(together).all(axis=0)
-    spread = np.array([np.nanstd(e) or 1.0 for e in together])
+    spread = np.array([e[np.isfinite(e)].std() if np.isfinite(e).any() else 1.0 for e in together])
+    spread[spread == 0] = 1.0
     known = np.where(scored, together / spread[:, None, None], 0.0)
     usable = np.flatnonzero(scored[np.arange(len(label)), label])
     usable = usable[:: max(1, len(usable) // FITTED)]
@@ -156,12 +157,12 @@ def _plate_suspects(
     """Faults of one plate: its wells, their (W, K) log probabilities, labels and (W, W) ratios and gains."""
     found: list[dict[str, Any]] = []
     wells = rows["well"].to_numpy(str)
-    for i, j in enumerate(gain.argmax(axis=1)):
-        if gain[i, j] > 0:
+    for first, j in enumerate(gain.argmax(axis=1).tolist()):
+        if gain[first, j] > 0:
             found.append(
                 {
-                    "row": rows.index[i], "kind": "swapped", "partner": wells[j], "evidence": float(gain[i, j]), "needed": threshold,
-                    "detail": f"its picture looks like {names[label[j]]}, that of {wells[j]} like {names[label[i]]}",
+                    "row": rows.index[first], "kind": "swapped", "partner": wells[j], "evidence": float(gain[first, j]), "needed": threshold,
+                    "detail": f"its picture looks like {names[label[j]]}, that of {wells[j]} like {names[label[first]]}",
                 }
             )  # fmt: skip
     judged = np.zeros(len(rows), bool)
@@ -296,7 +297,7 @@ def _scores_of(rows: pd.DataFrame, names: np.ndarray, scores: pd.DataFrame) -> n
     return values - wide.mean(axis=1).reindex(rows["id_code"]).to_numpy()[:, None]
 
 
-def mirrored(wells: pd.Series) -> pd.Series:
+def turned_wells(wells: pd.Series) -> pd.Series:
     """The same wells with the plate turned by 180 degrees within its used rows and columns; for planting a fault in tests."""
     place = np.array([parse_well(well) for well in wells])
     moved = _turned(place)["plate turned by 180 degrees"]

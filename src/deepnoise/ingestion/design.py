@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import linear_sum_assignment
 
-from deepnoise.errors import InputError
+from deepnoise.errors import InputError, closest
 
 logger = logging.getLogger(__name__)
 
@@ -258,7 +258,12 @@ def control_uses(wells: pd.DataFrame, kind: str) -> dict[str, Any]:
 
 
 def make_folds(
-    wells: pd.DataFrame, duplicates: list[dict[str, Any]], n_folds: int, run: list[int] | str, validation: bool
+    wells: pd.DataFrame,
+    duplicates: list[dict[str, Any]],
+    n_folds: int,
+    run: list[int] | str,
+    validation: bool | list[str],
+    split: str = "separated",
 ) -> pd.DataFrame:
     """Split the screen into folds: what each training run trains on, validates on and predicts.
 
@@ -274,7 +279,10 @@ def make_folds(
         duplicates: Pairs found by :func:`duplicate_layouts`.
         n_folds: Number of folds the labelled units are dealt into.
         run: The folds to keep, or ``all``.
-        validation: Whether a fold has validation units.
+        validation: Whether a fold has validation units; or the names of the experiments that validate every fold.
+        split: ``separated``, as above, or ``stratified``: every experiment gives some of its plates to training and some to the
+            held-out side, so that nothing about a batch is new (Sypetkowski et al. 2023, arXiv 2301.05768, call the two
+            batch-separated and batch-stratified). Fold f holds out plate (f + number of the experiment) modulo ``n_folds``.
 
     Returns:
         The table ``folds``.
@@ -292,9 +300,21 @@ def make_folds(
         .agg(cell_type=("cell_type", "first"), heldout=("split", lambda s: (s == "heldout").any()))
         .reset_index()
     )
+    if split == "stratified":
+        return _stratified(plates, n_folds, run, validation)
     unit = "experiment" if plates["experiment"].nunique() > 1 else "plate"
+    named = validation if isinstance(validation, list) else []
+    labelled = set(plates.loc[~plates["heldout"], "experiment"])
+    for name in named:
+        if name not in labelled:
+            raise InputError(
+                f"ingestion.folds.validation names {name!r}, which is no labelled experiment.{closest(name, labelled)}"
+            )
+    validation = bool(validation) and not named
     variety = labelled_targets(wells).groupby(unit)["perturbation"].nunique()
-    plates["movable"] = ~plates["heldout"] & (plates[unit].map(variety).fillna(0) > 1)
+    plates["movable"] = (
+        ~plates["heldout"] & (plates[unit].map(variety).fillna(0) > 1) & ~plates["experiment"].isin(named)
+    )
     units = plates[plates["movable"]].drop_duplicates(unit)[[unit, "cell_type"]]
     cross_validated = not plates["heldout"].any()
     if (validation or cross_validated) and len(units) < n_folds:
@@ -353,7 +373,7 @@ def make_folds(
                 "heldout"
                 if plate.heldout or own in left_out
                 else "validation"
-                if own in validates - left_out
+                if plate.experiment in named or own in validates - left_out
                 else "train"
             )
             rows.append((fold, plate.experiment, plate.plate, plate.cell_type, role, unit))
@@ -365,3 +385,29 @@ def make_folds(
             "raise n_folds or set validation to false"
         )
     return folds
+
+
+def _stratified(plates: pd.DataFrame, n_folds: int, run: list[int], validation: bool | list[str]) -> pd.DataFrame:
+    """Folds in which every experiment stands on both sides; see :func:`make_folds`."""
+    if plates["heldout"].any():
+        name = plates.loc[plates["heldout"], "experiment"].iloc[0]
+        raise InputError(
+            f"ingestion.folds.split is stratified, but experiment {name} is unlabelled; a stratified split needs labels of every experiment"
+        )
+    if isinstance(validation, list):
+        raise InputError(
+            "ingestion.folds.validation names experiments, but a stratified split holds out plates; set it to true or false"
+        )
+    fewest = plates.groupby("experiment").size()
+    if n_folds > fewest.min() or n_folds < 2 + bool(validation):
+        raise InputError(
+            f"ingestion.folds.n_folds is {n_folds}; a stratified split of experiments with {fewest.min()} plates ({fewest.idxmin()}) allows "
+            f"{2 + bool(validation)} to {fewest.min()}"
+        )
+    number = plates.groupby("experiment", sort=True).ngroup() + plates.groupby("experiment").cumcount()
+    rows = []
+    for fold in run:
+        place = (number - fold) % n_folds
+        role = np.where(place == 0, "heldout", np.where(validation & (place == 1), "validation", "train"))
+        rows.append(plates[["experiment", "plate", "cell_type"]].assign(fold=fold, role=role, unit="plate"))
+    return pd.concat(rows, ignore_index=True)[["fold", "experiment", "plate", "cell_type", "role", "unit"]]

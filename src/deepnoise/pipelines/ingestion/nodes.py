@@ -116,4 +116,6 @@ def audit_design(wells: pd.DataFrame) -> dict[str, Any]:
 def make_folds(wells: pd.DataFrame, design_audit: dict[str, Any], parameters: IngestionParameters) -> pd.DataFrame:
     """Split the screen; duplicates of a layout stay together."""
     folds = parameters.folds
-    return design.make_folds(wells, design_audit["duplicate_layouts"], folds.n_folds, folds.run, folds.validation)
+    return design.make_folds(
+        wells, design_audit["duplicate_layouts"], folds.n_folds, folds.run, folds.validation, folds.split
+    )

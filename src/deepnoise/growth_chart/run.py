@@ -1,0 +1,258 @@
+"""Train and score the arms of a growth chart, one network after the other; what is already known is not done again."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from deepnoise import __version__
+from deepnoise.errors import InputError
+from deepnoise.evaluation.leaks import leak_scores
+from deepnoise.evaluation.metrics import ranked_calls
+from deepnoise.evaluation.profiles import join_profiles, true_labels
+from deepnoise.evaluation.retrieval import average_precisions
+from deepnoise.fingerprint import fingerprint
+from deepnoise.growth_chart.arms import Arm, Settings
+from deepnoise.inference.prediction import pool_wells, predict_sites, sites_to_predict
+from deepnoise.normalization.statistics import plate_statistics
+from deepnoise.parameters import InferenceParameters, PlateBalancingParameters
+from deepnoise.plate_balancing.balancing import balance
+from deepnoise.plate_balancing.scores import pool_scores
+from deepnoise.tables import EMBEDDING, SCORE, prefixed
+from deepnoise.training.images import PictureStore
+from deepnoise.training.loop import Trainer, fold_view, pretrain, train_mean_teacher
+from deepnoise.training.model import TrainedModel
+
+logger = logging.getLogger(__name__)
+
+
+class NoState:
+    """An arm is short: it is trained in one go, and only finished arms are kept."""
+
+    def load(self, name: str, mark: str) -> None:
+        """There is never a state."""
+
+    def save(self, name: str, mark: str, tensors: dict[str, torch.Tensor], facts: dict[str, Any]) -> None:
+        """Nothing is kept."""
+
+
+class Screen:
+    """The tables and pictures that every arm reads."""
+
+    def __init__(
+        self,
+        store: PictureStore,
+        sites: pd.DataFrame,
+        wells: pd.DataFrame,
+        folds: pd.DataFrame,
+        histograms: pd.DataFrame,
+        heldout_labels: pd.DataFrame,
+        layout: pd.DataFrame,
+        illumination: str,
+    ) -> None:
+        self.store, self.sites, self.wells, self.folds = store, sites, wells, folds
+        self.histograms, self.heldout_labels, self.layout = histograms, heldout_labels, layout
+        self.illumination = illumination
+        self.fold = int(folds["fold"].min())
+        self.labels = true_labels(wells, heldout_labels)
+        plates = sites[["experiment", "plate"]].drop_duplicates().itertuples(index=False)
+        pixels = [store.checksum(e, p) for e, p in plates]
+        self.mark = fingerprint(pixels, sites, wells, folds[folds["fold"] == self.fold], heldout_labels, layout)
+        self.role = "heldout" if wells["id_code"].isin(heldout_labels["id_code"]).any() else "validation"
+
+    def statistics(self, settings: Settings) -> pd.DataFrame:
+        """``plate_statistics`` of an arm's normalization."""
+        own = settings.normalization
+        return plate_statistics(
+            self.histograms, self.wells, own.strategy, own.reference, own.scale_floor, self.illumination
+        )
+
+
+def arm_mark(arm: Arm, seed: int, screen: Screen, balancing: PlateBalancingParameters) -> str:
+    """Fingerprint of everything that an arm's result depends on: data, parameters, seed and package version."""
+    own = arm.settings
+    training = own.training.model_dump(mode="json", exclude={"device", "cache_gigabytes", "seed"})
+    balanced = balancing.model_dump(mode="json") if arm.balancing else None
+    return fingerprint(
+        screen.mark,
+        __version__,
+        seed,
+        own.normalization.model_dump(mode="json"),
+        training,
+        own.sites,
+        own.views,
+        arm.balancing,
+        balanced,
+    )
+
+
+def record_name(arm: Arm, seed: int) -> str:
+    """Name of the arm's partition."""
+    return f"{arm.name.replace(' ', '_').replace(',', '')}_seed_{seed}"
+
+
+def run_arms(
+    arms: list[Arm],
+    seeds: list[int],
+    screen: Screen,
+    kept: dict[str, dict[str, Any]],
+    inference: InferenceParameters,
+    balancing: PlateBalancingParameters,
+) -> Iterator[tuple[dict[str, dict[str, Any]], dict[str, Any]]]:
+    """Yield each arm as it is done, with the list of what is done; ``complete`` once all are.
+
+    Args:
+        arms: Of :func:`deepnoise.growth_chart.arms.plan_arms`.
+        seeds: Training seeds; each arm is trained once a seed.
+        screen: What they read.
+        kept: Partition -> record of earlier runs; those with today's fingerprint are not done again.
+        inference: Batch size and device.
+        balancing: For the arms that know the plate design.
+    """
+    marks = {(arm.name, seed): arm_mark(arm, seed, screen, balancing) for arm in arms for seed in seeds}
+    done = {
+        name: kept[name]["fingerprint"]
+        for arm in arms
+        for seed in seeds
+        if (name := record_name(arm, seed)) in kept and kept[name].get("fingerprint") == marks[arm.name, seed]
+    }
+    total = len(arms) * len(seeds)
+    logger.info("growth chart: %s arms x %s seeds; %s of %s are kept from before, nothing of theirs has changed", len(arms), len(seeds), len(done), total)  # fmt: skip
+    started, first = time.monotonic(), len(done)
+    for seed in seeds:
+        networks: dict[str, list[Arm]] = {}
+        for arm in arms:
+            if record_name(arm, seed) not in done:
+                networks.setdefault(_network_mark(arm.settings), []).append(arm)
+        students: dict[str, TrainedModel] = {}  # stage 1 is shared by the arms that differ in stage 2 alone
+        for members in networks.values():
+            begun = time.monotonic()
+            model, statistics = _train(members[0].settings, seed, screen, students)
+            seconds = time.monotonic() - begun
+            for arm, facts in _score(members, model, statistics, screen, inference, balancing):
+                name = record_name(arm, seed)
+                record = {
+                    "arm": arm.name, "kind": arm.kind, "seed": seed, "fold": screen.fold, "scored": screen.role,
+                    "fingerprint": marks[arm.name, seed], "deepnoise": __version__, "compute": arm.compute,
+                    "training_seconds": seconds, **facts,
+                }  # fmt: skip
+                done[name] = marks[arm.name, seed]
+                left = (time.monotonic() - started) / (len(done) - first) * (total - len(done))
+                logger.info(
+                    "growth chart: %s of %s, %s, seed %s: top-1 %.1f %%, tier %s; about %.0f s left",
+                    len(done), total, arm.name, seed, 100 * record["top1"], record["tier"], left,
+                )  # fmt: skip
+                yield {name: record}, {"complete": False, "arms": dict(done)}
+    yield {}, {"complete": True, "arms": dict(done)}
+
+
+def _network_mark(settings: Settings) -> str:
+    return fingerprint(settings.normalization.model_dump(), settings.training.model_dump())
+
+
+def _train(
+    settings: Settings, seed: int, screen: Screen, students: dict[str, TrainedModel]
+) -> tuple[TrainedModel, pd.DataFrame]:
+    training = settings.training.model_copy(update={"seed": seed})
+    statistics = screen.statistics(settings)
+    view = fold_view(screen.sites, screen.wells, screen.folds, screen.fold, training.unlabelled_source, training.sites)
+    trainer = Trainer(view, screen.store, statistics, training, NoState())
+    later = {"mean_teacher", "unlabelled_source"}
+    first = fingerprint(settings.normalization.model_dump(), training.model_dump(exclude=later))
+    if first not in students:
+        students[first] = pretrain(trainer)[0]
+    model = TrainedModel(students[first].weights, trainer.facts | {"stage": "pretrain"})
+    if training.mean_teacher.epochs:
+        model = train_mean_teacher(trainer, model)[1]
+    return model, statistics
+
+
+def _score(
+    arms: list[Arm],
+    model: TrainedModel,
+    statistics: pd.DataFrame,
+    screen: Screen,
+    inference: InferenceParameters,
+    balancing: PlateBalancingParameters,
+) -> Iterator[tuple[Arm, dict[str, Any]]]:
+    """Scores of all arms that read the same network; each kind of views is predicted once."""
+    asked = sites_to_predict(model.facts, screen.sites, screen.folds)
+    if asked.empty:
+        raise InputError(f"fold {screen.fold} leaves no plate to score the growth chart on")
+    meta = asked[["role", "id_code", "experiment", "plate", "well", "site", "plate_seen"]].assign(
+        fold=screen.fold, tier=model.facts["tier"]
+    )
+    predicted: dict[str, tuple[pd.DataFrame, pd.DataFrame]] = {}
+    measured: dict[tuple[str, str], dict[str, Any]] = {}
+    for arm in arms:
+        views, sites = arm.settings.views, arm.settings.sites
+        if views not in predicted:
+            logits, embeddings = predict_sites(
+                model, screen.store, asked, statistics, views=views, adabn=inference.adabn,
+                batch_size=inference.batch_size, device_name=inference.device,
+            )  # fmt: skip
+            axes = [f"{i:04d}" for i in range(embeddings.shape[1])]
+            predicted[views] = (
+                pd.concat(
+                    [meta.drop(columns="plate_seen"), prefixed(logits, model.facts["targets"], SCORE, meta.index)],
+                    axis=1,
+                ),
+                pd.concat([meta, prefixed(embeddings, axes, EMBEDDING, meta.index)], axis=1),
+            )
+        taken = [
+            t[t["site"] == t.groupby("id_code")["site"].transform("min")] if sites == "one" else t
+            for t in predicted[views]
+        ]
+        wells, embedded = pool_wells(*taken)
+        if (views, sites) not in measured:
+            measured[views, sites] = _signal_and_leak(embedded, screen)
+        if arm.balancing:
+            steps = balance(
+                pool_scores(wells, screen.wells), screen.layout, group_inference=balancing.group_inference,
+                group_posterior=balancing.group_posterior, method="sinkhorn", temperature=balancing.temperature,
+                iterations=balancing.sinkhorn_iterations, tolerance=balancing.sinkhorn_tolerance,
+            )[1]  # fmt: skip
+            called = steps[(steps["step"] == arm.balancing) & (steps["role"] == screen.role)]
+            if called.empty:
+                raise InputError(
+                    f"growth_chart.design names {arm.balancing!r}, which this screen's plate design does not allow; leave it out"
+                )
+            called = called[called["id_code"].isin(screen.labels.index)]
+            right = (called["call"] == called["id_code"].map(screen.labels)).to_numpy()
+            chance, tier = float((1 / called["candidates"]).mean()), str(called["tier"].iloc[0])
+        else:
+            called = wells[(wells["role"] == screen.role) & wells["id_code"].isin(_targets(screen))]
+            right = (ranked_calls(called, called["id_code"].map(screen.labels))["rank"] == 0).to_numpy()
+            chance, tier = 1 / len(model.facts["targets"]), str(model.facts["tier"])
+        by = pd.Series(right).groupby(called["experiment"].to_numpy())
+        yield arm, {
+            "tier": tier, "top1": float(right.mean()), "chance": chance, "n": int(len(right)),
+            "right_by_experiment": {str(e): int(n) for e, n in by.sum().items()},
+            "wells_by_experiment": {str(e): int(n) for e, n in by.size().items()},
+            **measured[views, sites],
+        }  # fmt: skip
+
+
+def _targets(screen: Screen) -> set[str]:
+    return set(screen.wells.loc[screen.wells["target"], "id_code"]) & set(screen.labels.index)
+
+
+def _signal_and_leak(embeddings: pd.DataFrame, screen: Screen) -> dict[str, Any]:
+    """Replicate mAP of treatments across experiments, and the leak probes, on all plates without a picture in training."""
+    profiles = join_profiles(embeddings, screen.wells, screen.labels)
+    unseen = profiles.take(~profiles.rows["plate_seen"].to_numpy(bool))
+    table, _ = average_precisions(unseen, 0)
+    across = table[(table["level"] == "not_same_experiment") & (table["well_type"] == "treatment")]
+    leaks = leak_scores(unseen, ("plate", "experiment", "well_edge"))
+    return {
+        "map": float(across["average_precision"].mean()) if len(across) else None,
+        "map_chance": float(across["chance"].mean()) if len(across) else None,
+        "leaks": {axis: {"balanced_accuracy": score, "chance": chance} for axis, (score, chance) in leaks.items()},
+        "unseen_wells": int(np.count_nonzero(~profiles.rows["plate_seen"])),
+    }

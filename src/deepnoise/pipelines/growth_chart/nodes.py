@@ -1,0 +1,66 @@
+"""Nodes of ``growth_chart``: adapters of ``deepnoise.growth_chart``. torch is imported when a node runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from deepnoise.growth_chart.arms import Settings, plan_arms
+from deepnoise.ingestion.design import discover_groups, without_heldout_labels
+from deepnoise.normalization.illumination import corrected_store
+from deepnoise.parameters import (
+    GrowthChartParameters,
+    InferenceParameters,
+    NormalizationParameters,
+    PlateBalancingParameters,
+    TrainingParameters,
+)
+
+
+def run_arms(
+    image_store: Any,
+    illumination_fields: pd.DataFrame,
+    sites: pd.DataFrame,
+    wells: pd.DataFrame,
+    folds: pd.DataFrame,
+    plate_histograms: pd.DataFrame,
+    heldout_labels: pd.DataFrame,
+    kept_growth_arms: dict[str, dict[str, Any]],
+    parameters: GrowthChartParameters,
+    normalization: NormalizationParameters,
+    training: TrainingParameters,
+    inference: InferenceParameters,
+    balancing: PlateBalancingParameters,
+) -> Iterator[tuple[dict[str, dict[str, Any]], dict[str, Any]]]:
+    """Train and score every arm that is not known yet, and say after each what is done."""
+    from deepnoise.growth_chart.run import Screen, run_arms
+
+    store = corrected_store(image_store, illumination_fields)
+    layout = discover_groups(without_heldout_labels(wells, folds))
+    screen = Screen(store, sites, wells, folds, plate_histograms, heldout_labels, layout, normalization.illumination)
+    arms = plan_arms(parameters, Settings(normalization, training))
+    yield from run_arms(arms, parameters.seeds, screen, kept_growth_arms, inference, balancing)
+
+
+def summarise_arms(
+    growth_arms: dict[str, dict[str, Any]],
+    growth_chart_complete: dict[str, Any],
+    parameters: GrowthChartParameters,
+    normalization: NormalizationParameters,
+    training: TrainingParameters,
+) -> pd.DataFrame:
+    """All arms side by side."""
+    from deepnoise.growth_chart import summary
+
+    arms = plan_arms(parameters, Settings(normalization, training))
+    return summary.summarise_arms(arms, parameters.seeds, growth_arms, growth_chart_complete)
+
+
+def draw_chart(growth_chart: pd.DataFrame) -> tuple[Figure, Figure, str]:
+    """The ladder, signal against leak, and the table as text."""
+    from deepnoise.growth_chart import summary
+
+    return summary.draw_ladder(growth_chart), summary.draw_scatter(growth_chart), summary.format_chart(growth_chart)

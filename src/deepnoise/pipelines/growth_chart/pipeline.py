@@ -1,0 +1,48 @@
+"""image_store, wells, folds -> run_arms -> growth_arms, growth_chart_complete -> summarise_arms -> growth_chart -> draw_chart."""
+
+from kedro.pipeline import Node, Pipeline
+
+from deepnoise.pipelines.growth_chart import nodes
+
+SETTINGS = ["params:growth_chart", "params:normalization", "params:training"]
+
+
+def create_pipeline() -> Pipeline:
+    """The pipeline ``growth_chart``."""
+    return Pipeline(
+        [
+            Node(
+                nodes.run_arms,
+                [
+                    "image_store",
+                    "illumination_fields",
+                    "sites",
+                    "wells",
+                    "folds",
+                    "plate_histograms",
+                    "heldout_labels",
+                    "kept_growth_arms",
+                    *SETTINGS,
+                    "params:inference",
+                    "params:plate_balancing",
+                ],
+                ["growth_arms", "growth_chart_complete"],
+                name="run_arms",
+            ),
+            Node(
+                nodes.summarise_arms,
+                ["growth_arms", "growth_chart_complete", *SETTINGS],
+                "growth_chart",
+                name="summarise_arms",
+            ),
+            Node(
+                nodes.draw_chart,
+                "growth_chart",
+                ["growth_ladder_plot", "growth_scatter_plot", "growth_table"],
+                name="draw_chart",
+            ),
+        ],
+        namespace="growth_chart",
+        prefix_datasets_with_namespace=False,
+        tags=["tier_T1", "tier_T2", "tier_T3"],
+    )

@@ -1,0 +1,202 @@
+"""Leak probes find what is planted, are silent where nothing is, and say when they cannot know."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+
+from deepnoise.evaluation.card import format_card, leak_table, make_card
+from deepnoise.evaluation.figures import draw_card
+from deepnoise.evaluation.leaks import (
+    AXES,
+    Probe,
+    Question,
+    ask,
+    deal_blocks,
+    leak_scores,
+    outer_ring,
+    probe_leaks,
+    verdict,
+    well_features,
+)
+from deepnoise.evaluation.profiles import Profiles
+from deepnoise.tables import CARD_KEYS, SCHEMAS, validate_table
+from deepnoise.wells import parse_well
+from tests.evaluation.test_signal import screen
+
+NOTHING = pd.DataFrame()
+
+
+def planted(profiles: Profiles, column: str, size: float, seed: int = 5) -> Profiles:
+    """A shift of every value of a column (experiment + plate for plate)."""
+    rows = profiles.rows
+    code = pd.factorize(rows["experiment"] + rows["plate"] if column == "plate" else rows[column])[0]
+    shift = np.random.default_rng(seed).normal(size=(code.max() + 1, profiles.values.shape[1])) * size
+    return Profiles(rows, (profiles.values + shift[code]).astype(np.float32))
+
+
+def answers(profiles: Profiles, permutations=60, smallest=3.0) -> dict:
+    return {a["axis"]: a for a in probe_leaks(profiles, NOTHING, permutations, smallest)}
+
+
+@pytest.fixture(scope="module")
+def clean() -> Profiles:
+    return screen(experiments=4, plates=4, treatments=40, controls=6, dimensions=8, effect=1.0, seed=1)
+
+
+def test_nothing_planted_nothing_found(clean):
+    found = answers(clean)
+    assert list(found) == list(AXES)
+    assert {found[axis]["verdict"] for axis in AXES[:-1]} == {"none seen"}
+    for axis in AXES[:-1]:
+        assert found[axis]["null_low"] <= found[axis]["balanced_accuracy"] <= found[axis]["null_high"]
+        assert found[axis]["null_low"] < found[axis]["chance"] < found[axis]["null_high"]
+        assert found[axis]["smallest_p"] == 1 / 61
+    assert found["raw_intensity"]["verdict"] == "not asked"
+
+
+@pytest.mark.parametrize("column", ["plate", "experiment"])
+def test_a_planted_shift_is_found_on_its_axis_alone(clean, column):
+    found = answers(planted(clean, column, 1.5))
+    assert found[column]["verdict"] == "leak" and found[column]["p"] == found[column]["smallest_p"]
+    assert found["well_row"]["verdict"] == found["well_edge"]["verdict"] == "none seen"
+    if column == "experiment":
+        assert found["plate"]["verdict"] == "none seen"  # plates are told apart within an experiment
+
+
+def test_a_planted_position_effect_is_found_on_the_edge(clean):
+    place = np.array([parse_well(w) for w in clean.rows["well"]])
+    edge = outer_ring(place)
+    moved = Profiles(clean.rows, clean.values + 2.0 * edge[:, None].astype(np.float32))
+    found = answers(moved)
+    assert found["well_edge"]["verdict"] == "leak" and found["plate"]["verdict"] == "none seen"
+
+
+def test_the_class_is_no_leak_where_it_is_tied_to_the_plate():
+    """Treatments of strong effect stand on one plate each: their mean is taken out, and the plate probe asks controls alone."""
+    strong = screen(experiments=5, plates=4, treatments=40, controls=6, dimensions=8, effect=8.0, seed=2)
+    found = answers(strong)
+    assert found["plate"]["verdict"] == "none seen" and found["plate"]["wells"] == 5 * 4 * 8
+
+
+def test_too_few_wells_are_undecided_and_never_none_seen():
+    few = screen(experiments=2, plates=2, treatments=4, controls=4, dimensions=30, seed=3)
+    found = answers(few, smallest=0.2)
+    assert found["experiment"]["verdict"] == "undecided" and not found["experiment"]["planted_found"]
+
+
+def test_plates_seen_in_training_are_left_out_or_make_the_probe_void(clean):
+    seen = Profiles(clean.rows.assign(plate_seen=clean.rows["experiment"] == "E0"), clean.values)
+    assert answers(seen)["experiment"]["chance"] == pytest.approx(1 / 3)
+    every = answers(Profiles(clean.rows.assign(plate_seen=True), clean.values))
+    assert {a["verdict"] for a in every.values()} == {"void"}
+
+
+def test_designs_that_cannot_answer_say_why(clean):
+    tied = clean.rows.assign(well="B02")
+    assert "keeps its well" in answers(Profiles(tied, clean.values))["well_edge"]["reason"]
+    one = answers(clean.take((clean.rows["experiment"] == "E0").to_numpy()))
+    assert one["experiment"]["verdict"] == "not asked" and one["plate"]["verdict"] in ("none seen", "undecided")
+    unknown = answers(Profiles(clean.rows.assign(perturbation=None), clean.values))
+    assert {a["verdict"] for a in unknown.values()} == {"not asked"}
+
+
+def test_staining_read_from_the_embedding_is_a_leak(clean):
+    rng = np.random.default_rng(0)
+    stain = pd.DataFrame({"nucleus": rng.normal(size=len(clean.rows))}, index=clean.rows["id_code"])
+    silent = {a["axis"]: a for a in probe_leaks(clean, stain, 60, 3.0)}
+    assert silent["raw_intensity"]["verdict"] == "none seen"
+    values = clean.values + 2 * stain["nucleus"].to_numpy(np.float32)[:, None]
+    found = {a["axis"]: a for a in probe_leaks(Profiles(clean.rows, values), stain, 60, 3.0)}
+    assert found["raw_intensity"]["verdict"] == "leak" and found["plate"]["verdict"] == "none seen"
+
+
+def test_the_probe_agrees_with_a_discriminant_and_its_shift_with_shifted_data():
+    rng = np.random.default_rng(0)
+    labels = rng.permutation(np.repeat([0, 1], 60))
+    values = rng.normal(size=(120, 5)) @ rng.normal(size=(5, 5))
+    values[labels == 1] += 1.0
+    blocks = np.arange(120)
+    probe = Probe(values, blocks, 0)
+    part = deal_blocks(blocks, 0)
+    called = np.empty(120, int)
+    for split in range(5):  # with two classes of equal size both are Fisher's direction
+        model = LinearDiscriminantAnalysis(solver="lsqr", priors=[0.5, 0.5]).fit(
+            values[part != split], labels[part != split]
+        )
+        called[part == split] = model.predict(values[part == split])
+    oracle = np.mean([(called[labels == k] == k).mean() for k in (0, 1)])
+    assert probe.balanced_accuracy(labels) == pytest.approx(oracle, abs=0.04)
+    scaled = (values - values.mean(axis=0)) / values.std(axis=0)
+    shift = rng.normal(size=(2, 5)) * 2
+    moved = Probe.__new__(Probe)
+    moved._values, moved._splits = scaled + shift[labels], []
+    for train, test, _, _, ridge, _ in probe._splits:
+        from deepnoise.evaluation.leaks import _factor
+
+        known = moved._values[train] - moved._values[train].mean(axis=0)
+        covariance = known.T @ known / len(train)
+        moved._splits.append((train, test, known, covariance, ridge, _factor(covariance, ridge)))
+    assert probe.balanced_accuracy(labels, shift) == moved.balanced_accuracy(labels)
+
+
+def test_directions_have_unit_spread_and_blocks_stay_whole():
+    rng = np.random.default_rng(0)
+    probe = Probe(rng.normal(size=(200, 4)) * [1, 5, 0.1, 3], np.arange(200), 0)
+    directions = probe.directions(3, rng)
+    for d in directions:
+        assert (probe._values @ (d / np.linalg.norm(d))).std() == pytest.approx(np.linalg.norm(d))
+    blocks = np.repeat(np.arange(12), 5)
+    part = deal_blocks(blocks, 1)
+    assert all(len(set(part[blocks == b])) == 1 for b in range(12)) and set(part) == set(range(5))
+
+
+def test_a_greater_shift_is_detected_where_a_small_one_is_not():
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1], 40)
+    question = Question(rng.normal(size=(80, 4)), labels, np.arange(80), np.zeros(80, int))
+    found = ask([question], 60, smallest=2.0)
+    more = ask(
+        [Question(rng.normal(size=(2000, 4)), np.repeat([0, 1], 1000), np.arange(2000), np.zeros(2000, int))], 60, 2.0
+    )
+    assert more["detectable"] < found["detectable"] <= 2.0 and verdict(found) in ("none seen", "leak")
+
+
+def test_leak_scores_are_those_of_the_probes(clean):
+    found = answers(clean)
+    for axis, (score, chance) in leak_scores(clean, ("plate", "experiment")).items():
+        assert score == found[axis]["balanced_accuracy"] and chance == found[axis]["chance"]
+
+
+def test_the_card_tells_everything_and_is_drawn(clean):
+    leaks = leak_table({"embedding": probe_leaks(clean, NOTHING, 20, 3.0)}, {"embedding": "T1"})
+    validate_table(leaks, "leak_probes", "x")
+    active = pd.DataFrame({"q": [0.01, 0.5]})
+    suspects = SCHEMAS["suspect_wells"].empty()
+    signal = {"treatment": {"any": {"map": 0.5, "chance": 0.1, "skill": 0.4, "n": 9, "experiments": 4, "interval": None, "sign_flip_p": 0.0625, "p": 0.05, "smallest_p": 0.05}}}  # fmt: skip
+    card = make_card(
+        screen="s", tier="T1", profiles=clean, signal=signal, leaks=leaks, activity=active, suspects=suspects
+    )
+    assert set(card) == set(CARD_KEYS) and card["activity"]["active"] == 1
+    text = format_card(card)
+    assert "could see a shift of" in text and "none seen" in text and "p 0.062 (smallest 0.062)" in text
+    assert "raw intensity                                   -" in text and "not asked: no raw intensities" in text
+    draw_card(card)
+    collapsed = Profiles(clean.rows, np.ones_like(clean.values) + 1e-3 * clean.values[:, :1])
+    told = make_card(
+        screen="s", tier="T1", profiles=collapsed, signal={}, leaks=leaks, activity=active, suspects=suspects
+    )
+    assert any("have collapsed: effective rank 1.0" in note for note in told["notes"])
+    empty = make_card(
+        screen="s", tier="unknown", profiles=clean.take(np.zeros(len(clean.rows), bool)), signal={},
+        leaks=SCHEMAS["leak_probes"].empty(), activity=active.head(0), suspects=suspects,
+    )  # fmt: skip
+    assert "no embeddings" in format_card(empty) and draw_card(empty)
+
+
+def test_raw_brightness_is_pooled_to_wells():
+    sites = pd.DataFrame(
+        {"id_code": ["a", "a", "b", "b"], "site": [1, 2, 1, 2], "channel": "er", "mean": [1.0, 3, 5, 5], "std": 1.0}
+    )
+    assert np.exp(well_features(sites, ("mean",)).iloc[:, 0]).tolist() == pytest.approx([2, 5])
+    assert well_features(sites.head(0)).empty

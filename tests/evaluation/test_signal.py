@@ -1,0 +1,215 @@
+"""Intervals, replicate retrieval and activity against slow oracles."""
+
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import average_precision_score
+
+from deepnoise.evaluation.intervals import bootstrap_interval, sign_flip_p, summarise, uncertainty
+from deepnoise.evaluation.profiles import Profiles, class_residuals, effective_rank, join_profiles, true_labels
+from deepnoise.evaluation.retrieval import activity, average_precisions, chance_average_precision, summarise_retrieval
+from deepnoise.tables import LEVELS
+
+
+def screen(experiments=4, plates=3, treatments=9, controls=3, dimensions=6, seed=0, effect=0.0, folds=1):
+    """Wells with treatments tied to plate groups, positive controls on every plate, two negative ones."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for fold, e, p in itertools.product(range(folds), range(experiments), range(plates)):
+        names = [f"t{t}" for t in range(treatments) if t % plates == (p + e) % plates]
+        names += [f"pos{c}" for c in range(controls)] + ["neg", "neg"]
+        places = rng.permutation(24)[: len(names)]
+        for name, place in zip(names, places, strict=True):
+            kind = (
+                "negative_control" if name == "neg" else "positive_control" if name.startswith("pos") else "treatment"
+            )
+            well = f"{'ABCD'[place // 6]}{place % 6 + 1:02d}"
+            rows.append((fold, f"E{e}_{p}_{well}", f"E{e}", str(p), well, "x", kind, name))
+    columns = ["fold", "id_code", "experiment", "plate", "well", "cell_type", "well_type", "perturbation"]
+    table = pd.DataFrame(rows, columns=columns).assign(role="heldout", plate_seen=False)
+    values = rng.normal(size=(len(table), dimensions))
+    means = {name: rng.normal(size=dimensions) for name in sorted(table["perturbation"].unique())}
+    values += effect * np.stack([means[name] for name in table["perturbation"]])
+    return Profiles(table, values.astype(np.float32))
+
+
+# intervals -------------------------------------------------------------------------------------------------------
+
+
+def test_sign_flip_p_is_that_of_all_patterns():
+    differences = np.array([0.3, 0.1, -0.05])
+    means = [np.mean(np.array(signs) * differences) for signs in itertools.product([1, -1], repeat=3)]
+    assert sign_flip_p(differences) == sum(m >= differences.mean() - 1e-12 for m in means) / 8 == 2 / 8
+    assert sign_flip_p(np.ones(4)) == 1 / 16 and sign_flip_p(-np.ones(4)) == 1.0
+    with pytest.raises(ValueError, match="21 differences"):
+        sign_flip_p(np.ones(21))
+
+
+def test_the_bootstrap_draws_experiments_not_wells():
+    """Wells of an experiment all alike: the interval is as wide as that of the experiments, whatever their number of wells."""
+    right = np.repeat([1.0, 0, 1, 0, 1, 1, 0, 1], 500)
+    found = summarise(right, np.repeat(list("abcdefgh"), 500))
+    few = summarise(right[::500], np.array(list("abcdefgh")))
+    assert found["interval"] == few["interval"] and found["sign_flip_p"] is None
+    exact = np.quantile(np.random.default_rng(1).binomial(8, 5 / 8, 100_000) / 8, [0.025, 0.975])
+    np.testing.assert_allclose(found["interval"], exact, atol=0.01)
+    low, high = bootstrap_interval(np.array([10.0, 0.0]), np.array([10.0, 30.0]))  # unequal sizes: a ratio of sums
+    assert low == 0.0 and high == 1.0
+
+
+def test_under_six_experiments_there_is_a_p_and_no_interval():
+    found = summarise(np.array([1.0, 1, 0, 1]), np.array(list("aabb")), null=0.25)
+    assert found["interval"] is None and found["sign_flip_p"] == 1 / 4 and found["mean"] == 0.75
+    assert uncertainty(found | {"experiments": 2}) == "p 0.250 (smallest 0.250)"
+
+
+# retrieval -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rounded", [False, True], ids=["distinct", "ties"])
+def test_average_precision_agrees_with_a_double_loop(rounded):
+    profiles = screen(effect=0.5, dimensions=3)
+    if rounded:
+        profiles = Profiles(profiles.rows, np.round(profiles.values) + np.float32(0.01))
+    rows = profiles.rows
+    table, _ = average_precisions(profiles, 0)
+    unit = profiles.values / np.linalg.norm(profiles.values, axis=1, keepdims=True)
+    similar = unit @ unit.T
+    allowed = {
+        "any": lambda q, r: True,
+        "not_same_plate": lambda q, r: (q.experiment, q.plate) != (r.experiment, r.plate),
+        "not_same_experiment": lambda q, r: q.experiment != r.experiment,
+        "not_same_experiment_nor_position": lambda q, r: q.experiment != r.experiment and q.well != r.well,
+    }
+    expected = {}
+    for q in rows.itertuples():
+        if q.well_type == "negative_control":
+            continue
+        negative = [
+            r.Index for r in rows.itertuples() if r.experiment == q.experiment and r.perturbation != q.perturbation
+        ]
+        for level, rule in allowed.items():
+            positive = [
+                r.Index
+                for r in rows.itertuples()
+                if r.Index != q.Index and r.perturbation == q.perturbation and rule(q, r)
+            ]
+            if positive:
+                truth = [1] * len(positive) + [0] * len(negative)
+                expected[q.id_code, level] = average_precision_score(truth, similar[q.Index, positive + negative])
+    found = table.set_index(["id_code", "level"])["average_precision"]
+    assert set(found.index) == set(expected)
+    np.testing.assert_allclose([found[key] for key in expected], list(expected.values()), atol=1e-9)
+
+
+def test_the_chance_level_is_exact():
+    for positives, negatives in ((1, 4), (2, 3), (3, 3)):
+        orders = [
+            average_precision_score(
+                [i in chosen for i in range(positives + negatives)], -np.arange(positives + negatives)
+            )
+            for chosen in itertools.combinations(range(positives + negatives), positives)
+        ]
+        assert chance_average_precision(np.array([positives]), np.array([negatives]))[0] == pytest.approx(
+            np.mean(orders)
+        )
+    noise, _ = average_precisions(screen(experiments=12, treatments=30, seed=3), 0)
+    across = noise[noise["level"] == "not_same_experiment"]
+    assert across["average_precision"].mean() == pytest.approx(across["chance"].mean(), abs=0.02)
+
+
+def test_biology_is_found_and_noise_is_not():
+    for effect, found in ((0.0, False), (1.5, True)):
+        table, null = average_precisions(screen(effect=effect), 50)
+        summary = summarise_retrieval(table, null)
+        for kind in ("treatment", "positive_control"):
+            assert list(summary[kind]) == list(LEVELS)
+            for part in summary[kind].values():
+                assert (part["p"] <= 0.05) == found and part["smallest_p"] == 1 / 51
+                assert part["sign_flip_p"] is not None and part["interval"] is None
+
+
+def test_a_batch_effect_alone_is_no_signal_and_folds_are_never_pooled():
+    """Wells of one experiment alike: with negatives from the same experiment that gives nothing away."""
+    profiles = screen(folds=2)
+    shift = np.random.default_rng(1).normal(size=(4, 6)) * 10
+    code = pd.factorize(profiles.rows["experiment"])[0]
+    moved = Profiles(profiles.rows, (profiles.values + shift[code]).astype(np.float32))
+    table, null = average_precisions(moved, 50)
+    assert summarise_retrieval(table, null)["treatment"]["any"]["p"] > 0.05
+    turned = moved.values.copy()
+    second = (profiles.rows["fold"] == 1).to_numpy()
+    turned[second] = turned[second] @ np.linalg.qr(np.random.default_rng(2).normal(size=(6, 6)))[0]
+    again, _ = average_precisions(Profiles(profiles.rows, turned.astype(np.float32)), 0)
+    np.testing.assert_allclose(table["average_precision"], again["average_precision"], atol=1e-6)
+
+
+def test_wells_without_label_and_perturbations_without_replicate_are_left_out():
+    profiles = screen()
+    rows = profiles.rows.copy()
+    rows.loc[0, "perturbation"] = None
+    rows.loc[1, "perturbation"] = "alone"
+    table, _ = average_precisions(Profiles(rows, profiles.values), 0)
+    assert not set(table["id_code"]) & {rows.loc[0, "id_code"], rows.loc[1, "id_code"]}
+    empty, null = average_precisions(profiles.take(np.zeros(len(rows), bool)), 3)
+    assert empty.empty and null == {} and summarise_retrieval(empty, null) == {}
+
+
+def test_active_perturbations_are_told_from_the_controls():
+    profiles = screen(experiments=6, treatments=6, dimensions=8, seed=2)
+    strong = profiles.rows["perturbation"].isin(["t0", "t1"]).to_numpy()
+    values = profiles.values + 6 * strong[:, None] * np.eye(8, dtype=np.float32)[0]
+    table = activity(Profiles(profiles.rows, values)).set_index("perturbation")
+    assert (table.loc[["t0", "t1"], "q"] < 0.01).all() and (table.loc[["t2", "t3", "t4", "t5"], "q"] > 0.05).all()
+    assert (table["q"] >= table["p"]).all()
+    without = activity(profiles.take((profiles.rows["well_type"] != "negative_control").to_numpy()))
+    assert without.empty
+
+
+# profiles --------------------------------------------------------------------------------------------------------
+
+
+def test_the_class_mean_comes_from_other_experiments_alone():
+    profiles = screen(effect=2.0)
+    residual = class_residuals(profiles)
+    rows = profiles.rows
+    well = residual.rows.iloc[5]
+    others = ((rows["perturbation"] == well["perturbation"]) & (rows["experiment"] != well["experiment"])).to_numpy()
+    own = (rows["id_code"] == well["id_code"]).to_numpy()
+    np.testing.assert_allclose(
+        residual.values[5], profiles.values[own][0] - profiles.values[others].mean(axis=0), atol=1e-5
+    )
+    one = profiles.take((rows["experiment"] == "E0").to_numpy())
+    plates = class_residuals(one)  # one experiment: from the other plates, so treatments on one plate alone drop out
+    assert set(plates.rows["well_type"]) == {"positive_control", "negative_control"}
+
+
+def test_labels_come_from_wells_and_from_the_withheld_ones():
+    wells = pd.DataFrame(
+        {"id_code": ["a", "b"], "perturbation": ["p", None], "cell_type": "x", "well_type": "treatment"}
+    )
+    labels = true_labels(wells, pd.DataFrame({"id_code": ["b"], "perturbation": ["q"]}))
+    assert labels.to_dict() == {"a": "p", "b": "q"}
+    embeddings = pd.DataFrame(
+        {
+            "fold": 0,
+            "id_code": ["a", "b"],
+            "experiment": "E",
+            "plate": "1",
+            "well": ["A01", "A02"],
+            "role": "heldout",
+            "plate_seen": False,
+        }
+    ).assign(embedding_0=[1.0, 2.0])
+    assert join_profiles(embeddings, wells, labels).rows["perturbation"].tolist() == ["p", "q"]
+
+
+def test_effective_rank_counts_the_directions_in_use():
+    rng = np.random.default_rng(0)
+    assert effective_rank(np.ones((20, 5))) == 1.0
+    assert effective_rank(np.outer(rng.normal(size=50), [1.0, 2, 3])) == pytest.approx(1, abs=1e-4)
+    equal = np.concatenate([np.eye(4), -np.eye(4)])
+    assert effective_rank(equal) == pytest.approx(4)
+    assert effective_rank(rng.normal(size=(20, 300))) <= 19

@@ -1,0 +1,141 @@
+"""Planted faults of the plate map are found; a clean one stays unflagged."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from deepnoise.evaluation.profiles import Profiles
+from deepnoise.evaluation.suspects import calibrated, empty_wells, find_suspects, likeness, turned_wells
+from deepnoise.tables import SCHEMAS, validate_table
+from tests.evaluation.test_signal import screen
+
+NO_SCORES = SCHEMAS["well_scores"].empty()
+NO_FEATURES = SCHEMAS["site_features"].empty()
+
+
+@pytest.fixture(scope="module")
+def clean() -> Profiles:
+    return screen(experiments=4, plates=4, treatments=48, controls=4, dimensions=40, effect=2.0, seed=4)
+
+
+def suspects(profiles: Profiles) -> pd.DataFrame:
+    table = find_suspects(profiles, NO_SCORES, NO_FEATURES, "T1")
+    validate_table(table, "suspect_wells", "x")
+    return table
+
+
+def relabelled(profiles: Profiles, wells: list[int], names: list[str]) -> Profiles:
+    rows = profiles.rows.copy()
+    rows.loc[wells, "perturbation"] = names
+    return Profiles(rows, profiles.values)
+
+
+def treatments(profiles: Profiles, experiment: str, plate: str) -> list[int]:
+    rows = profiles.rows
+    own = (rows["experiment"] == experiment) & (rows["plate"] == plate) & (rows["well_type"] == "treatment")
+    return list(rows.index[own])
+
+
+def test_a_clean_plate_map_is_not_flagged(clean):
+    assert not suspects(clean)["flagged"].any()
+
+
+def test_a_swap_is_ranked_first_with_its_partner(clean):
+    first, second = treatments(clean, "E2", "1")[:2]
+    rows = clean.rows
+    names = rows.loc[[second, first], "perturbation"].tolist()
+    found = suspects(relabelled(clean, [first, second], names))
+    top = found.head(2)
+    assert set(top["id_code"]) == {rows.loc[first, "id_code"], rows.loc[second, "id_code"]}
+    assert (
+        set(top["kind"]) == {"swapped"}
+        and top["flagged"].all()
+        and set(top["partner"]) == set(rows.loc[[first, second], "well"])
+    )
+    assert found["flagged"].sum() == 2 and found["rank"].tolist() == list(range(1, len(found) + 1))
+
+
+def test_a_wrong_label_without_partner_is_found(clean):
+    well = treatments(clean, "E1", "0")[0]
+    elsewhere = clean.rows.loc[treatments(clean, "E1", "2")[0], "perturbation"]
+    found = suspects(relabelled(clean, [well], [elsewhere]))
+    row = found[found["id_code"] == clean.rows.loc[well, "id_code"]].iloc[0]
+    assert row["kind"] == "mislabelled" and row["rank"] == 1
+    assert f"looks like {clean.rows.loc[well, 'perturbation']}, the plate map says {elsewhere}" in row["detail"]
+
+
+def test_a_turned_plate_is_told_once_and_not_well_by_well(clean):
+    rows = clean.rows
+    own = rows.index[(rows["experiment"] == "E3") & (rows["plate"] == "2")]
+    where = dict(zip(rows.loc[own, "well"], rows.loc[own, "perturbation"], strict=True))
+    turned = [where.get(w) for w in turned_wells(rows.loc[own, "well"])]
+    found = suspects(relabelled(clean, list(own), turned))
+    flagged = found[found["flagged"]]
+    assert flagged["kind"].tolist() == ["plate turned by 180 degrees"]
+    assert (flagged["experiment"].iloc[0], flagged["plate"].iloc[0]) == ("E3", "2")
+
+
+def test_scores_of_the_model_sharpen_the_evidence(clean):
+    noisy = Profiles(
+        clean.rows, clean.values + np.random.default_rng(0).normal(size=clean.values.shape).astype(np.float32) * 3
+    )
+    names = sorted(set(clean.rows.loc[clean.rows["well_type"] == "treatment", "perturbation"]))
+    asked = clean.rows[clean.rows["well_type"] == "treatment"]
+    truth = np.array([names.index(p) for p in asked["perturbation"]])
+    values = np.random.default_rng(1).normal(size=(len(asked), len(names))) + 6 * np.eye(len(names))[truth]
+    scores = pd.concat(
+        [asked[["id_code"]].reset_index(drop=True), pd.DataFrame(values, columns=[f"score_{n}" for n in names])], axis=1
+    )
+    first, second = treatments(clean, "E2", "1")[:2]
+    swapped = relabelled(noisy, [first, second], clean.rows.loc[[second, first], "perturbation"].tolist())
+    found = find_suspects(swapped, scores, NO_FEATURES, "T1")
+    assert (
+        set(found.head(2)["id_code"]) == set(clean.rows.loc[[first, second], "id_code"])
+        and found.head(2)["flagged"].all()
+    )
+    assert found["flagged"].sum() == 2
+
+
+def test_plates_seen_in_training_are_not_judged(clean):
+    first, second = treatments(clean, "E2", "1")[:2]
+    swapped = relabelled(clean, [first, second], clean.rows.loc[[second, first], "perturbation"].tolist())
+    assert suspects(Profiles(swapped.rows.assign(plate_seen=True), swapped.values)).empty
+
+
+def test_empty_wells_are_found_by_their_objects():
+    rng = np.random.default_rng(0)
+    rows = [
+        (f"w{i}", "E", "1", f"A{i + 1:02d}", s, "nucleus", float(rng.poisson(30))) for i in range(24) for s in (1, 2)
+    ]
+    table = pd.DataFrame(rows, columns=["id_code", "experiment", "plate", "well", "site", "channel", "objects"])
+    assert empty_wells(table).empty
+    table.loc[table["id_code"] == "w7", "objects"] = 1.0
+    found = empty_wells(table)
+    assert found["id_code"].tolist() == ["w7"] and "1.0 objects a site in nucleus" in found["detail"].iloc[0]
+
+
+def test_likeness_never_looks_at_the_wells_own_experiment(clean):
+    cosines, names = likeness(clean)
+    rows = clean.rows
+    changed = clean.values.copy()
+    other = (
+        (rows["experiment"] == "E0").to_numpy()
+        & (np.arange(len(rows)) > 0)
+        & (rows["plate"] != rows["plate"].iloc[0]).to_numpy()
+    )
+    changed[other] += 5 * np.random.default_rng(0).normal(size=changed[other].shape)
+    np.testing.assert_allclose(likeness(Profiles(rows, changed))[0][0], cosines[0], atol=1e-6)
+    assert len(names) == rows["perturbation"].nunique()
+
+
+def test_the_likelihood_is_calibrated_on_the_labels():
+    """Scores drawn from a softmax of known sharpness give back its probabilities."""
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(4000, 6)) * 2
+    p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    label = np.array([rng.choice(6, p=row) for row in p])
+    found = np.exp(calibrated([7.0 * logits + 3.0], label))  # any scale
+    np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-9)
+    assert np.abs(found - p).mean() < 0.02
+    nothing = calibrated([np.full((3, 2), np.nan)], np.array([0, 1, 0]))
+    assert np.isneginf(nothing).all()
