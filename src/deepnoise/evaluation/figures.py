@@ -103,8 +103,9 @@ def draw_card(card: dict[str, Any]) -> Figure:
             right.vlines(x, part["null_low"], part["null_high"], color="black", linewidth=2)
             right.hlines(part["chance"], x - 0.12, x + 0.12, color="black", linestyle=":")
             right.text(
-                x, part["balanced_accuracy"] + 0.01, part["verdict"], fontsize=6, ha="center", va="bottom", rotation=90
-            )
+                x, max(part["balanced_accuracy"], part["null_high"]) + 0.015, part["verdict"],
+                fontsize=7, ha="center", va="bottom", rotation=90,
+            )  # fmt: skip
             label = None
     right.set_xticks(range(len(axes)), [axis.replace("_", " ") for axis in axes], fontsize=8)
     right.set_ylim(0, 1.25)

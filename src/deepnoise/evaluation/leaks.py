@@ -108,7 +108,8 @@ class Question:
     values: np.ndarray  # (W, D)
     labels: np.ndarray  # (W,) codes 0..K-1
     blocks: np.ndarray  # (W,) codes
-    strata: np.ndarray  # (W,) codes; labels are shuffled within
+    units: np.ndarray  # (W,) codes 0..U-1; wells of a unit carry one label and keep it together
+    strata: np.ndarray  # (U,) codes; labels are shuffled among the units of each
 
     @property
     def chance(self) -> float:
@@ -123,7 +124,7 @@ def ask(questions: list[Question], permutations: int, smallest: float, seed: int
 
     Args:
         questions: At least one.
-        permutations: Shuffles of the labels within strata.
+        permutations: Shuffles of the labels of units within strata.
         smallest: Standard deviations; a planted shift of this size must be found for a silent probe to mean something.
         seed: Of splits, shuffles and shifts.
 
@@ -133,29 +134,29 @@ def ask(questions: list[Question], permutations: int, smallest: float, seed: int
     """
     rng = np.random.default_rng(seed)
     probes = [Probe(q.values.astype(np.float64), q.blocks, seed) for q in questions]
-    orders = [np.argsort(q.strata, kind="stable") for q in questions]
 
-    def shuffle(question: Question, order: np.ndarray) -> np.ndarray:
+    def shuffle(question: Question) -> np.ndarray:
+        order = np.argsort(question.strata, kind="stable")
         # sorting random numbers within strata shuffles all of them at once
         moved = np.lexsort((rng.random(len(order)), question.strata))
-        labels = np.empty_like(question.labels)
-        labels[order] = question.labels[moved]
-        return labels
+        of_unit = np.empty(len(order), int)
+        of_unit[question.units] = question.labels
+        shuffled = np.empty_like(of_unit)
+        shuffled[order] = of_unit[moved]
+        return shuffled[question.units]
 
     def mean(labels: list[np.ndarray], shifts: list[np.ndarray | None]) -> float:
         return float(np.mean([p.balanced_accuracy(y, s) for p, y, s in zip(probes, labels, shifts, strict=True)]))
 
     nothing: list[np.ndarray | None] = [None] * len(questions)
     observed = mean([q.labels for q in questions], nothing)
-    null = np.array(
-        [mean([shuffle(q, o) for q, o in zip(questions, orders, strict=True)], nothing) for _ in range(permutations)]
-    )
+    null = np.array([mean([shuffle(q) for q in questions], nothing) for _ in range(permutations)])
     low, high = (float(v) for v in np.quantile(null, [0.025, 0.975]))
     detectable = None
     for size in SHIFTS:
         hits = 0
         for plant in range(PLANTS):
-            labels = [shuffle(q, o) for q, o in zip(questions, orders, strict=True)]
+            labels = [shuffle(q) for q in questions]
             shifts: list[np.ndarray | None] = [
                 size * p.directions(int(y.max()) + 1, rng) for p, y in zip(probes, labels, strict=True)
             ]
@@ -193,21 +194,32 @@ def verdict(found: dict[str, Any]) -> str:
 
 
 def _question(
-    residual: Profiles, labels: np.ndarray, strata: list[str], blocks: np.ndarray | None = None
+    residual: Profiles, labels: np.ndarray, strata: str, together: list[str] | None = None
 ) -> Question | None:
-    """A question, or None where there is too little to ask it."""
+    """A question, or None where there is too little to ask it.
+
+    Args:
+        residual: Wells.
+        labels: (W,) what is asked.
+        strata: Column; labels move within each of its values.
+        together: Columns; wells that agree in them keep their labels together, since what a perturbation does in one experiment
+            they share. None: each well by itself.
+    """
     names, code, count = np.unique(labels, return_inverse=True, return_counts=True)
     kept = np.isin(code, np.flatnonzero(count >= LEAST_WELLS))
     if len(np.unique(code[kept])) < 2:
         return None
-    rows = residual.rows[kept]
-    code = np.unique(code[kept], return_inverse=True)[1]
+    rows = residual.rows[kept].reset_index(drop=True)
     perturbation = pd.factorize(rows["perturbation"])[0]
-    if blocks is None:
-        blocks = perturbation if perturbation.max() + 1 >= LEAST_BLOCKS else np.arange(len(rows))
-    else:
-        blocks = blocks[kept]
-    return Question(residual.values[kept], code, blocks, rows.groupby(strata).ngroup().to_numpy())
+    units = rows.groupby(together).ngroup().to_numpy() if together else np.arange(len(rows))
+    first = np.unique(units, return_index=True)[1]
+    return Question(
+        residual.values[kept],
+        np.unique(code[kept], return_inverse=True)[1],
+        perturbation if perturbation.max() + 1 >= LEAST_BLOCKS else np.arange(len(rows)),
+        units,
+        pd.factorize(rows[strata])[0][first],
+    )
 
 
 def _plate(residual: Profiles) -> list[Question | None]:
@@ -217,7 +229,7 @@ def _plate(residual: Profiles) -> list[Question | None]:
     asked = []
     for members in moving.rows.groupby(["fold", "experiment"]).indices.values():
         own = moving.take(members)
-        asked.append(_question(own, own.rows["plate"].to_numpy(str), ["perturbation"]))
+        asked.append(_question(own, own.rows["plate"].to_numpy(str), "perturbation", ["perturbation", "plate"]))
     return asked
 
 
@@ -225,7 +237,9 @@ def _experiment(residual: Profiles) -> list[Question | None]:
     asked = []
     for members in residual.rows.groupby(GROUP).indices.values():
         own = residual.take(members)
-        asked.append(_question(own, own.rows["experiment"].to_numpy(str), ["perturbation"]))
+        asked.append(
+            _question(own, own.rows["experiment"].to_numpy(str), "perturbation", ["perturbation", "experiment"])
+        )
     return asked
 
 
@@ -241,7 +255,7 @@ def _position(residual: Profiles, part: Callable[[np.ndarray], np.ndarray]) -> l
         plate = own.rows.groupby("plate").ngroup().to_numpy()
         own = Profiles(own.rows, centred(own.values, plate).astype(np.float32))
         place = np.array([parse_well(well) for well in own.rows["well"]])
-        asked.append(_question(own, part(place), ["plate"]))
+        asked.append(_question(own, part(place), "plate"))
     return asked
 
 
@@ -275,7 +289,7 @@ def _raw_intensity(residual: Profiles, intensity: pd.DataFrame) -> list[Question
         own, stain = known.take(members), stains.take(members)
         for channel in range(stain.values.shape[1]):
             above = stain.values[:, channel] > np.median(stain.values[:, channel])
-            asked.append(_question(own, above, ["perturbation"]))
+            asked.append(_question(own, above, "perturbation"))
     return asked
 
 
@@ -305,7 +319,12 @@ def leak_scores(profiles: Profiles, axes: tuple[str, ...], seed: int = 0) -> dic
 
 
 def probe_leaks(
-    profiles: Profiles, intensity: pd.DataFrame, permutations: int, smallest: float, seed: int = 0
+    profiles: Profiles,
+    intensity: pd.DataFrame,
+    permutations: int,
+    smallest: float,
+    seed: int = 0,
+    axes: tuple[str, ...] = AXES,
 ) -> list[dict[str, Any]]:
     """Ask profiles along every axis.
 
@@ -315,6 +334,7 @@ def probe_leaks(
         permutations: See :func:`ask`.
         smallest: See :func:`ask`.
         seed: See :func:`ask`.
+        axes: Of AXES.
 
     Returns:
         One dict an axis: ``axis``, ``verdict``, and the answer of :func:`ask`; only ``axis``, ``verdict`` (void or not asked) and
@@ -331,7 +351,7 @@ def probe_leaks(
         "raw_intensity": "no raw intensities of these wells" if intensity.empty else "wells are too few",
     }
     answers: list[dict[str, Any]] = []
-    for axis in AXES:
+    for axis in axes:
         if seen.all() and len(seen):
             answers.append({"axis": axis, "verdict": "void", "reason": "the model was trained on every probed plate"})
             continue

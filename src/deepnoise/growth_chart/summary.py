@@ -142,30 +142,40 @@ def draw_ladder(table: pd.DataFrame) -> Figure:
     axis.invert_yaxis()
     axis.set_xlim(0, min(1.12, 1.15 * float(table["top1_high"].max())))
     axis.set_xlabel("top-1 by well (line: range of the seeds; dotted: chance; hatched: controls)")
-    _tier_legend(axis, table)
+    _tier_legend(figure, table)
     return figure
 
 
 def draw_scatter(table: pd.DataFrame) -> Figure:
-    """Signal against leak: top-1 over the experiment probe of the same embeddings."""
-    figure = Figure(figsize=(8, 6), layout="constrained")
-    axis = figure.subplots()
-    drawn = table.dropna(subset=["leak_experiment"])
+    """Signal against leak: top-1 over the experiment probe of the same embeddings, arms by their number in the table."""
+    figure = Figure(figsize=(10, 6), layout="constrained")
+    axis, key = figure.subplots(1, 2, width_ratios=[3, 1.1])
+    numbered = table.assign(number=range(1, len(table) + 1))
+    drawn = numbered.dropna(subset=["leak_experiment"])
     markers = {"step": "o", "control": "x", "transductive": "^", "design": "s", "leave_one_out": "D"}
     for row in drawn.itertuples():
         axis.scatter(
             row.leak_experiment, row.top1, color=TIER_COLOURS.get(row.tier, "#000000"), marker=markers[row.kind], s=45
         )
-        axis.annotate(row.arm, (row.leak_experiment, row.top1), xytext=(5, 3), textcoords="offset points", fontsize=7)
+        place = (row.leak_experiment, row.top1)
+        axis.annotate(str(row.number), place, xytext=(6, 2), textcoords="offset points", fontsize=8)
     if len(drawn):
         axis.axvline(drawn["leak_experiment_chance"].iloc[0], color="black", linestyle=":")
     axis.set_xlabel("leak: experiment named from the embedding (dotted: chance)")
     axis.set_ylabel("signal: top-1 by well")
-    _tier_legend(axis, table)
+    unseen = numbered["leak_experiment"].isna()
+    names = [
+        f"{r.number} {r.arm}{' (no leak probe)' if gone else ''}"
+        for r, gone in zip(numbered.itertuples(), unseen, strict=True)
+    ]
+    key.set_axis_off()
+    key.text(0, 1, "\n".join(names), fontsize=8, va="top")
+    _tier_legend(figure, table)
     return figure
 
 
-def _tier_legend(axis: Any, table: pd.DataFrame) -> None:
+def _tier_legend(figure: Figure, table: pd.DataFrame) -> None:
+    axis = figure.axes[0]
     for tier in dict.fromkeys(table["tier"]):
         axis.scatter([], [], color=TIER_COLOURS.get(tier, "#000000"), label=tier, marker="s")
-    axis.legend(fontsize=8, loc="lower right")
+    axis.legend(fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=6, frameon=False)

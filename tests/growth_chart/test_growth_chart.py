@@ -1,0 +1,220 @@
+"""Which arms a chart has, what they cost, and that nothing known is done again."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from deepnoise.datasets.arms import ArmsDataset
+from deepnoise.errors import InputError
+from deepnoise.growth_chart import run
+from deepnoise.growth_chart.arms import Settings, change, forward_passes, plan_arms
+from deepnoise.growth_chart.summary import draw_ladder, draw_scatter, format_chart, summarise_arms
+from deepnoise.ingestion.design import discover_groups, make_folds, without_heldout_labels
+from deepnoise.parameters import (
+    GrowthChartParameters,
+    InferenceParameters,
+    NormalizationParameters,
+    PlateBalancingParameters,
+)
+from deepnoise.tables import validate_table
+from tests.conftest import PROJECT
+from tests.training.test_training import parameters
+
+NORMALIZATION = NormalizationParameters(
+    strategy="plate", reference="all", scale_floor=1.0, illumination="none", position_correction="none"
+)
+OWN = Settings(NORMALIZATION, parameters())
+SHIPPED = yaml.safe_load((PROJECT / "conf/base/parameters_growth_chart.yml").read_text())["growth_chart"]
+INFERENCE = InferenceParameters(views="dihedral", adabn="none", seen_experiments=0, batch_size=64, device="cpu")
+BALANCING = PlateBalancingParameters(
+    group_inference="infer",
+    group_posterior=0.95,
+    method="sinkhorn",
+    temperature=1.0,
+    sinkhorn_iterations=100,
+    sinkhorn_tolerance=1e-3,
+)
+
+
+def chart(**changes) -> GrowthChartParameters:
+    return GrowthChartParameters.model_validate(SHIPPED | changes)
+
+
+def test_the_shipped_chart_switches_on_one_step_after_the_other():
+    arms = {arm.name: arm for arm in plan_arms(chart(), OWN)}
+    steps = [arm for arm in arms.values() if arm.kind == "step"]
+    assert [arm.name for arm in steps][:5] == [
+        "per-site normalization", "global normalization", "experiment normalization", "plate normalization", "ArcFace",
+    ]  # fmt: skip
+    for before, arm in zip(steps, steps[1:], strict=False):
+        assert arm.reference == before.name
+    full = steps[-1]
+    assert full.name == "TTA" and full.settings == OWN  # the full model is that of the environment
+    left_out = {arm.name.removeprefix("full without ") for arm in arms.values() if arm.kind == "leave_one_out"}
+    assert left_out == {"plate normalization", "ArcFace", "mean teacher", "all sites", "TTA"}
+    assert arms["full without plate normalization"].settings.normalization.strategy == "experiment"
+    assert arms["full without ArcFace"].settings.training.head.name == "softmax"
+    assert arms["full without ArcFace"].settings.training.mean_teacher.epochs == OWN.training.mean_teacher.epochs
+    assert [arm.balancing for arm in arms.values() if arm.kind == "design"] == [
+        "group_filter",
+        "sinkhorn",
+        "assignment",
+    ]
+    assert {arm.reference for arm in arms.values() if arm.kind in ("design", "transductive", "leave_one_out")} == {
+        "TTA"
+    }
+
+
+def test_a_step_that_trains_longer_has_a_control_of_equal_compute():
+    arms = {arm.name: arm for arm in plan_arms(chart(), OWN)}
+    control = arms["ArcFace, trained as long"]
+    assert arms["mean teacher"].control == control.name and control.settings.training.mean_teacher.epochs == 0
+    assert control.compute == pytest.approx(arms["mean teacher"].compute, rel=0.1)
+    assert [arm.name for arm in arms.values() if arm.kind == "control"] == [control.name]
+    without = arms["full without mean teacher"]
+    assert without.compute == pytest.approx(arms["TTA"].compute, rel=0.1) and without.settings.views == "dihedral"
+
+
+def test_compute_is_counted_in_forward_passes():
+    two = parameters().model_dump()
+    two["mean_teacher"] |= {"views": "two", "epochs": 1}
+    plain = {**two, "mean_teacher": two["mean_teacher"] | {"epochs": 0}}
+    shared = {**two, "mean_teacher": two["mean_teacher"] | {"views": "shared"}}
+    make = type(parameters()).model_validate
+    assert forward_passes(make(plain)) == 2 * 3  # two epochs, forward and backward
+    assert forward_passes(make(shared)) - 6 == 3 * 1.5 + 1.5  # half as many unlabelled ones, student and teacher
+    assert forward_passes(make(two)) - 6 == 3 + 3 * 1.5 + 1.5
+
+
+def test_unknown_settings_and_names_are_refused():
+    with pytest.raises(InputError, match="changes 'training.hed.name', which is no parameter.*Did you mean 'head'"):
+        change(OWN, OWN, {"training.hed.name": "softmax"})
+    with pytest.raises(InputError, match="'normalisation.strategy'.*Did you mean 'normalization'"):
+        change(OWN, OWN, {"normalisation.strategy": "site"})
+    with pytest.raises(InputError, match="sites is 'both'; allowed: one, all"):
+        change(OWN, OWN, {"sites": "both"})
+    with pytest.raises(ValueError, match="strategy"):
+        change(OWN, OWN, {"normalization.strategy": "wells"})
+    with pytest.raises(InputError, match="two arms called 'ArcFace'"):
+        plan_arms(chart(transductive=[{"step": "ArcFace", "set": {}}]), OWN)
+
+
+@pytest.fixture(scope="module")
+def small(screen, wells, design):
+    """The small screen, one epoch, four steps."""
+    from deepnoise.normalization.statistics import histogram_table, histograms
+
+    store, sites, _ = screen
+    folds = make_folds(wells, [], 3, [0], True)
+    parts = []
+    for (experiment, plate), pictures in store.pictures.items():
+        key = {"experiment": experiment, "plate": plate, "cell_type": experiment.split("-")[0]}
+        kinds = wells.set_index("id_code").loc[
+            sites[(sites["experiment"] == experiment) & (sites["plate"] == plate)]["id_code"]
+        ]
+        total: dict = {}
+        from deepnoise.normalization.statistics import add_histograms
+
+        add_histograms(total, histograms(pictures), kinds["well_type"].to_numpy())
+        parts.append(histogram_table(total, key, store.channels))
+    truth = design[(design["split"] == "test") & (design["well_type"] == "treatment")]
+    labels = pd.DataFrame(
+        {
+            "id_code": truth["experiment"] + "_" + truth["plate"].astype(str) + "_" + truth["well"],
+            "perturbation": truth["sirna"].astype(str),
+        }
+    )
+    layout = discover_groups(without_heldout_labels(wells, folds))
+    seen = run.Screen(store, sites, wells, folds, pd.concat(parts, ignore_index=True), labels, layout, "none")
+    stage = {"epochs": 1, "learning_rate": 0.003, "weight_decay": 0.01}
+    teacher = parameters().mean_teacher.model_dump() | stage
+    own = Settings(NORMALIZATION, parameters(backbone="test_resnet", pretrain=stage, mean_teacher=teacher))
+    block = chart(
+        seeds=[1, 2],
+        start=SHIPPED["start"] | {"normalization.strategy": "global"},
+        start_name="global",
+        steps=[
+            {"step": "plate", "set": {"normalization.strategy": "plate"}},
+            {"step": "teacher", "set": {"training.mean_teacher.epochs": "own"}},
+            {"step": "TTA", "set": {"views": "dihedral"}},
+        ],
+        transductive=[],
+        design=["sinkhorn"],
+    )
+    return plan_arms(block, own), block, seen
+
+
+def drive(arms, block, screen, kept, monkeypatch=None):
+    records, last = {}, {}
+    for record, complete in run.run_arms(arms, block.seeds, screen, kept, INFERENCE, BALANCING):
+        records |= record
+        assert complete["complete"] == (not record)  # true with the last message alone
+        last = complete
+    return records, last
+
+
+def test_arms_are_trained_once_and_kept(small, tmp_path, monkeypatch):
+    arms, block, screen = small
+    trained = []
+    original = run._train
+    monkeypatch.setattr(run, "_train", lambda *a: trained.append(a[0]) or original(*a))
+    records, complete = drive(arms, block, screen, {})
+    assert len(records) == len(arms) * 2 == len(complete["arms"])
+    assert (
+        len(trained) == 2 * len({run._network_mark(arm.settings) for arm in arms}) < len(records)
+    )  # arms that differ in reading share a network
+    folder = ArmsDataset(root=str(tmp_path / "arms"))
+    assert folder.load() == {}
+    folder.save(records)
+    assert folder.load() == records
+    (tmp_path / "arms" / "torn.json").write_text('{"arm": ')
+    assert folder.load() == records
+
+    trained.clear()
+    again, complete_again = drive(arms, block, screen, records)
+    assert again == {} and trained == [] and complete_again == complete
+    lost = {name: record for name, record in records.items() if name != "teacher_seed_2"}
+    once, _ = drive(arms, block, screen, lost)
+    assert list(once) == ["teacher_seed_2"] and len(trained) == 1
+    assert once["teacher_seed_2"]["top1"] == records["teacher_seed_2"]["top1"]  # one seed, one result
+    changed = run.Screen(
+        screen.store,
+        screen.sites.iloc[:-1],
+        screen.wells,
+        screen.folds,
+        screen.histograms,
+        screen.heldout_labels,
+        screen.layout,
+        "none",
+    )
+    assert run.arm_mark(arms[0], 1, screen, BALANCING) != run.arm_mark(arms[0], 1, changed, BALANCING)
+    assert run.arm_mark(arms[0], 1, screen, BALANCING) != run.arm_mark(arms[0], 2, screen, BALANCING)
+    table = summarise_arms(arms, block.seeds, records, complete)
+    check_summary(table, records, arms, block, complete)
+
+
+def check_summary(table, records, arms, block, complete):
+    validate_table(table, "growth_chart", "x")
+    rows = table.set_index("arm")
+    own = [records[f"plate_seed_{s}"] for s in (1, 2)]
+    reference = [records[f"global_seed_{s}"] for s in (1, 2)]
+    assert rows.loc["plate", "top1"] == pytest.approx(np.mean([r["top1"] for r in own]))
+    assert rows.loc["plate", "gain"] == pytest.approx(
+        np.mean([a["top1"] - b["top1"] for a, b in zip(own, reference, strict=True)])
+    )
+    assert rows.loc["plate", "gain_p"] >= 1 / 4 and pd.isna(rows.loc["plate", "gain_low"])  # two experiments
+    assert (
+        rows.loc["global", "tier"] == "T0"
+        and rows.loc["plate", "tier"] == "T1"
+        and rows.loc["sinkhorn", "tier"] == "T2"
+    )
+    assert rows.loc["teacher", "control"] == "plate, trained as long"
+    assert rows.loc["sinkhorn", "leak_plate"] == rows.loc["TTA", "leak_plate"]
+    text = format_chart(table)
+    assert "over the control of equal compute" in text and "T2 and T3 rows are no headline" in text
+    assert draw_ladder(table) and draw_scatter(table)
+    with pytest.raises(InputError, match="not complete"):
+        summarise_arms(arms, block.seeds, records, complete | {"complete": False})
+    with pytest.raises(InputError, match="'TTA_seed_1' of another run"):
+        summarise_arms(arms, block.seeds, records | {"TTA_seed_1": {"fingerprint": "old"}}, complete)

@@ -1,0 +1,204 @@
+"""Negative controls of the whole: where there is nothing to find nothing is found, on the smoke profile.
+
+That the mean teacher never sees labels of held-out plates (the same weights when they are scrambled) stands in tests/training.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from kedro.config import OmegaConfigLoader
+
+from deepnoise.evaluation.leaks import probe_leaks, well_features
+from deepnoise.evaluation.profiles import Profiles, true_labels
+from deepnoise.ingestion.design import discover_groups, make_folds, without_heldout_labels
+from deepnoise.ingestion.validation import validate_wells
+from deepnoise.normalization.features import measure_sites, normalise_features, site_table
+from deepnoise.normalization.statistics import add_histograms, histogram_table, histograms, plate_statistics
+from deepnoise.parameters import validate_parameters
+from deepnoise.pipelines.simulation.nodes import design_plates, noise_levels
+from deepnoise.plate_balancing.balancing import balance
+from deepnoise.plate_balancing.scores import META
+from deepnoise.simulation.cells import CHANNELS
+from deepnoise.simulation.screen import render_screen
+from deepnoise.training.baseline import score_hand_features
+from tests.conftest import PROJECT, MemoryStore
+
+
+class Smoke:
+    """The smoke profile in memory: tables, pictures and measurements."""
+
+    def __init__(self, **noise: float) -> None:
+        settings = OmegaConfigLoader(
+            str(PROJECT / "conf"), env="test", base_env="base", runtime_params={}, merge_strategy={"parameters": "soft"}
+        )["parameters"]
+        self.parameters = validate_parameters(settings)
+        own = self.parameters.simulation
+        design, _ = design_plates(own)
+        hidden = (design["split"] == "test") & (design["well_type"] == "treatment")
+        raw = design.assign(
+            plate=design["plate"].astype(str), source="design", split=design["split"].map({"train": "labelled", "test": "heldout"}),
+            perturbation=design["sirna"].astype(str).where(~hidden),
+        )  # fmt: skip
+        self.wells = validate_wells(raw, ["treatment"])[0]
+        code = design["experiment"] + "_" + design["plate"].astype(str) + "_" + design["well"]
+        self.labels = pd.DataFrame({"id_code": code, "perturbation": design["sirna"].astype(str)})[hidden].reset_index(
+            drop=True
+        )
+        kinds = self.wells.set_index("id_code")
+        pictures, sites, measured, levels = {}, [], [], []
+        plates = render_screen(
+            design, effect_strength=own.effect_strength, traits_changed=own.traits_changed, sites=own.sites,
+            image_size=own.image_size, noise=replace(noise_levels(own), **noise), seed=own.seed,
+        )  # fmt: skip
+        for plate in plates:
+            key = (plate.experiment, str(plate.plate))
+            pictures[key] = plate.tiles.reshape(-1, *plate.tiles.shape[2:])
+            wells = np.repeat(plate.wells, plate.tiles.shape[1])
+            table = pd.DataFrame({"experiment": key[0], "plate": key[1], "well": wells})
+            table["site"] = np.tile(np.arange(1, own.sites + 1), len(plate.wells))
+            table["id_code"] = key[0] + "_" + key[1] + "_" + table["well"]
+            table["store_row"] = np.arange(len(table))
+            counts = histograms(pictures[key])
+            measured.append(site_table(table, list(CHANNELS), measure_sites(pictures[key], counts)))
+            total: dict[str, np.ndarray] = {}
+            add_histograms(total, counts, kinds.loc[table["id_code"], "well_type"].to_numpy())
+            place = {"experiment": key[0], "plate": key[1], "cell_type": key[0].split("-")[0]}
+            levels.append(histogram_table(total, place, list(CHANNELS)))
+            sites.append(table)
+        self.store = MemoryStore(pictures, list(CHANNELS))
+        self.sites = pd.concat(sites, ignore_index=True)
+        self.features = pd.concat(measured, ignore_index=True)
+        self.histograms = pd.concat(levels, ignore_index=True)
+        self.folds = make_folds(self.wells, [], self.parameters.ingestion.folds.n_folds, [0], True)
+
+    def accuracy(self, statistics: pd.DataFrame) -> float:
+        """Top-1 of hand features by well on held-out plates."""
+        scores = score_hand_features(normalise_features(self.features, statistics), self.wells, self.folds, "T1")
+        heldout = scores[scores["role"] == "heldout"]
+        columns = [c for c in heldout.columns if c.startswith("score_")]
+        pooled = heldout.groupby("id_code")[columns].mean()
+        called = pooled.idxmax(axis=1).str.removeprefix("score_")
+        return float((called == self.labels.set_index("id_code")["perturbation"].reindex(called.index)).mean())
+
+    def leaks(self, permutations: int = 60) -> dict[str, dict]:
+        """Leak probes of raw brightness and contrast."""
+        features = well_features(self.features)
+        rows = self.wells[self.wells["id_code"].isin(features.index)].assign(fold=0, role="", plate_seen=False)
+        rows = rows.assign(perturbation=rows["id_code"].map(true_labels(self.wells, self.labels))).reset_index(
+            drop=True
+        )
+        profiles = Profiles(rows, features.loc[rows["id_code"]].to_numpy(np.float32))
+        return {a["axis"]: a for a in probe_leaks(profiles, pd.DataFrame(), permutations, 1.0)}
+
+
+@pytest.fixture(scope="module")
+def smoke() -> Smoke:
+    return Smoke()
+
+
+def test_plate_labels_shuffled_take_the_gain_of_plate_normalization(smoke):
+    """Wells given to random plates: their pooled statistics are those of the whole screen, and so is the accuracy."""
+    of = {
+        name: smoke.accuracy(plate_statistics(smoke.histograms, smoke.wells, name, "all"))
+        for name in ("plate", "global")
+    }
+    assert of["plate"] > of["global"] + 0.15
+    rng = np.random.default_rng(0)
+    plates = smoke.sites[["experiment", "plate"]].drop_duplicates()
+    mixed = []
+    for (experiment, plate), shift in zip(plates.itertuples(index=False), rng.permutation(len(plates)), strict=True):
+        # every plate is handed wells of all others: one in each
+        pictures = np.concatenate(
+            [own[[(shift + i) % len(own)]] for i, own in enumerate(smoke.store.pictures.values())]
+        )
+        total: dict[str, np.ndarray] = {}
+        add_histograms(total, histograms(pictures), np.full(len(pictures), "treatment"))
+        mixed.append(
+            histogram_table(
+                total, {"experiment": experiment, "plate": plate, "cell_type": experiment.split("-")[0]}, list(CHANNELS)
+            )
+        )
+    shuffled = smoke.accuracy(plate_statistics(pd.concat(mixed, ignore_index=True), smoke.wells, "plate", "all"))
+    assert shuffled < of["global"] + 0.1 < of["plate"]
+
+
+def test_the_leak_rises_with_the_dial_of_the_simulators_noise():
+    """Gain between experiments up from nothing, all else of an experiment off: the probe goes up from chance to certainty."""
+    still = dict(experiment_offset=0.0, plate_gain=0.0, plate_offset=0.0, blur=0.0, illumination=0.0, density=0.0, experiment_trait_shift=0.0, plate_trait_shift=0.0, edge=0.0, position_gain=0.0, bleed_through=0.0)  # fmt: skip
+    found = [Smoke(experiment_gain=gain, **still).leaks(40)["experiment"] for gain in (0.0, 0.04, 0.12, 0.45)]
+    accuracy = [f["balanced_accuracy"] for f in found]
+    assert accuracy == sorted(accuracy) and accuracy[-1] > 0.9
+    assert found[0]["verdict"] == "none seen" and found[-1]["verdict"] == "leak"
+    assert abs(accuracy[0] - found[0]["chance"]) < 0.1
+
+
+def test_a_planted_position_effect_is_found_and_none_is_not():
+    silent = Smoke(edge=0.0, position_gain=0.0).leaks()
+    assert {silent[axis]["verdict"] for axis in ("well_row", "well_column", "well_edge")} == {"none seen"}
+    planted = Smoke(edge=2.0, position_gain=0.0).leaks()
+    assert planted["well_edge"]["verdict"] == "leak" and planted["well_edge"]["p"] == planted["well_edge"]["smallest_p"]
+
+
+OPTIONS = dict(
+    group_inference="infer", group_posterior=0.95, method="sinkhorn", temperature=1.0, iterations=200, tolerance=1e-3
+)
+
+
+def random_scores(smoke: Smoke, seed: int, known_group: bool) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Scores without any knowledge of the perturbation; with ``known_group`` of the plate's group alone."""
+    layout = discover_groups(without_heldout_labels(smoke.wells, smoke.folds))
+    asked = smoke.wells[smoke.wells["target"] & (smoke.wells["split"] == "heldout")].reset_index(drop=True)
+    names = list(layout["perturbation"])
+    values = np.random.default_rng(seed).normal(size=(len(asked), len(names)))
+    if known_group:
+        group = layout.set_index("perturbation")["group"]
+        own = asked["id_code"].map(smoke.labels.set_index("id_code")["perturbation"]).map(group)
+        values += 20 * (own.to_numpy()[:, None] == layout["group"].to_numpy()[None])
+    wide = pd.DataFrame(values, columns=[f"score_{n}" for n in names])
+    return pd.concat([asked.assign(role="heldout", tier="T1")[META], wide], axis=1), layout
+
+
+def test_random_scores_through_balancing_end_at_chance(smoke):
+    truth = smoke.labels.set_index("id_code")["perturbation"]
+    right: dict[tuple[bool, str], list[float]] = {}
+    decided = []
+    for seed in range(60):
+        for known in (True, False):
+            table, layout = random_scores(smoke, seed, known)
+            _, steps, groups = balance(table, layout, **OPTIONS)
+            if not known:
+                decided.append(groups.drop_duplicates("experiment")["decided"].astype(bool).mean())
+            for step, rows in steps.groupby("step"):
+                right.setdefault((known, step), []).append(float((rows["call"] == rows["id_code"].map(truth)).mean()))
+    size, classes = 4, 16
+    for step in ("group_filter", "sinkhorn", "assignment"):
+        assert np.mean(right[True, step]) == pytest.approx(1 / size, abs=0.03)
+        assert np.mean(right[False, step]) == pytest.approx(1 / classes, abs=0.015)
+    assert np.mean(decided) < 0.05
+
+
+@pytest.mark.slow
+def test_labels_shuffled_within_experiments_leave_nothing_to_learn(smoke):
+    """The whole network trained on labels that mean nothing: chance on held-out experiments; on the true ones far above."""
+    from deepnoise.growth_chart.arms import Arm, Settings
+    from deepnoise.growth_chart.run import Screen, run_arms
+
+    rng = np.random.default_rng(0)
+    shuffled = smoke.wells.copy()
+    known = shuffled["target"] & shuffled["perturbation"].notna()
+    for own in shuffled[known].groupby("experiment").groups.values():
+        shuffled.loc[own, "perturbation"] = rng.permutation(shuffled.loc[own, "perturbation"])
+    p = smoke.parameters
+    arm = Arm("full", "step", Settings(p.normalization, p.training), "")
+    top1 = {}
+    for name, wells in (("true", smoke.wells), ("shuffled", shuffled)):
+        layout = discover_groups(without_heldout_labels(wells, smoke.folds))
+        screen = Screen(smoke.store, smoke.sites, wells, smoke.folds, smoke.histograms, smoke.labels, layout, "none")
+        records = [r for r, _ in run_arms([arm], [1], screen, {}, p.inference, p.plate_balancing) if r]
+        top1[name] = records[0]["full_seed_1"]["top1"]
+    assert top1["true"] > 0.4
+    assert top1["shuffled"] < 1 / 16 + 3 * np.sqrt(1 / 16 * 15 / 16 / 61)
