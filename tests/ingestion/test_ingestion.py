@@ -318,3 +318,37 @@ def test_heldout_labels_decide_no_plate_group(wells):
 def test_impossible_folds_say_why(wells, n, run, message):
     with pytest.raises(InputError, match=message):
         make_folds(wells, [], n, run, True)
+
+
+def test_a_stratified_split_has_every_experiment_on_both_sides(wells):
+    labelled = wells.assign(split="labelled")
+    folds = make_folds(labelled, [], 4, "all", True, "stratified")
+    for _, fold in folds.groupby("fold"):
+        sides = fold.groupby("experiment")["role"].agg(lambda r: sorted(r))
+        assert all(side == ["heldout", "train", "train", "validation"] for side in sides)
+    held = folds[folds["role"] == "heldout"]
+    assert (
+        len(held)
+        == len(held.drop_duplicates(["experiment", "plate"]))
+        == labelled.groupby(["experiment", "plate"]).ngroups
+    )
+    assert held[held["fold"] == 0]["plate"].nunique() > 1  # not the same plate, which often carries the same group
+
+
+def test_a_stratified_split_says_what_it_needs(wells):
+    with pytest.raises(InputError, match="split is stratified, but experiment ALPHA-04 is unlabelled"):
+        make_folds(wells, [], 4, [0], False, "stratified")
+    labelled = wells.assign(split="labelled")
+    with pytest.raises(InputError, match="n_folds is 5; .* with 4 plates .* allows 2 to 4"):
+        make_folds(labelled, [], 5, [0], False, "stratified")
+    with pytest.raises(InputError, match="names experiments, but a stratified split holds out plates"):
+        make_folds(labelled, [], 4, [0], ["ALPHA-01"], "stratified")
+
+
+def test_named_experiments_validate_every_fold(wells):
+    folds = make_folds(wells, [], 1, [0], ["ALPHA-02", "BETA-03"])
+    roles = folds.drop_duplicates("experiment").set_index("experiment")["role"]
+    assert set(roles.index[roles == "validation"]) == {"ALPHA-02", "BETA-03"}
+    assert set(roles.index[roles == "heldout"]) == {"ALPHA-04", "BETA-04"} and (roles == "train").sum() == 4
+    with pytest.raises(InputError, match="validation names 'ALPHA-4', which is no labelled experiment.*Did you mean"):
+        make_folds(wells, [], 1, [0], ["ALPHA-4"])

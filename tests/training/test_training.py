@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
@@ -382,3 +383,40 @@ def test_cross_entropy_oracle_of_the_softmax_head():
     torch.testing.assert_close(
         head(x, torch.zeros(5, dtype=torch.long)), F.linear(x, head.linear.weight, head.linear.bias)
     )
+
+
+# batches ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batches", ["experiment", "plate"])
+def test_pure_batches_hold_one_unit_each_and_every_picture_once(screen, wells, folds, tmp_path, batches):
+    store, sites, statistics = screen
+    p = parameters(batches=batches, batch_size=6)
+    view = fold_view(sites, wells, folds, 0, "training")
+    trainer = Trainer(view, store, statistics, p, TrainingState(tmp_path))
+    order = trainer.order(view.labelled, 6, torch.Generator().manual_seed(0))
+    by = ["experiment", "plate"][: 1 if batches == "experiment" else 2]
+    assert sorted(np.concatenate(order)) == list(range(len(view.labelled)))
+    assert all(view.labelled.iloc[batch].groupby(by).ngroups == 1 and len(batch) >= 2 for batch in order)
+    further = trainer.unlabelled_order(order, torch.Generator().manual_seed(1))
+    for batch, own in zip(order, further, strict=True):
+        assert len(own) == 3
+        both = [view.labelled.iloc[batch][by], view.unlabelled.iloc[own][by]]
+        assert both[0].drop_duplicates().to_numpy().tolist() == both[1].drop_duplicates().to_numpy().tolist()
+    following = [tuple(view.labelled[by].iloc[batch[0]]) for batch in order]
+    assert following != sorted(following)  # units come in random order
+
+
+def test_pure_batches_with_heldout_pictures_are_refused():
+    with pytest.raises(ValueError, match="batches is 'plate', but held-out pictures would stand in the same batch"):
+        parameters(batches="plate", unlabelled_source="heldout")
+
+
+def test_training_may_be_confined_to_some_sites(screen, wells, folds):
+    _, sites, _ = screen
+    both = pd.concat([sites, sites.assign(site=2)])
+    view = fold_view(both, wells, folds, 0, "training", [1])
+    assert set(view.labelled["site"]) == set(view.unlabelled["site"]) == {1}
+    assert set(view.validation["site"]) == {1, 2}
+    with pytest.raises(InputError, match="fold 0 has no labelled pictures"):
+        fold_view(both, wells, folds, 0, "training", [7])

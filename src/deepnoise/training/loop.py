@@ -199,13 +199,20 @@ class Trainer:
         name = f"{self.parameters.seed}/{self.view.fold}/{stage}/{epoch}"
         return torch.Generator().manual_seed(zlib.crc32(name.encode()))
 
+    def unit_of(self, table: pd.DataFrame) -> pd.Series:
+        """The experiment or plate of each row, whichever makes a pure batch."""
+        own = table["experiment"].reset_index(drop=True)
+        return own if self.parameters.batches == "experiment" else own + "/" + table["plate"].reset_index(drop=True)
+
     def order(self, table: pd.DataFrame, size: int, generator: torch.Generator) -> list[np.ndarray]:
         """A random order in batches; a last batch of one is joined to the one before (BatchNorm needs two).
 
         With ``batches`` = experiment or plate the pictures of a batch are all of one, and the batches come in random order.
         """
-        by = {"mixed": [], "experiment": ["experiment"], "plate": ["experiment", "plate"]}[self.parameters.batches]
-        units = list(table.groupby(by, sort=True).indices.values()) if by else [np.arange(len(table))]
+        pure = self.parameters.batches != "mixed"
+        units = (
+            list(table.groupby(self.unit_of(table).to_numpy()).indices.values()) if pure else [np.arange(len(table))]
+        )
         batches = []
         for unit in units:
             shuffled = unit[torch.randperm(len(unit), generator=generator).numpy()]
@@ -213,7 +220,7 @@ class Trainer:
             if len(own) > 1 and len(own[-1]) < 2:
                 own[-2:] = [np.concatenate(own[-2:])]
             batches += own
-        if by:
+        if pure:
             batches = [batches[i] for i in torch.randperm(len(batches), generator=generator)]
         return batches
 
@@ -224,10 +231,8 @@ class Trainer:
         if not size or not count:
             return [np.empty(0, int)] * len(labelled)
         if self.parameters.batches != "mixed":
-            by = ["experiment", "plate"][: 1 if self.parameters.batches == "experiment" else 2]
-            members = self.view.unlabelled.groupby(by).indices
-            units = [tuple(self.view.labelled[by].iloc[batch[0]]) for batch in labelled]
-            pools = [members[unit] for unit in units]
+            here, there = self.unit_of(self.view.labelled).to_numpy(), self.unit_of(self.view.unlabelled).to_numpy()
+            pools = [np.flatnonzero(there == here[batch[0]]) for batch in labelled]
             return [pool[torch.randperm(len(pool), generator=generator)[:size].numpy()] for pool in pools]
         rounds = -(-len(labelled) * size // count)
         endless = torch.cat([torch.randperm(count, generator=generator) for _ in range(rounds)]).numpy()
