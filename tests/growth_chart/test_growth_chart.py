@@ -126,7 +126,7 @@ def small(screen, wells, design):
         }
     )
     layout = discover_groups(without_heldout_labels(wells, folds))
-    seen = run.Screen(store, sites, wells, folds, pd.concat(parts, ignore_index=True), labels, layout, "none")
+    seen = run.Screen(store, sites, wells, folds, pd.concat(parts, ignore_index=True), layout, "none")
     stage = {"epochs": 1, "learning_rate": 0.003, "weight_decay": 0.01}
     teacher = parameters().mean_teacher.model_dump() | stage
     own = Settings(NORMALIZATION, parameters(backbone="test_resnet", pretrain=stage, mean_teacher=teacher))
@@ -142,12 +142,12 @@ def small(screen, wells, design):
         transductive=[],
         design=["sinkhorn"],
     )
-    return plan_arms(block, own), block, seen
+    return plan_arms(block, own), block, seen, run.Truth(wells, labels)
 
 
-def drive(arms, block, screen, kept, monkeypatch=None):
+def drive(arms, block, screen, truth, kept):
     records, last = {}, {}
-    for record, complete in run.run_arms(arms, block.seeds, screen, kept, INFERENCE, BALANCING):
+    for record, complete in run.run_arms(arms, block.seeds, screen, truth, kept, INFERENCE, BALANCING):
         records |= record
         assert complete["complete"] == (not record)  # true with the last message alone
         last = complete
@@ -155,11 +155,11 @@ def drive(arms, block, screen, kept, monkeypatch=None):
 
 
 def test_arms_are_trained_once_and_kept(small, tmp_path, monkeypatch):
-    arms, block, screen = small
+    arms, block, screen, truth = small
     trained = []
     original = run._train
     monkeypatch.setattr(run, "_train", lambda *a: trained.append(a[0]) or original(*a))
-    records, complete = drive(arms, block, screen, {})
+    records, complete = drive(arms, block, screen, truth, {})
     assert len(records) == len(arms) * 2 == len(complete["arms"])
     assert (
         len(trained) == 2 * len({run._network_mark(arm.settings) for arm in arms}) < len(records)
@@ -172,24 +172,22 @@ def test_arms_are_trained_once_and_kept(small, tmp_path, monkeypatch):
     assert folder.load() == records
 
     trained.clear()
-    again, complete_again = drive(arms, block, screen, records)
+    again, complete_again = drive(arms, block, screen, truth, records)
     assert again == {} and trained == [] and complete_again == complete
     lost = {name: record for name, record in records.items() if name != "teacher_seed_2"}
-    once, _ = drive(arms, block, screen, lost)
+    once, _ = drive(arms, block, screen, truth, lost)
     assert list(once) == ["teacher_seed_2"] and len(trained) == 1
     assert once["teacher_seed_2"]["top1"] == records["teacher_seed_2"]["top1"]  # one seed, one result
-    changed = run.Screen(
-        screen.store,
-        screen.sites.iloc[:-1],
-        screen.wells,
-        screen.folds,
-        screen.histograms,
-        screen.heldout_labels,
-        screen.layout,
-        "none",
-    )
-    assert run.arm_mark(arms[0], 1, screen, BALANCING) != run.arm_mark(arms[0], 1, changed, BALANCING)
-    assert run.arm_mark(arms[0], 1, screen, BALANCING) != run.arm_mark(arms[0], 2, screen, BALANCING)
+    own = (screen.wells, screen.folds, screen.histograms, screen.layout, "none")
+    fewer = run.Screen(screen.store, screen.sites.iloc[:-1], *own)
+    other_truth = run.Truth(screen.wells, pd.DataFrame({"id_code": ["x"], "perturbation": ["y"]}))
+    adapted = INFERENCE.model_copy(update={"adabn": "plate"})
+    asked = [
+        (arms[0], 1, screen, truth, INFERENCE), (arms[0], 2, screen, truth, INFERENCE), (arms[1], 1, screen, truth, INFERENCE),
+        (arms[0], 1, fewer, truth, INFERENCE), (arms[0], 1, screen, other_truth, INFERENCE), (arms[0], 1, screen, truth, adapted),
+    ]  # fmt: skip
+    assert len({run.arm_mark(*one, BALANCING) for one in asked}) == len(asked)  # whatever differs makes another arm
+    assert not hasattr(screen, "labels")  # training sees no withheld label
     table = summarise_arms(arms, block.seeds, records, complete)
     check_summary(table, records, arms, block, complete)
 

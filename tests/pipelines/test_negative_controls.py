@@ -126,6 +126,7 @@ def test_plate_labels_shuffled_take_the_gain_of_plate_normalization(smoke):
     assert shuffled < of["global"] + 0.1 < of["plate"]
 
 
+@pytest.mark.slow
 def test_the_leak_rises_with_the_dial_of_the_simulators_noise():
     """Gain between experiments up from nothing, all else of an experiment off: the probe goes up from chance to certainty."""
     still = dict(experiment_offset=0.0, plate_gain=0.0, plate_offset=0.0, blur=0.0, illumination=0.0, density=0.0, experiment_trait_shift=0.0, plate_trait_shift=0.0, edge=0.0, position_gain=0.0, bleed_through=0.0)  # fmt: skip
@@ -136,6 +137,7 @@ def test_the_leak_rises_with_the_dial_of_the_simulators_noise():
     assert abs(accuracy[0] - found[0]["chance"]) < 0.1
 
 
+@pytest.mark.slow
 def test_a_planted_position_effect_is_found_and_none_is_not():
     silent = Smoke(edge=0.0, position_gain=0.0).leaks()
     assert {silent[axis]["verdict"] for axis in ("well_row", "well_column", "well_edge")} == {"none seen"}
@@ -166,7 +168,7 @@ def test_random_scores_through_balancing_end_at_chance(smoke):
     truth = smoke.labels.set_index("id_code")["perturbation"]
     right: dict[tuple[bool, str], list[float]] = {}
     decided = []
-    for seed in range(60):
+    for seed in range(30):
         for known in (True, False):
             table, layout = random_scores(smoke, seed, known)
             _, steps, groups = balance(table, layout, **OPTIONS)
@@ -176,8 +178,8 @@ def test_random_scores_through_balancing_end_at_chance(smoke):
                 right.setdefault((known, step), []).append(float((rows["call"] == rows["id_code"].map(truth)).mean()))
     size, classes = 4, 16
     for step in ("group_filter", "sinkhorn", "assignment"):
-        assert np.mean(right[True, step]) == pytest.approx(1 / size, abs=0.03)
-        assert np.mean(right[False, step]) == pytest.approx(1 / classes, abs=0.015)
+        assert np.mean(right[True, step]) == pytest.approx(1 / size, abs=0.04)
+        assert np.mean(right[False, step]) == pytest.approx(1 / classes, abs=0.02)
     assert np.mean(decided) < 0.05
 
 
@@ -185,7 +187,7 @@ def test_random_scores_through_balancing_end_at_chance(smoke):
 def test_labels_shuffled_within_experiments_leave_nothing_to_learn(smoke):
     """The whole network trained on labels that mean nothing: chance on held-out experiments; on the true ones far above."""
     from deepnoise.growth_chart.arms import Arm, Settings
-    from deepnoise.growth_chart.run import Screen, run_arms
+    from deepnoise.growth_chart.run import Screen, Truth, run_arms
 
     rng = np.random.default_rng(0)
     shuffled = smoke.wells.copy()
@@ -197,8 +199,12 @@ def test_labels_shuffled_within_experiments_leave_nothing_to_learn(smoke):
     top1 = {}
     for name, wells in (("true", smoke.wells), ("shuffled", shuffled)):
         layout = discover_groups(without_heldout_labels(wells, smoke.folds))
-        screen = Screen(smoke.store, smoke.sites, wells, smoke.folds, smoke.histograms, smoke.labels, layout, "none")
-        records = [r for r, _ in run_arms([arm], [1], screen, {}, p.inference, p.plate_balancing) if r]
+        screen = Screen(smoke.store, smoke.sites, wells, smoke.folds, smoke.histograms, layout, "none")
+        records = [
+            r
+            for r, _ in run_arms([arm], [1], screen, Truth(wells, smoke.labels), {}, p.inference, p.plate_balancing)
+            if r
+        ]
         top1[name] = records[0]["full_seed_1"]["top1"]
     assert top1["true"] > 0.4
     assert top1["shuffled"] < 1 / 16 + 3 * np.sqrt(1 / 16 * 15 / 16 / 61)

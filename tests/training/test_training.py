@@ -26,7 +26,7 @@ from tests.conftest import MemoryStore
 def parameters(**changes) -> TrainingParameters:
     stage = dict(epochs=2, learning_rate=0.003, weight_decay=0.01)
     values = dict(
-        seed=1, backbone="resnet10t", head=dict(name="arcface", scale=20.0, margin=0.1), optimizer="adamw", batch_size=32,
+        seed=1, backbone="test_resnet", head=dict(name="arcface", scale=20.0, margin=0.1), optimizer="adamw", batch_size=32,
         batches="mixed", sites="all",
         augmentation=dict(dihedral=True, shift_scale=0.0, erase=0.0, statistics_jitter=0.1), pretrain=stage,
         mean_teacher=stage | dict(
@@ -329,7 +329,8 @@ def test_pseudo_labels_with_two_views_run_and_are_marked(screen, wells, folds, t
 
 def test_balanced_pseudo_labels_spread_over_the_classes(screen, wells, folds, tmp_path):
     store, sites, statistics = screen
-    p = parameters(unlabelled_source="heldout", pretrain=dict(epochs=1, learning_rate=0.003, weight_decay=0.0))
+    stage = dict(epochs=1, learning_rate=0.003, weight_decay=0.0)
+    p = parameters(backbone="resnet10t", unlabelled_source="heldout", pretrain=stage)
     trainer = Trainer(fold_view(sites, wells, folds, 0, "heldout"), store, statistics, p, TrainingState(tmp_path))
     pretrain(trainer)
     teacher = trainer.new_network()
@@ -357,7 +358,7 @@ def test_a_loss_that_is_no_number_stops_with_the_wells(screen, wells, folds, tmp
 
 def test_training_learns_biology(screen, wells, folds, tmp_path):
     stage = dict(epochs=25, learning_rate=0.003, weight_decay=0.01)
-    _, _, history = train(screen, wells, folds, TrainingState(tmp_path), pretrain=stage)
+    _, _, history = train(screen, wells, folds, TrainingState(tmp_path), backbone="resnet10t", pretrain=stage)
     assert max(row["student_t1"] for row in history) > 2 / 8
 
 

@@ -43,7 +43,7 @@ class NoState:
 
 
 class Screen:
-    """The tables and pictures that every arm reads."""
+    """The tables and pictures that every arm is trained on and predicts; it holds no withheld label."""
 
     def __init__(
         self,
@@ -52,19 +52,18 @@ class Screen:
         wells: pd.DataFrame,
         folds: pd.DataFrame,
         histograms: pd.DataFrame,
-        heldout_labels: pd.DataFrame,
         layout: pd.DataFrame,
         illumination: str,
     ) -> None:
         self.store, self.sites, self.wells, self.folds = store, sites, wells, folds
-        self.histograms, self.heldout_labels, self.layout = histograms, heldout_labels, layout
+        self.histograms, self.layout = histograms, layout
         self.illumination = illumination
         self.fold = int(folds["fold"].min())
-        self.labels = true_labels(wells, heldout_labels)
         plates = sites[["experiment", "plate"]].drop_duplicates().itertuples(index=False)
         pixels = [store.checksum(e, p) for e, p in plates]
-        self.mark = fingerprint(pixels, sites, wells, folds[folds["fold"] == self.fold], heldout_labels, layout)
-        self.role = "heldout" if wells["id_code"].isin(heldout_labels["id_code"]).any() else "validation"
+        self.mark = fingerprint(
+            pixels, sites, wells, folds[folds["fold"] == self.fold], histograms, layout, illumination
+        )
 
     def statistics(self, settings: Settings) -> pd.DataFrame:
         """``plate_statistics`` of an arm's normalization."""
@@ -74,13 +73,31 @@ class Screen:
         )
 
 
-def arm_mark(arm: Arm, seed: int, screen: Screen, balancing: PlateBalancingParameters) -> str:
+class Truth:
+    """What arms are scored against, once they are trained."""
+
+    def __init__(self, wells: pd.DataFrame, heldout_labels: pd.DataFrame) -> None:
+        self.labels = true_labels(wells, heldout_labels)
+        self.role = "heldout" if wells["id_code"].isin(heldout_labels["id_code"]).any() else "validation"
+        self.mark = fingerprint(heldout_labels)
+
+
+def arm_mark(
+    arm: Arm,
+    seed: int,
+    screen: Screen,
+    truth: Truth,
+    inference: InferenceParameters,
+    balancing: PlateBalancingParameters,
+) -> str:
     """Fingerprint of everything that an arm's result depends on: data, parameters, seed and package version."""
     own = arm.settings
     training = own.training.model_dump(mode="json", exclude={"device", "cache_gigabytes", "seed"})
     balanced = balancing.model_dump(mode="json") if arm.balancing else None
     return fingerprint(
         screen.mark,
+        truth.mark,
+        inference.adabn,
         __version__,
         seed,
         own.normalization.model_dump(mode="json"),
@@ -101,6 +118,7 @@ def run_arms(
     arms: list[Arm],
     seeds: list[int],
     screen: Screen,
+    truth: Truth,
     kept: dict[str, dict[str, Any]],
     inference: InferenceParameters,
     balancing: PlateBalancingParameters,
@@ -110,12 +128,15 @@ def run_arms(
     Args:
         arms: Of :func:`deepnoise.growth_chart.arms.plan_arms`.
         seeds: Training seeds; each arm is trained once a seed.
-        screen: What they read.
+        screen: What they are trained on and predict.
+        truth: What they are scored against.
         kept: Partition -> record of earlier runs; those with today's fingerprint are not done again.
         inference: Batch size and device.
         balancing: For the arms that know the plate design.
     """
-    marks = {(arm.name, seed): arm_mark(arm, seed, screen, balancing) for arm in arms for seed in seeds}
+    marks = {
+        (arm.name, seed): arm_mark(arm, seed, screen, truth, inference, balancing) for arm in arms for seed in seeds
+    }
     done = {
         name: kept[name]["fingerprint"]
         for arm in arms
@@ -135,10 +156,10 @@ def run_arms(
             begun = time.monotonic()
             model, statistics = _train(members[0].settings, seed, screen, students)
             seconds = time.monotonic() - begun
-            for arm, facts in _score(members, model, statistics, screen, inference, balancing):
+            for arm, facts in _score(members, model, statistics, screen, truth, inference, balancing):
                 name = record_name(arm, seed)
                 record = {
-                    "arm": arm.name, "kind": arm.kind, "seed": seed, "fold": screen.fold, "scored": screen.role,
+                    "arm": arm.name, "kind": arm.kind, "seed": seed, "fold": screen.fold, "scored": truth.role,
                     "fingerprint": marks[arm.name, seed], "deepnoise": __version__, "compute": arm.compute,
                     "training_seconds": seconds, **facts,
                 }  # fmt: skip
@@ -178,6 +199,7 @@ def _score(
     model: TrainedModel,
     statistics: pd.DataFrame,
     screen: Screen,
+    truth: Truth,
     inference: InferenceParameters,
     balancing: PlateBalancingParameters,
 ) -> Iterator[tuple[Arm, dict[str, Any]]]:
@@ -185,6 +207,7 @@ def _score(
     asked = sites_to_predict(model.facts, screen.sites, screen.folds)
     if asked.empty:
         raise InputError(f"fold {screen.fold} leaves no plate to score the growth chart on")
+    targets = set(screen.wells.loc[screen.wells["target"], "id_code"]) & set(truth.labels.index)
     meta = asked[["role", "id_code", "experiment", "plate", "well", "site", "plate_seen"]].assign(
         fold=screen.fold, tier=model.facts["tier"]
     )
@@ -211,25 +234,30 @@ def _score(
         ]
         wells, embedded = pool_wells(*taken)
         if (views, sites) not in measured:
-            measured[views, sites] = _signal_and_leak(embedded, screen)
+            measured[views, sites] = _signal_and_leak(embedded, screen.wells, truth.labels)
         if arm.balancing:
             steps = balance(
                 pool_scores(wells, screen.wells), screen.layout, group_inference=balancing.group_inference,
                 group_posterior=balancing.group_posterior, method="sinkhorn", temperature=balancing.temperature,
                 iterations=balancing.sinkhorn_iterations, tolerance=balancing.sinkhorn_tolerance,
             )[1]  # fmt: skip
-            called = steps[(steps["step"] == arm.balancing) & (steps["role"] == screen.role)]
+            called = steps[(steps["step"] == arm.balancing) & (steps["role"] == truth.role)]
             if called.empty:
                 raise InputError(
                     f"growth_chart.design names {arm.balancing!r}, which this screen's plate design does not allow; leave it out"
                 )
-            called = called[called["id_code"].isin(screen.labels.index)]
-            right = (called["call"] == called["id_code"].map(screen.labels)).to_numpy()
+            called = called[called["id_code"].isin(truth.labels.index)]
+            right = (called["call"] == called["id_code"].map(truth.labels)).to_numpy()
             chance, tier = float((1 / called["candidates"]).mean()), str(called["tier"].iloc[0])
         else:
-            called = wells[(wells["role"] == screen.role) & wells["id_code"].isin(_targets(screen))]
-            right = (ranked_calls(called, called["id_code"].map(screen.labels))["rank"] == 0).to_numpy()
+            called = wells[(wells["role"] == truth.role) & wells["id_code"].isin(targets)]
+            right = (ranked_calls(called, called["id_code"].map(truth.labels))["rank"] == 0).to_numpy()
             chance, tier = 1 / len(model.facts["targets"]), str(model.facts["tier"])
+        if not len(right):
+            raise InputError(
+                f"the growth chart has nothing to score: no {truth.role} well of fold {screen.fold} carries a known perturbation; give "
+                "heldout_labels, or set ingestion.folds.validation"
+            )
         by = pd.Series(right).groupby(called["experiment"].to_numpy())
         yield arm, {
             "tier": tier, "top1": float(right.mean()), "chance": chance, "n": int(len(right)),
@@ -239,13 +267,9 @@ def _score(
         }  # fmt: skip
 
 
-def _targets(screen: Screen) -> set[str]:
-    return set(screen.wells.loc[screen.wells["target"], "id_code"]) & set(screen.labels.index)
-
-
-def _signal_and_leak(embeddings: pd.DataFrame, screen: Screen) -> dict[str, Any]:
+def _signal_and_leak(embeddings: pd.DataFrame, wells: pd.DataFrame, labels: pd.Series) -> dict[str, Any]:
     """Replicate mAP of treatments across experiments, and the leak probes, on all plates without a picture in training."""
-    profiles = join_profiles(embeddings, screen.wells, screen.labels)
+    profiles = join_profiles(embeddings, wells, labels)
     unseen = profiles.take(~profiles.rows["plate_seen"].to_numpy(bool))
     table, _ = average_precisions(unseen, 0)
     across = table[(table["level"] == "not_same_experiment") & (table["well_type"] == "treatment")]

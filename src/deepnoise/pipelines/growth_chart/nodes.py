@@ -36,13 +36,15 @@ def run_arms(
     balancing: PlateBalancingParameters,
 ) -> Iterator[tuple[dict[str, dict[str, Any]], dict[str, Any]]]:
     """Train and score every arm that is not known yet, and say after each what is done."""
-    from deepnoise.growth_chart.run import Screen, run_arms
+    from deepnoise.growth_chart.run import Screen, Truth, run_arms
 
     store = corrected_store(image_store, illumination_fields)
     layout = discover_groups(without_heldout_labels(wells, folds))
-    screen = Screen(store, sites, wells, folds, plate_histograms, heldout_labels, layout, normalization.illumination)
+    screen = Screen(store, sites, wells, folds, plate_histograms, layout, normalization.illumination)
     arms = plan_arms(parameters, Settings(normalization, training))
-    yield from run_arms(arms, parameters.seeds, screen, kept_growth_arms, inference, balancing)
+    yield from run_arms(
+        arms, parameters.seeds, screen, Truth(wells, heldout_labels), kept_growth_arms, inference, balancing
+    )
 
 
 def summarise_arms(

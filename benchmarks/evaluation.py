@@ -1,0 +1,173 @@
+"""The evaluation at the size of RxRx1, and its faults found when they are planted: python benchmarks/evaluation.py [wells | suspects DATA]
+
+``wells``: 56,000 wells of 1,108 perturbations in 512 dimensions on 2 cores: seconds and peak memory of each part, and the ratio of
+replicate retrieval to a double loop, both timed in this run.
+
+``suspects DATA``: swaps and turned plates planted into the plate maps of a finished run of the demo (DATA: its data folder), five
+seeds: recall and false alarms. The figures go into docs/results.md.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from sklearn.metrics import average_precision_score
+
+from deepnoise.evaluation.leaks import probe_leaks
+from deepnoise.evaluation.metrics import ranked_calls
+from deepnoise.evaluation.profiles import Profiles, effective_rank, join_profiles, true_labels
+from deepnoise.evaluation.retrieval import activity, average_precisions
+from deepnoise.evaluation.suspects import find_suspects, turned_wells
+from deepnoise.plate_balancing.scores import pool_scores
+from deepnoise.simulation.design import design_screen
+from deepnoise.tables import SCHEMAS
+
+
+@contextmanager
+def measured(name: str) -> Iterator[None]:
+    """Print seconds, and the peak of memory so far."""
+    start = time.perf_counter()
+    yield
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    print(f"{name}: {time.perf_counter() - start:.1f} s, peak so far {peak:.1f} GB", flush=True)
+
+
+def rxrx1_profiles(dimensions: int) -> Profiles:
+    """Random profiles with class and experiment effects, in a design of the size of RxRx1 (52 experiments)."""
+    design = design_screen(
+        treatments=1108, positive_controls=30, negative_wells=1, cell_types=4, labelled_experiments=9, heldout_experiments=4, plates=4,
+        missing_wells=0.02, duplicate_layout=False, seed=1,
+    )  # fmt: skip
+    rng = np.random.default_rng(1)
+    rows = design.assign(
+        plate=design["plate"].astype(str),
+        perturbation=design["sirna"].astype(str),
+        fold=0,
+        role="heldout",
+        plate_seen=False,
+    )
+    rows["id_code"] = rows["experiment"] + "_" + rows["plate"] + "_" + rows["well"]
+    classes = rng.normal(size=(1139, dimensions)).astype(np.float32)
+    batches = 0.3 * rng.normal(size=(rows["experiment"].nunique(), dimensions)).astype(np.float32)
+    values = rng.normal(size=(len(rows), dimensions)).astype(np.float32) * 2
+    values += classes[rows["sirna"]] + batches[pd.factorize(rows["experiment"])[0]]
+    return Profiles(rows.reset_index(drop=True), values)
+
+
+def double_loop(profiles: Profiles) -> float:
+    """Mean average precision across experiments, one query after the other."""
+    rows, unit = profiles.rows, profiles.values / np.linalg.norm(profiles.values, axis=1, keepdims=True)
+    name, experiment, kind = (rows[c].to_numpy(str) for c in ("perturbation", "experiment", "well_type"))
+    found = []
+    for query in np.flatnonzero(kind != "negative_control"):
+        positive = np.flatnonzero((name == name[query]) & (experiment != experiment[query]))
+        negative = np.flatnonzero((name != name[query]) & (experiment == experiment[query]))
+        if len(positive):
+            scores = unit[np.concatenate([positive, negative])] @ unit[query]
+            found.append(average_precision_score(np.arange(len(scores)) < len(positive), scores))
+    return float(np.mean(found))
+
+
+def wells() -> None:
+    """Every part at the size of RxRx1."""
+    profiles = rxrx1_profiles(512)
+    rows = profiles.rows
+    print(
+        f"{len(rows):,} wells, {rows['perturbation'].nunique():,} perturbations, {profiles.values.shape[1]} dimensions"
+    )
+    part = profiles.take((rows["experiment"].isin(["ALPHA-01", "ALPHA-02", "ALPHA-03"])).to_numpy())
+    times: dict[str, float] = {}
+    for label, function in (("ours", lambda: average_precisions(part, 0)[0]), ("loop", lambda: double_loop(part))):
+        start = time.perf_counter()
+        result = function()
+        times[label] = time.perf_counter() - start
+        if label == "ours":
+            mine = result[result["level"] == "not_same_experiment"]["average_precision"].mean()
+        else:
+            np.testing.assert_allclose(mine, result, atol=1e-5)
+    print(
+        f"retrieval of {len(part.rows):,} wells: {times['ours']:.2f} s, double loop {times['loop']:.2f} s, {times['loop'] / times['ours']:.1f} times as fast"
+    )
+    with measured("replicate retrieval, 20 shuffles"):
+        average_precisions(profiles, 20)
+    with measured("leak probes, 20 shuffles"):
+        for answer in probe_leaks(profiles, pd.DataFrame(), 20, 1.0):
+            print("  ", answer["axis"], answer["verdict"], answer.get("balanced_accuracy"))
+    with measured("activity"):
+        activity(profiles)
+    with measured("suspect wells"):
+        find_suspects(profiles, SCHEMAS["well_scores"].empty(), SCHEMAS["site_features"].empty(), "T1")
+    with measured("effective rank"):
+        effective_rank(profiles.values)
+    treated = rows[rows["well_type"] == "treatment"].reset_index(drop=True)
+    scores = pd.DataFrame(
+        np.random.default_rng(0).normal(size=(len(treated), 1108)).astype(np.float32),
+        columns=[f"score_{k}" for k in range(1108)],
+    )
+    with measured("top-1 and top-5 of every well"):
+        ranked_calls(scores, treated["perturbation"])
+
+
+def suspects(data: Path) -> None:
+    """Plant swaps on eight of nine unseen plates and turn the ninth."""
+
+    def table(name: str) -> pd.DataFrame:
+        return pd.read_parquet(sorted(data.glob(f"0*/demo/{name}.parquet/*/{name}.parquet"))[-1])
+
+    screen, logits, features = table("wells"), table("well_logits"), table("site_features")
+    truth = pd.read_csv(data / "01_raw/demo/test_labels.csv", dtype=str).rename(columns={"sirna": "perturbation"})
+    profiles = join_profiles(table("well_embeddings"), screen, true_labels(screen, truth))
+    profiles = profiles.take(~profiles.rows["plate_seen"].to_numpy(bool))
+    scores = pool_scores(logits, screen)
+    clean = find_suspects(profiles, scores, features, "T1")
+    print(f"clean: {clean['flagged'].sum()} flagged ({clean.loc[clean['flagged'], 'kind'].value_counts().to_dict()})")
+    totals = np.zeros(7)
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        rows = profiles.rows.copy()
+        swapped: set[str] = set()
+        turned: set[tuple[str, str]] = set()
+        for number, (plate, own) in enumerate(rows.groupby(["experiment", "plate"]).groups.items()):
+            if number % 9 == 4:
+                where = dict(zip(rows.loc[own, "well"], rows.loc[own, "perturbation"], strict=True))
+                rows.loc[own, "perturbation"] = [where.get(w) for w in turned_wells(rows.loc[own, "well"])]
+                turned.add(plate)
+                continue
+            treated = own[rows.loc[own, "well_type"] == "treatment"]
+            pair = rng.choice(treated, 2, replace=False)
+            rows.loc[pair, "perturbation"] = rows.loc[pair[::-1], "perturbation"].to_numpy()
+            swapped |= set(rows.loc[pair, "id_code"])
+        found = find_suspects(Profiles(rows, profiles.values), scores, features, "T1")
+        flagged = found[found["flagged"]]
+        swaps = flagged[flagged["kind"] == "swapped"]
+        ranked = set(found[found["kind"] == "swapped"].head(len(swapped))["id_code"])
+        plates = flagged[flagged["kind"].str.startswith("plate")]
+        right = {
+            (r.experiment, r.plate) for r in plates.itertuples() if r.kind == "plate turned by 180 degrees"
+        } & turned
+        row = np.array([
+            len(set(swaps["id_code"]) & swapped), len(swapped), len(set(swaps["id_code"]) - swapped), len(ranked & swapped),
+            len(right), len(turned), len(plates) - len(right),
+        ])  # fmt: skip
+        totals += row
+        print(
+            f"seed {seed}: {row[0]} of {row[1]} swapped wells flagged, {row[2]} others; {row[3]} among the first {row[1]}; {row[4]} of {row[5]} turned plates, {row[6]} others"
+        )
+    print(
+        f"all: recall flagged {totals[0] / totals[1]:.0%}, false alarms {totals[2]:.0f} wells in {5 * len(profiles.rows):,}; recall among the "
+        f"first {totals[3] / totals[1]:.0%}; turned plates {totals[4]:.0f} of {totals[5]:.0f}, {totals[6]:.0f} others"
+    )
+
+
+if __name__ == "__main__":
+    chosen: dict[str, Callable[..., None]] = {"wells": wells, "suspects": lambda: suspects(Path(sys.argv[2]))}
+    if len(sys.argv) < 2 or sys.argv[1] not in chosen or (sys.argv[1] == "suspects" and len(sys.argv) < 3):
+        sys.exit(__doc__)
+    chosen[sys.argv[1]]()
