@@ -35,17 +35,19 @@ class Probe:
     def __init__(self, values: np.ndarray, blocks: np.ndarray, seed: int) -> None:
         """``values``: (W, D) residuals; ``blocks``: (W,) codes, whole ones are left out."""
         spread = values.std(axis=0)
-        self._values = (values - values.mean(axis=0)) / np.where(spread > 1e-12, spread, 1.0)
+        scaled = (values - values.mean(axis=0)) / np.where(spread > 1e-12, spread, 1.0)
+        self._values = scaled.astype(np.float32)
         self._splits = []
         part = deal_blocks(blocks, seed)
         for split in range(SPLITS):
             test, train = np.flatnonzero(part == split), np.flatnonzero(part != split)
             if not len(test) or not len(train):
                 continue
-            known = self._values[train] - self._values[train].mean(axis=0)
-            covariance = known.T @ known / len(train)
+            centre = self._values[train].mean(axis=0)
+            known, asked = self._values[train] - centre, self._values[test] - centre
+            covariance = (known.T @ known).astype(np.float64) / len(train)
             ridge = max(float(ledoit_wolf_shrinkage(known, assume_centered=True)), 1e-4)
-            self._splits.append((train, test, known, covariance, ridge, _factor(covariance, ridge)))
+            self._splits.append((train, test, known, asked, covariance, ridge, _factor(covariance, ridge)))
 
     def directions(self, count: int, rng: np.random.Generator) -> np.ndarray:
         """(count, D) random directions drawn as profiles scatter, scaled so that the wells' standard deviation along each is 1."""
@@ -62,21 +64,25 @@ class Probe:
         """
         classes = int(labels.max()) + 1
         called = np.empty(len(labels), int)
-        for train, test, known, covariance, ridge, factor in self._splits:
-            member = np.eye(classes)[labels[train]]  # (W train, K)
-            count = member.sum(axis=0)
-            means = member.T @ known / np.maximum(count, 1)[:, None]  # (K, D)
-            asked = self._values[test] - self._values[train].mean(axis=0)
+        for train, test, known, asked, covariance, ridge, factor in self._splits:
+            member = np.eye(classes, dtype=np.float32)[labels[train]]  # (W train, K)
+            count = member.sum(axis=0).astype(np.float64)
+            means = (member.T @ known) / np.maximum(count, 1)[:, None]  # (K, D)
+            moved = np.zeros(
+                (classes, known.shape[1])
+            )  # what the shift adds to each class, once the mean is taken out again
             if shift is not None:
                 share = count / len(train)
-                apart = shift - share @ shift  # the shift of each class, once the mean is taken out again
-                cross = (means * share[:, None]).T @ apart
-                covariance = covariance + cross + cross.T + (apart * share[:, None]).T @ apart
-                factor = _factor(covariance, ridge)
-                means = means + apart
-                asked = asked + shift[labels[test]] - share @ shift
-            weight = cho_solve(factor, means.T)  # (D, K)
-            score = asked @ weight - 0.5 * (means.T * weight).sum(axis=0)
+                moved = shift - share @ shift
+                cross = (means * share[:, None]).T @ moved
+                factor = _factor(covariance + cross + cross.T + (moved * share[:, None]).T @ moved, ridge)
+                means = means + moved
+            weight = cho_solve(factor, means.T, check_finite=False)  # (D, K)
+            score = (
+                asked @ weight.astype(np.float32)
+                + (moved @ weight)[labels[test]]
+                - 0.5 * (means.T * weight).sum(axis=0)
+            )
             called[test] = np.where(count > 0, score, -np.inf).argmax(axis=1)
         right = np.bincount(labels, weights=called == labels, minlength=classes)
         return float((right / np.bincount(labels, minlength=classes)).mean())
@@ -152,8 +158,8 @@ def ask(questions: list[Question], permutations: int, smallest: float, seed: int
     observed = mean([q.labels for q in questions], nothing)
     null = np.array([mean([shuffle(q) for q in questions], nothing) for _ in range(permutations)])
     low, high = (float(v) for v in np.quantile(null, [0.025, 0.975]))
-    detectable = None
-    for size in SHIFTS:
+
+    def is_found(size: float) -> bool:
         hits = 0
         for plant in range(PLANTS):
             labels = [shuffle(q) for q in questions]
@@ -161,11 +167,16 @@ def ask(questions: list[Question], permutations: int, smallest: float, seed: int
                 size * p.directions(int(y.max()) + 1, rng) for p, y in zip(probes, labels, strict=True)
             ]
             hits += mean(labels, shifts) > high
-            if hits + PLANTS - plant - 1 < POWER * PLANTS:
+            if hits >= POWER * PLANTS or hits + PLANTS - plant - 1 < POWER * PLANTS:
                 break
-        if hits >= POWER * PLANTS:
-            detectable = size
-            break
+        return hits >= POWER * PLANTS
+
+    # the greater the shift, the surer it is found: the smallest one by bisection
+    smaller, greater = -1, len(SHIFTS)
+    while greater - smaller > 1:
+        middle = (smaller + greater) // 2
+        smaller, greater = (smaller, middle) if is_found(SHIFTS[middle]) else (middle, greater)
+    detectable = SHIFTS[greater] if greater < len(SHIFTS) else None
     return {
         "balanced_accuracy": observed,
         "chance": float(np.mean([q.chance for q in questions])),
