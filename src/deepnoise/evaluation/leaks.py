@@ -47,7 +47,7 @@ class Probe:
             known, asked = self._values[train] - centre, self._values[test] - centre
             covariance = (known.T @ known).astype(np.float64) / len(train)
             ridge = max(float(ledoit_wolf_shrinkage(known, assume_centered=True)), 1e-4)
-            self._splits.append((train, test, known, asked, covariance, ridge, _factor(covariance, ridge)))
+            self._splits.append((train, test, known, asked, ridge, _factor(covariance, ridge)))
 
     def directions(self, count: int, rng: np.random.Generator) -> np.ndarray:
         """(count, D) random directions drawn as profiles scatter, scaled so that the wells' standard deviation along each is 1."""
@@ -64,20 +64,25 @@ class Probe:
         """
         classes = int(labels.max()) + 1
         called = np.empty(len(labels), int)
-        for train, test, known, asked, covariance, ridge, factor in self._splits:
+        for train, test, known, asked, ridge, factor in self._splits:
             member = np.eye(classes, dtype=np.float32)[labels[train]]  # (W train, K)
             count = member.sum(axis=0).astype(np.float64)
             means = (member.T @ known) / np.maximum(count, 1)[:, None]  # (K, D)
-            moved = np.zeros(
-                (classes, known.shape[1])
-            )  # what the shift adds to each class, once the mean is taken out again
+            # what the shift adds to each class, once the mean is taken out again
+            moved = np.zeros((classes, known.shape[1]))
+            solved = cho_solve(factor, means.T, check_finite=False)  # (D, K)
+            weight = solved
             if shift is not None:
+                # the shifted covariance is the old one + U C U', of rank 2K: solved by Woodbury's identity
                 share = count / len(train)
                 moved = shift - share @ shift
-                cross = (means * share[:, None]).T @ moved
-                factor = _factor(covariance + cross + cross.T + (moved * share[:, None]).T @ moved, ridge)
+                both = np.vstack([means, moved]).T  # U (D, 2K)
+                core = (1 - ridge) * np.kron([[0, 1], [1, 1]], np.diag(share))  # C
+                solved = np.hstack([solved, cho_solve(factor, moved.T, check_finite=False)])
+                inner = np.linalg.solve(np.eye(2 * classes) + core @ (both.T @ solved), core)
                 means = means + moved
-            weight = cho_solve(factor, means.T, check_finite=False)  # (D, K)
+                weight = solved[:, :classes] + solved[:, classes:]
+                weight = weight - solved @ (inner @ (both.T @ weight))
             score = (
                 asked @ weight.astype(np.float32)
                 + (moved @ weight)[labels[test]]
