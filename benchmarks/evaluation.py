@@ -98,7 +98,8 @@ def wells() -> None:
     with measured("replicate retrieval, 20 shuffles"):
         average_precisions(profiles, 20)
     with measured("leak probes, 20 shuffles"):
-        for answer in probe_leaks(profiles, pd.DataFrame(), 20, 1.0):
+        stains = pd.DataFrame(np.random.default_rng(2).normal(size=(len(rows), 6)), index=rows["id_code"])
+        for answer in probe_leaks(profiles, stains, 20, 1.0):
             print("  ", answer["axis"], answer["verdict"], answer.get("balanced_accuracy"))
     with measured("activity"):
         activity(profiles)

@@ -68,6 +68,17 @@ def test_wells_come_from_the_metadata(path):
     assert set(wells["cell_type"]) == {"all"}
 
 
+def test_a_label_in_one_row_of_a_well_counts_and_contradictions_are_refused(tmp_path):
+    rows = table().assign(Metadata_Gene=[None, "KIF11", "DMSO", None], Metadata_Cell=["U2OS", "U2OS", "A", "A"])
+    rows.to_parquet(tmp_path / "p.parquet")
+    columns = COLUMNS | {"cell_type": "{Metadata_Cell}"}
+    wells = ProfilesWellsDataset(filepath=str(tmp_path / "p.parquet"), columns=columns).load().set_index("id_code")
+    assert wells.loc["b1_1_A01", "perturbation"] == "KIF11" and wells.loc["b1_1_A01", "split"] == "labelled"
+    rows.assign(Metadata_Cell=["U2OS", "HeLa", "A", "A"]).to_parquet(tmp_path / "p.parquet")
+    with pytest.raises(DatasetError, match="well b1/1/A01 has several values of cell_type"):
+        ProfilesWellsDataset(filepath=str(tmp_path / "p.parquet"), columns=columns).load()
+
+
 def test_whether_a_plate_was_seen_comes_from_the_table(tmp_path):
     table().assign(Metadata_Train=["yes", "yes", "no", "no"]).to_parquet(tmp_path / "p.parquet")
     columns = COLUMNS | {"plate_seen": "{Metadata_Train}"}

@@ -154,11 +154,12 @@ def test_directions_have_unit_spread_and_blocks_stay_whole():
 def test_a_greater_shift_is_detected_where_a_small_one_is_not():
     rng = np.random.default_rng(0)
     labels = np.repeat([0, 1], 40)
-    question = Question(rng.normal(size=(80, 4)), labels, np.arange(80), np.arange(80), np.zeros(80, int))
+    question = Question("a", rng.normal(size=(80, 4)), labels, np.arange(80), np.arange(80), np.zeros(80, int))
     found = ask([question], 60, smallest=2.0)
     more = ask(
         [
             Question(
+                "a",
                 rng.normal(size=(2000, 4)),
                 np.repeat([0, 1], 1000),
                 np.arange(2000),
@@ -210,7 +211,7 @@ def test_the_card_tells_everything_and_is_drawn(clean):
     told = make_card(
         screen="s", tier="T1", profiles=collapsed, signal={}, leaks=leaks, activity=active, suspects=suspects
     )
-    assert any("have collapsed: effective rank 1.0" in note for note in told["notes"])
+    assert any("effective rank 1.0" in note for note in told["notes"])
     empty = make_card(
         screen="s", tier="unknown", profiles=clean.take(np.zeros(len(clean.rows), bool)), signal={},
         leaks=SCHEMAS["leak_probes"].empty(), activity=active.head(0), suspects=suspects,
@@ -244,3 +245,37 @@ def test_a_planted_shift_is_solved_as_if_the_data_were_shifted():
         called[test] = ((moved[test] - centre) @ weight - 0.5 * (means.T * weight).sum(axis=0)).argmax(axis=1)
     slow = np.mean([(called[labels == k] == k).mean() for k in range(5)])
     assert probe.balanced_accuracy(labels, shift) == pytest.approx(slow, abs=0.005)
+
+
+def test_one_shared_control_alone_can_show_a_leak():
+    """DMSO on every plate and nothing else that is shared, the usual design of a compound screen."""
+    rng = np.random.default_rng(0)
+    rows = [(0, f"E{e}_{p}_{w}", f"E{e}", str(p), f"{'ABCDEFGH'[w // 4]}{w % 4 + 1:02d}", "x", "negative_control", "DMSO") for e in range(2) for p in range(4) for w in range(24)]  # fmt: skip
+    columns = ["fold", "id_code", "experiment", "plate", "well", "cell_type", "well_type", "perturbation"]
+    table = pd.DataFrame(rows, columns=columns).assign(role="heldout", plate_seen=False)
+    silent = Profiles(table, rng.normal(size=(len(table), 6)).astype(np.float32))
+    assert answers(silent, axes=("plate",))["plate"]["verdict"] == "none seen"
+    found = answers(planted(silent, "plate", 1.0), axes=("plate",))["plate"]
+    assert found["verdict"] == "leak" and found["null_low"] < found["chance"] < found["null_high"]
+
+
+def test_folds_that_ask_about_the_same_wells_are_no_further_evidence(clean):
+    """Three fold models with the same profiles: the null is that of one."""
+    one = answers(clean, axes=("plate",))["plate"]
+    three = Profiles(
+        pd.concat([clean.rows.assign(fold=f) for f in range(3)], ignore_index=True), np.tile(clean.values, (3, 1))
+    )
+    found = answers(three, axes=("plate",))["plate"]
+    for name in ("balanced_accuracy", "null_low", "null_high", "p"):
+        assert found[name] == pytest.approx(one[name])
+
+
+def test_an_experiment_leak_alone_is_no_leak_of_the_staining(clean):
+    rng = np.random.default_rng(0)
+    batch = pd.factorize(clean.rows["experiment"])[0]
+    stain = pd.DataFrame(
+        {"er": rng.normal(size=len(batch)) + 5 * rng.normal(size=4)[batch]}, index=clean.rows["id_code"]
+    )
+    moved = planted(clean, "experiment", 3.0)
+    answer = probe_leaks(moved, stain, 60, 3.0, axes=("raw_intensity",))[0]
+    assert answer["verdict"] != "leak"

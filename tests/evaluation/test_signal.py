@@ -54,9 +54,17 @@ def test_the_bootstrap_draws_experiments_not_wells():
     few = summarise(right[::500], np.array(list("abcdefgh")))
     assert found["interval"] == few["interval"] and found["sign_flip_p"] is None
     exact = np.quantile(np.random.default_rng(1).binomial(8, 5 / 8, 100_000) / 8, [0.025, 0.975])
-    np.testing.assert_allclose(found["interval"], exact, atol=0.01)
-    low, high = bootstrap_interval(np.array([10.0, 0.0]), np.array([10.0, 30.0]))  # unequal sizes: a ratio of sums
-    assert low == 0.0 and high == 1.0
+    stretch = np.sqrt(8 / 7) * 2.3646 / 1.9600  # Student's t of 7 degrees of freedom
+    np.testing.assert_allclose(found["interval"], 5 / 8 + stretch * (exact - 5 / 8), atol=0.01)
+
+
+def test_the_interval_of_six_experiments_holds_the_truth():
+    rng = np.random.default_rng(0)
+    held = 0
+    for _ in range(400):
+        low, high = bootstrap_interval(rng.normal(size=6) * 40, np.full(6, 40.0))
+        held += low <= 0 <= high
+    assert 0.90 < held / 400 < 0.98
 
 
 def test_under_six_experiments_there_is_a_p_and_no_interval():

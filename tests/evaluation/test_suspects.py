@@ -114,6 +114,14 @@ def test_empty_wells_are_found_by_their_objects():
     assert found["id_code"].tolist() == ["w7"] and "1.0 objects a site in nucleus" in found["detail"].iloc[0]
 
 
+def test_a_channel_without_objects_does_not_hide_an_empty_well():
+    rng = np.random.default_rng(0)
+    rows = [(f"w{i}", "E", "1", f"A{i + 1:02d}", 1, c, n) for i in range(24) for c, n in (("nucleus", float(rng.poisson(30)) * (i != 3)), ("er", 0.0), ("rna", 1.0))]  # fmt: skip
+    table = pd.DataFrame(rows, columns=["id_code", "experiment", "plate", "well", "site", "channel", "objects"])
+    assert empty_wells(table)["id_code"].tolist() == ["w3"]
+    assert empty_wells(table[table["channel"] != "nucleus"]).empty
+
+
 def test_likeness_never_looks_at_the_wells_own_experiment(clean):
     cosines, names = likeness(clean)
     rows = clean.rows

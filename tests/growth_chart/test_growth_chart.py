@@ -94,8 +94,12 @@ def test_unknown_settings_and_names_are_refused():
         change(OWN, OWN, {"normalisation.strategy": "site"})
     with pytest.raises(InputError, match="sites is 'both'; allowed: one, all"):
         change(OWN, OWN, {"sites": "both"})
-    with pytest.raises(ValueError, match="strategy"):
+    with pytest.raises(InputError, match="cannot set {'normalization.strategy': 'wells'}: strategy"):
         change(OWN, OWN, {"normalization.strategy": "wells"})
+    with pytest.raises(InputError, match="'training.seed', which is one for all arms: give growth_chart.seeds"):
+        change(OWN, OWN, {"training.seed": 3})
+    with pytest.raises(InputError, match=r"seeds repeats a seed: \[1, 1\]"):
+        plan_arms(chart(seeds=[1, 1]), OWN)
     with pytest.raises(InputError, match="two arms called 'ArcFace'"):
         plan_arms(chart(transductive=[{"step": "ArcFace", "set": {}}]), OWN)
 
@@ -142,7 +146,7 @@ def small(screen, wells, design):
         transductive=[],
         design=["sinkhorn"],
     )
-    return plan_arms(block, own), block, seen, run.Truth(wells, labels)
+    return plan_arms(block, own), block, seen, run.Truth(wells, labels, folds)
 
 
 def drive(arms, block, screen, truth, kept):
@@ -180,13 +184,20 @@ def test_arms_are_trained_once_and_kept(small, tmp_path, monkeypatch):
     assert once["teacher_seed_2"]["top1"] == records["teacher_seed_2"]["top1"]  # one seed, one result
     own = (screen.wells, screen.folds, screen.histograms, screen.layout, "none")
     fewer = run.Screen(screen.store, screen.sites.iloc[:-1], *own)
-    other_truth = run.Truth(screen.wells, pd.DataFrame({"id_code": ["x"], "perturbation": ["y"]}))
+    other_truth = run.Truth(screen.wells, pd.DataFrame({"id_code": ["x"], "perturbation": ["y"]}), screen.folds)
     adapted = INFERENCE.model_copy(update={"adabn": "plate"})
     asked = [
         (arms[0], 1, screen, truth, INFERENCE), (arms[0], 2, screen, truth, INFERENCE), (arms[1], 1, screen, truth, INFERENCE),
         (arms[0], 1, fewer, truth, INFERENCE), (arms[0], 1, screen, other_truth, INFERENCE), (arms[0], 1, screen, truth, adapted),
     ]  # fmt: skip
     assert len({run.arm_mark(*one, BALANCING) for one in asked}) == len(asked)  # whatever differs makes another arm
+    one_group = run.Screen(screen.store, screen.sites, *own[:3], screen.layout.assign(group=0), "none")
+    filtered = plan_arms(block.model_copy(update={"design": ["group_filter"]}), Settings(NORMALIZATION, parameters()))
+    with pytest.raises(InputError, match="'group_filter', but this screen has no plate groups"):
+        next(run.run_arms(filtered, [1], one_group, truth, {}, INFERENCE, BALANCING))
+    unknown = screen.wells.assign(perturbation=None)
+    with pytest.raises(InputError, match="nothing to score"):
+        run.Truth(unknown, pd.DataFrame({"id_code": ["x"], "perturbation": ["y"]}), screen.folds)
     assert not hasattr(screen, "labels")  # training sees no withheld label
     table = summarise_arms(arms, block.seeds, records, complete)
     check_summary(table, records, arms, block, complete)

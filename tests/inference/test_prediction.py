@@ -14,6 +14,7 @@ from deepnoise.inference.prediction import (
     predict_folds,
     predict_sites,
     sites_to_predict,
+    tier_of_reading,
 )
 from deepnoise.ingestion.design import make_folds
 from deepnoise.normalization.statistics import statistics_of_plates
@@ -134,6 +135,14 @@ def test_adabn_takes_the_statistics_of_the_experiment_itself(screen, folds, mode
     alone, _ = predict_sites(model, store, asked[own].reset_index(drop=True), statistics, adabn="experiment", **options)
     np.testing.assert_allclose(together[own], alone, atol=1e-4)
     assert np.abs(alone - predict_sites(model, store, asked[own], statistics, **options)[0]).max() > 0.1
+    with_seen = sites_to_predict(model.facts, sites, folds, seen_experiments=9)
+    further, _ = predict_sites(model, store, with_seen, statistics, adabn="experiment", **options)
+    np.testing.assert_allclose(further[(with_seen["role"] != "train").to_numpy()], together, atol=1e-4)
+    assert (
+        tier_of_reading("T0", "experiment") == "T1"
+        and tier_of_reading("T0", "none") == "T0"
+        and tier_of_reading("T3", "plate") == "T3"
+    )
     network = Network(NetworkSpec(**model.facts["network"]))
     network.load_state_dict(model.weights)
     pictures = torch.randn(8, 6, 24, 24)

@@ -202,7 +202,9 @@ def test_labels_shuffled_within_experiments_leave_nothing_to_learn(smoke):
         screen = Screen(smoke.store, smoke.sites, wells, smoke.folds, smoke.histograms, layout, "none")
         records = [
             r
-            for r, _ in run_arms([arm], [1], screen, Truth(wells, smoke.labels), {}, p.inference, p.plate_balancing)
+            for r, _ in run_arms(
+                [arm], [1], screen, Truth(wells, smoke.labels, smoke.folds), {}, p.inference, p.plate_balancing
+            )
             if r
         ]
         top1[name] = records[0]["full_seed_1"]["top1"]

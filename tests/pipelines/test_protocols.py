@@ -105,6 +105,7 @@ def test_batch_separated(release, tmp_path):
     assert set(roles[[n for names in NAMES.values() for n in names[2:]]]) == {"heldout"}
     score = scores["heldout"]["well"]
     assert score["n"] == 8 * 8 and score["experiments"] == 8 and score["interval"] and scores["steps"][1:] == []
+    assert score["tier"] == "T1"  # AdaBN
     assert set(score["by_cell_type"]) == {"HEPG2", "HUVEC", "RPE", "U2OS"}
 
 
@@ -127,4 +128,4 @@ def test_wilds(release, tmp_path):
     assert set(logits.loc[logits["role"] == "train", "site"]) == {2} and set(
         logits.loc[logits["role"] == "heldout", "site"]
     ) == {1, 2}
-    assert "model, experiments seen in training" in output
+    assert "model, plates seen in training" in output

@@ -139,7 +139,13 @@ class ProfilesWellsDataset(_Profiles):
             raise InputError(
                 f"{self._path}: well {'/'.join(several.index[several > 1][0])} has several perturbations, expected one"
             )
-        wells = rows.sort_values(PLACE).drop_duplicates(PLACE)
+        for name in ("cell_type", "well_type"):
+            several = rows.groupby(PLACE)[name].nunique()
+            if (several > 1).any():
+                raise InputError(
+                    f"{self._path}: well {'/'.join(several.index[several > 1][0])} has several values of {name}, expected one"
+                )
+        wells = rows.sort_values([*PLACE, "perturbation"], na_position="last").drop_duplicates(PLACE)
         wells = wells.assign(split="labelled", source=f"{self._path.name} row " + (wells.index + 1).astype(str))
         wells.loc[wells["perturbation"].isna(), "split"] = "heldout"
         return validate_wells(wells.drop(columns="plate_seen"), ["treatment"])[0]

@@ -121,7 +121,7 @@ def _notes(rows: pd.DataFrame, signal: dict, leaks: pd.DataFrame, collapse: dict
     small = [fold for fold, part in collapse.items() if part["effective_rank"] < 3 and part["dimensions"] > 3]
     if small:
         notes.append(
-            f"the embeddings of fold {small[0]} have collapsed: effective rank {collapse[small[0]]['effective_rank']:.1f}"
+            f"the embeddings of fold {small[0]} have collapsed, or one feature outweighs all others: effective rank {collapse[small[0]]['effective_rank']:.1f}"
         )
     return notes
 

@@ -6,6 +6,7 @@ from itertools import product
 from typing import Any
 
 import numpy as np
+from scipy.stats import norm, t
 
 LEAST_EXPERIMENTS = 6
 """Under this many experiments a bootstrap says nothing; the exact sign-flip p is given instead."""
@@ -32,6 +33,9 @@ def sign_flip_p(differences: np.ndarray) -> float:
 def bootstrap_interval(totals: np.ndarray, counts: np.ndarray, seed: int = 0) -> list[float]:
     """Percentile interval of a ratio of sums under resampling of whole experiments (cluster bootstrap; Davison and Hinkley 1997, 3.8).
 
+    Of few experiments a percentile interval is too narrow (of six it holds the truth in 83 % of cases); its two sides are therefore
+    stretched by sqrt(E / (E - 1)) and by Student's t over the normal quantile.
+
     Args:
         totals: (E,) sum of the score over an experiment's rows.
         counts: (E,) its number of rows.
@@ -43,7 +47,10 @@ def bootstrap_interval(totals: np.ndarray, counts: np.ndarray, seed: int = 0) ->
     drawn = np.random.default_rng(seed).integers(0, len(totals), (DRAWS, len(totals)))
     means = totals[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
     tail = (1 - LEVEL) / 2
-    return [float(q) for q in np.quantile(means, [tail, 1 - tail])]
+    low, high = np.quantile(means, [tail, 1 - tail])
+    centre, count = totals.sum() / counts.sum(), len(totals)
+    stretch = np.sqrt(count / (count - 1)) * t.ppf(1 - tail, count - 1) / norm.ppf(1 - tail)
+    return [float(centre - stretch * (centre - low)), float(centre + stretch * (high - centre))]
 
 
 def summarise(values: np.ndarray, experiment: np.ndarray, null: float = 0.0) -> dict[str, Any]:

@@ -6,6 +6,7 @@ its training wells. The covariance reads no label, so a permutation costs two ma
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 import pandas as pd
 from scipy.linalg import cho_factor, cho_solve
 from sklearn.covariance import ledoit_wolf_shrinkage
+from threadpoolctl import threadpool_limits
 
 from deepnoise.evaluation.profiles import GROUP, Profiles, centred, class_residuals
 from deepnoise.tables import FEATURE
@@ -116,6 +118,7 @@ def deal_blocks(blocks: np.ndarray, seed: int) -> np.ndarray:
 class Question:
     """One probe of an axis: which wells, what is asked of them, and between which wells a label may move under the null."""
 
+    name: str  # experiment or cell type: fold models are asked about the same wells, so their labels move together
     values: np.ndarray  # (W, D)
     labels: np.ndarray  # (W,) codes 0..K-1
     blocks: np.ndarray  # (W,) codes
@@ -128,6 +131,9 @@ class Question:
         return 1 / (int(self.labels.max()) + 1)
 
 
+@threadpool_limits.wrap(
+    limits=1, user_api="blas"
+)  # many small products: threads that wait for one another cost ten times as much
 def ask(questions: list[Question], permutations: int, smallest: float, seed: int = 0) -> dict[str, Any]:
     """Answer an axis: the mean over its probes, a permutation interval, and the smallest planted shift that would have been found.
 
@@ -144,12 +150,17 @@ def ask(questions: list[Question], permutations: int, smallest: float, seed: int
         ``wells``, ``detectable`` (smallest size of SHIFTS that is found in POWER of the plants, None if none is), ``planted_found``.
     """
     rng = np.random.default_rng(seed)
-    probes = [Probe(q.values.astype(np.float64), q.blocks, seed) for q in questions]
+    shared: dict[int, Probe] = {}  # questions on the same wells, as those of the channels, share their probe
+    for q in questions:
+        if id(q.values) not in shared:
+            shared[id(q.values)] = Probe(q.values, q.blocks, seed)
+    probes = [shared[id(q.values)] for q in questions]
 
-    def shuffle(question: Question) -> np.ndarray:
+    def shuffle(question: Question, draw: int) -> np.ndarray:
+        own = np.random.default_rng([seed, draw, zlib.crc32(question.name.encode())])
         order = np.argsort(question.strata, kind="stable")
         # sorting random numbers within strata shuffles all of them at once
-        moved = np.lexsort((rng.random(len(order)), question.strata))
+        moved = np.lexsort((own.random(len(order)), question.strata))
         of_unit = np.empty(len(order), int)
         of_unit[question.units] = question.labels
         shuffled = np.empty_like(of_unit)
@@ -161,13 +172,13 @@ def ask(questions: list[Question], permutations: int, smallest: float, seed: int
 
     nothing: list[np.ndarray | None] = [None] * len(questions)
     observed = mean([q.labels for q in questions], nothing)
-    null = np.array([mean([shuffle(q) for q in questions], nothing) for _ in range(permutations)])
+    null = np.array([mean([shuffle(q, draw) for q in questions], nothing) for draw in range(permutations)])
     low, high = (float(v) for v in np.quantile(null, [0.025, 0.975]))
 
     def is_found(size: float) -> bool:
         hits = 0
         for plant in range(PLANTS):
-            labels = [shuffle(q) for q in questions]
+            labels = [shuffle(q, permutations + plant) for q in questions]
             shifts: list[np.ndarray | None] = [
                 size * p.directions(int(y.max()) + 1, rng) for p, y in zip(probes, labels, strict=True)
             ]
@@ -203,36 +214,43 @@ def verdict(found: dict[str, Any]) -> str:
     """
     if found["balanced_accuracy"] > found["null_high"]:
         return "leak"
-    return "none seen" if found["planted_found"] else "undecided"
+    informative = (
+        found["null_low"] < found["chance"] < found["null_high"]
+    )  # else the shuffles left the answer as it was
+    return "none seen" if found["planted_found"] and informative else "undecided"
 
 
 # questions -----------------------------------------------------------------------------------------------------------
 
 
 def _question(
-    residual: Profiles, labels: np.ndarray, strata: str, together: list[str] | None = None
+    name: str, residual: Profiles, labels: np.ndarray, strata: str, together: list[str] | None = None
 ) -> Question | None:
     """A question, or None where there is too little to ask it.
 
     Args:
+        name: Experiment or cell type.
         residual: Wells.
         labels: (W,) what is asked.
         strata: Column; labels move within each of its values.
         together: Columns; wells that agree in them keep their labels together, since what a perturbation does in one experiment
             they share. None: each well by itself.
     """
-    names, code, count = np.unique(labels, return_inverse=True, return_counts=True)
+    _, code, count = np.unique(labels, return_inverse=True, return_counts=True)
     kept = np.isin(code, np.flatnonzero(count >= LEAST_WELLS))
     if len(np.unique(code[kept])) < 2:
         return None
     rows = residual.rows[kept].reset_index(drop=True)
     perturbation = pd.factorize(rows["perturbation"])[0]
-    units = rows.groupby(together).ngroup().to_numpy() if together else np.arange(len(rows))
+    few = perturbation.max() + 1 < LEAST_BLOCKS
+    # with few perturbations nothing could be shuffled but the names of the classes: then wells move one by one
+    units = rows.groupby(together).ngroup().to_numpy() if together and not few else np.arange(len(rows))
     first = np.unique(units, return_index=True)[1]
     return Question(
-        residual.values[kept],
+        name,
+        residual.values if kept.all() else residual.values[kept],
         np.unique(code[kept], return_inverse=True)[1],
-        perturbation if perturbation.max() + 1 >= LEAST_BLOCKS else np.arange(len(rows)),
+        np.arange(len(rows)) if few else perturbation,
         units,
         pd.factorize(rows[strata])[0][first],
     )
@@ -243,19 +261,20 @@ def _plate(residual: Profiles) -> list[Question | None]:
     at = rows.groupby([*GROUP, "experiment", "perturbation"])["plate"].transform("nunique")
     moving = residual.take((at > 1).to_numpy())  # where a class is tied to a plate, it would name it
     asked = []
-    for members in moving.rows.groupby(["fold", "experiment"]).indices.values():
+    for (*_, experiment), members in moving.rows.groupby([*GROUP, "experiment"]).indices.items():
         own = moving.take(members)
-        asked.append(_question(own, own.rows["plate"].to_numpy(str), "perturbation", ["perturbation", "plate"]))
+        asked.append(
+            _question(experiment, own, own.rows["plate"].to_numpy(str), "perturbation", ["perturbation", "plate"])
+        )
     return asked
 
 
 def _experiment(residual: Profiles) -> list[Question | None]:
     asked = []
-    for members in residual.rows.groupby(GROUP).indices.values():
+    for (_, kind), members in residual.rows.groupby(GROUP).indices.items():
         own = residual.take(members)
-        asked.append(
-            _question(own, own.rows["experiment"].to_numpy(str), "perturbation", ["perturbation", "experiment"])
-        )
+        labels = own.rows["experiment"].to_numpy(str)
+        asked.append(_question(kind, own, labels, "perturbation", ["perturbation", "experiment"]))
     return asked
 
 
@@ -266,13 +285,19 @@ def _position(residual: Profiles, part: Callable[[np.ndarray], np.ndarray]) -> l
     tied = places.index[(places["nunique"] == 1) & (places["size"] > 1)]
     free = residual.take(~pd.MultiIndex.from_frame(rows[[*GROUP, "perturbation"]]).isin(tied))
     asked = []
-    for members in free.rows.groupby(["fold", "experiment"]).indices.values():
-        own = free.take(members)
-        plate = own.rows.groupby("plate").ngroup().to_numpy()
-        own = Profiles(own.rows, centred(own.values, plate).astype(np.float32))
+    for (_, experiment), members in free.rows.groupby(["fold", "experiment"]).indices.items():
+        own = _within_plates(free.take(members))
         place = np.array([parse_well(well) for well in own.rows["well"]])
-        asked.append(_question(own, part(place), "plate"))
+        # on replicate plates of one layout a perturbation keeps its well: such wells move together, among those on the same plates
+        plates = own.rows.groupby(["perturbation", "well"])["plate"].transform(lambda p: "+".join(sorted(p)))
+        own = Profiles(own.rows.assign(plates=plates), own.values)
+        asked.append(_question(experiment, own, part(place), "plates", ["perturbation", "well"]))
     return asked
+
+
+def _within_plates(profiles: Profiles) -> Profiles:
+    plate = profiles.rows.groupby(["fold", "experiment", "plate"]).ngroup().to_numpy()
+    return Profiles(profiles.rows, centred(profiles.values, plate).astype(np.float32))
 
 
 def upper_half(place: np.ndarray) -> np.ndarray:
@@ -291,21 +316,23 @@ def outer_ring(place: np.ndarray) -> np.ndarray:
 
 
 def _raw_intensity(residual: Profiles, intensity: pd.DataFrame) -> list[Question | None]:
-    """Is the well brighter than most of its cell type, channel by channel? Perturbations are taken out of the intensity as well."""
+    """Is the well brighter than most of its plate, channel by channel? Perturbations are taken out of the intensity as well.
+
+    Within plates: else whatever tells experiments apart would answer, since their brightness differs.
+    """
     known = residual.take(residual.rows["id_code"].isin(intensity.index).to_numpy())
     if known.rows.empty:
         return []
-    bright = Profiles(known.rows, intensity.loc[known.rows["id_code"]].to_numpy(np.float32))
-    stains = class_residuals(bright)
-    known = known.take(
-        known.rows.set_index(["fold", "id_code"]).index.isin(stains.rows.set_index(["fold", "id_code"]).index)
-    )
+    bright = class_residuals(Profiles(known.rows, intensity.loc[known.rows["id_code"]].to_numpy(np.float32)))
+    key = ["fold", "id_code"]
+    known = _within_plates(known.take(known.rows.set_index(key).index.isin(bright.rows.set_index(key).index)))
+    bright = _within_plates(bright)
     asked = []
-    for members in known.rows.groupby(GROUP).indices.values():
-        own, stain = known.take(members), stains.take(members)
-        for channel in range(stain.values.shape[1]):
-            above = stain.values[:, channel] > np.median(stain.values[:, channel])
-            asked.append(_question(own, above, "perturbation"))
+    for (_, kind), members in known.rows.groupby(GROUP).indices.items():
+        own, stain = known.take(members), bright.take(members)
+        own = Profiles(own.rows.assign(place=own.rows["experiment"] + "/" + own.rows["plate"]), own.values)
+        middle = pd.DataFrame(stain.values).groupby(own.rows["place"].to_numpy()).transform("median").to_numpy()
+        asked += [_question(kind, own, above, "place") for above in (stain.values > middle).T]
     return asked
 
 

@@ -6,6 +6,7 @@ since a batch effect makes these the most alike, and a null that shuffles labels
 
 from __future__ import annotations
 
+import zlib
 from typing import Any
 
 import numpy as np
@@ -104,7 +105,6 @@ def average_precisions(
     tables: list[pd.DataFrame] = []
     sums: dict[str, np.ndarray] = {}
     counts: dict[str, np.ndarray] = {}
-    rng = np.random.default_rng(seed)
     groups = list(labelled.rows.groupby(GROUP, sort=True).indices.values()) if len(labelled.rows) else []
     with progress("replicate retrieval", sum(len(g) for g in groups), "wells") as bar:
         for members in groups:
@@ -117,9 +117,10 @@ def average_precisions(
                 "plate": pd.factorize(rows["experiment"] + "/" + rows["plate"])[0],
                 "well": pd.factorize(rows["well"])[0],
             }
-            strata = list(rows.groupby(["experiment", "plate", "well_type"]).indices.values())
             shuffled = np.repeat(label[None], permutations, axis=0)
-            for own in strata:
+            for stratum, own in rows.groupby(["experiment", "plate", "well_type"]).indices.items():
+                # the same shuffle in every fold model, which are asked about the same wells
+                rng = np.random.default_rng([seed, zlib.crc32("/".join(stratum).encode())])
                 shuffled[:, own] = rng.permuted(shuffled[:, own], axis=1)
             asked = (rows["well_type"] != "negative_control").to_numpy()
             kinds = rows["well_type"].to_numpy(str)
@@ -204,7 +205,8 @@ def activity(profiles: Profiles, seed: int = 0) -> pd.DataFrame:
 
     Positives: its wells in other experiments. Negatives: negative controls of the query's experiment. The null orders positives
     and negatives at random, well by well, as copairs does; p is that of the mean over a perturbation's wells, q after
-    Benjamini and Hochberg over the perturbations of a fold and cell type.
+    Benjamini and Hochberg over the perturbations of a fold and cell type. Wells of a perturbation share their controls, which this null
+    does not know: on pure noise 6 to 10 % of the p lie under 0.05.
 
     Returns:
         fold, cell_type, perturbation, wells, average_precision, chance, p, q; no rows without negative controls.

@@ -23,6 +23,7 @@ FALSE_ALARMS = 0.05
 FITTED = 4000  # wells at most that the likelihood is fitted to
 KEPT = 50  # wells listed beside the flagged ones
 EMPTY_SPREADS = 6.0  # robust standard deviations below the plate's median, in log(1 + objects)
+LEAST_OBJECTS = 2  # a site, in a channel that tells an empty well
 EMPTY_SHARE = 0.3  # and at most this share of the plate's median
 
 
@@ -213,7 +214,10 @@ def empty_wells(site_features: pd.DataFrame) -> pd.DataFrame:
     by_plate = logs.groupby(level=["experiment", "plate"])
     middle = by_plate.transform("median")
     spread = MAD_TO_STD * (logs - middle).abs().groupby(level=["experiment", "plate"]).transform("median")
-    channel = (spread.mean() / middle.mean().clip(lower=1e-6)).idxmin()
+    usable = (middle.mean() > np.log1p(LEAST_OBJECTS)) & (spread.mean() > 0)
+    if not usable.any():
+        return pd.DataFrame({c: [] for c in columns})
+    channel = (spread.mean() / middle.mean())[usable].idxmin()
     below = (middle[channel] - logs[channel]) / spread[channel].clip(lower=0.05)
     empty = (below > EMPTY_SPREADS) & (objects[channel] <= EMPTY_SHARE * np.expm1(middle[channel]))
     found = below[empty].rename("evidence").reset_index()
@@ -237,34 +241,8 @@ def find_suspects(profiles: Profiles, scores: pd.DataFrame, site_features: pd.Da
         The table ``suspect_wells``: what is flagged, and up to KEPT further wells a person may look at, surest first.
     """
     judged = profiles.take((~profiles.rows["plate_seen"] & profiles.rows["perturbation"].notna()).to_numpy(bool))
-    found: list[dict[str, Any]] = []
-    for members in judged.rows.groupby(GROUP, sort=True).indices.values() if len(judged.rows) else []:
-        group = judged.take(members)
-        cosines, names = likeness(group)
-        label = np.searchsorted(names, group.rows["perturbation"].to_numpy(str))
-        likelihoods = [calibrated([cosines], label)]
-        if len(scores):
-            likelihoods.insert(0, calibrated([cosines, _scores_of(group.rows, names, scores)], label))
-        experiments = {}
-        null = []
-        for name, own in group.rows.groupby("experiment", sort=True).indices.items():
-            cross, gain = _swap_gains([p[own] for p in likelihoods], label[own])
-            plate = group.rows["plate"].to_numpy()[own]
-            apart = (plate[:, None] != plate[None]) & np.isfinite(gain) & np.triu(np.ones(gain.shape, bool))
-            null.append(gain[apart])
-            experiments[name] = (own, plate, cross, gain)
-        pooled = np.concatenate(null)
-        for own, plate, cross, gain in experiments.values():
-            for name in np.unique(plate):
-                on = np.flatnonzero(plate == name)
-                wells_there, both = own[on], np.ix_(on, on)
-                threshold = _swap_threshold(pooled, max(1.0, len(on) * (len(on) - 1) / 2))
-                for fault in _plate_suspects(
-                    group.rows.iloc[wells_there], [p[wells_there] for p in likelihoods], label[wells_there], names,
-                    cross[both], gain[both], threshold,
-                ):  # fmt: skip
-                    where = group.rows.loc[fault.pop("row")]
-                    found.append({c: where[c] for c in ("id_code", "experiment", "plate", "well")} | fault)
+    groups = judged.rows.groupby(GROUP, sort=True).indices.values() if len(judged.rows) else []
+    found = [fault for members in groups for fault in _judge_group(judged.take(members), scores)]
     table = pd.DataFrame(
         found, columns=["id_code", "experiment", "plate", "well", "kind", "partner", "evidence", "needed", "detail"]
     )
@@ -287,6 +265,35 @@ def find_suspects(profiles: Profiles, scores: pd.DataFrame, site_features: pd.Da
     if table.empty:
         return SCHEMAS["suspect_wells"].empty()
     return table[list(SCHEMAS["suspect_wells"].columns)].reset_index(drop=True)
+
+
+def _judge_group(group: Profiles, scores: pd.DataFrame) -> list[dict[str, Any]]:
+    """Faults of the plate maps of one fold and cell type."""
+    cosines, names = likeness(group)
+    label = np.searchsorted(names, group.rows["perturbation"].to_numpy(str))
+    likelihoods = [calibrated([cosines], label)]
+    if len(scores):
+        likelihoods.insert(0, calibrated([cosines, _scores_of(group.rows, names, scores)], label))
+    plate = group.rows["plate"].to_numpy(str)
+    experiments, null = [], []
+    for own in group.rows.groupby("experiment", sort=True).indices.values():
+        cross, gain = _swap_gains([log_p[own] for log_p in likelihoods], label[own])
+        apart = (plate[own][:, None] != plate[own][None]) & np.isfinite(gain)
+        null.append(gain[np.triu(apart)])
+        experiments.append((own, cross, gain))
+    pooled = np.concatenate(null)
+    found = []
+    for own, cross, gain in experiments:
+        for name in np.unique(plate[own]):
+            on = np.flatnonzero(plate[own] == name)
+            wells, both = own[on], np.ix_(on, on)
+            threshold = _swap_threshold(pooled, max(1.0, len(on) * (len(on) - 1) / 2))
+            rows = group.rows.iloc[wells]
+            own_p = [log_p[wells] for log_p in likelihoods]
+            for fault in _plate_suspects(rows, own_p, label[wells], names, cross[both], gain[both], threshold):
+                where = group.rows.loc[fault.pop("row")]
+                found.append({c: where[c] for c in ("id_code", "experiment", "plate", "well")} | fault)
+    return found
 
 
 def _scores_of(rows: pd.DataFrame, names: np.ndarray, scores: pd.DataFrame) -> np.ndarray:

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from typing import Any
+
+from pydantic import ValidationError
 
 from deepnoise.errors import InputError, closest
 from deepnoise.parameters import GrowthChartParameters, NormalizationParameters, TrainingParameters
 
 OWN = "own"
 """Value of a setting that stands for what the environment's own parameters say."""
+FIXED = {
+    "normalization.illumination": "pictures are corrected as normalization was run",
+    "normalization.position_correction": "it is for hand features, which no arm reads",
+    "training.seed": "give growth_chart.seeds",
+}
+"""Parameters that no step can change, and why."""
 BACKWARD = 2
 """A backward pass costs about as much as two forward passes."""
 
@@ -58,12 +67,14 @@ def change(settings: Settings, own: Settings, changes: dict[str, Any]) -> Settin
         changes: Dotted names, ``normalization.strategy`` or ``training.head.name``, or ``sites`` and ``views``.
 
     Raises:
-        InputError: An unknown name; a wrong value is refused by the block of parameters itself.
+        InputError: An unknown name, a wrong value, or one that no arm can have of its own.
     """
     blocks = {"normalization": settings.normalization.model_dump(), "training": settings.training.model_dump()}
     owned = {"normalization": own.normalization.model_dump(), "training": own.training.model_dump()}
     reading = {"sites": settings.sites, "views": settings.views}
     for name, value in changes.items():
+        if name in FIXED:
+            raise InputError(f"growth_chart changes {name!r}, which is one for all arms: {FIXED[name]}")
         if name in reading:
             allowed = {"sites": ("one", "all"), "views": ("none", "dihedral")}[name]
             reading[name] = getattr(own, name) if value == OWN else value
@@ -82,12 +93,15 @@ def change(settings: Settings, own: Settings, changes: dict[str, Any]) -> Settin
             if part != last or path and at is blocks:
                 at, there = at[part], there[part]
         at[last] = there[last] if value == OWN else value
-    return Settings(
-        NormalizationParameters.model_validate(blocks["normalization"]),
-        TrainingParameters.model_validate(blocks["training"]),
-        reading["sites"],
-        reading["views"],
-    )
+    try:
+        normalization = NormalizationParameters.model_validate(blocks["normalization"])
+        training = TrainingParameters.model_validate(blocks["training"])
+    except ValidationError as error:
+        fault = error.errors()[0]
+        raise InputError(
+            f"growth_chart cannot set {changes}: {'.'.join(map(str, fault['loc']))} {fault['msg']}"
+        ) from error
+    return Settings(normalization, training, reading["sites"], reading["views"])
 
 
 def plan_arms(parameters: GrowthChartParameters, own: Settings) -> list[Arm]:
@@ -126,11 +140,18 @@ def plan_arms(parameters: GrowthChartParameters, own: Settings) -> list[Arm]:
         arms.append(Arm(step.step, "transductive", change(full.settings, own, step.set), full.name))
     for balancing in parameters.design:
         arms.append(Arm(balancing.replace("_", " "), "design", full.settings, full.name, balancing=balancing))
-    names = [arm.name for arm in arms]
+    names = [slug(arm.name) for arm in arms]
     twice = {name for name in names if names.count(name) > 1}
     if twice:
         raise InputError(f"growth_chart has two arms called {min(twice)!r}; give each step a name of its own")
+    if len(set(parameters.seeds)) < len(parameters.seeds):
+        raise InputError(f"growth_chart.seeds repeats a seed: {parameters.seeds}")
     return arms
+
+
+def slug(name: str) -> str:
+    """An arm's name as it stands in a file name."""
+    return re.sub(r"[^0-9A-Za-z]+", "_", name).strip("_")
 
 
 def longer(before: Arm, after: Settings) -> Arm | None:

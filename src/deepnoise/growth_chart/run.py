@@ -18,8 +18,8 @@ from deepnoise.evaluation.metrics import ranked_calls
 from deepnoise.evaluation.profiles import join_profiles, true_labels
 from deepnoise.evaluation.retrieval import average_precisions
 from deepnoise.fingerprint import fingerprint
-from deepnoise.growth_chart.arms import Arm, Settings
-from deepnoise.inference.prediction import pool_wells, predict_sites, sites_to_predict
+from deepnoise.growth_chart.arms import Arm, Settings, slug
+from deepnoise.inference.prediction import pool_wells, predict_sites, sites_to_predict, tier_of_reading
 from deepnoise.normalization.statistics import plate_statistics
 from deepnoise.parameters import InferenceParameters, PlateBalancingParameters
 from deepnoise.plate_balancing.balancing import balance
@@ -74,12 +74,20 @@ class Screen:
 
 
 class Truth:
-    """What arms are scored against, once they are trained."""
+    """What arms are scored against, once they are trained: held-out wells, or where none of these is known validation wells."""
 
-    def __init__(self, wells: pd.DataFrame, heldout_labels: pd.DataFrame) -> None:
+    def __init__(self, wells: pd.DataFrame, heldout_labels: pd.DataFrame, folds: pd.DataFrame) -> None:
         self.labels = true_labels(wells, heldout_labels)
-        self.role = "heldout" if wells["id_code"].isin(heldout_labels["id_code"]).any() else "validation"
         self.mark = fingerprint(heldout_labels)
+        own = folds[folds["fold"] == folds["fold"].min()]
+        known = wells[wells["target"] & wells["id_code"].isin(self.labels.index)]
+        roles = set(known.merge(own, on=["experiment", "plate"])["role"])
+        self.role = next((role for role in ("heldout", "validation") if role in roles), "")
+        if not self.role:
+            raise InputError(
+                "the growth chart has nothing to score: no held-out or validation well carries a known perturbation; give heldout_labels, "
+                "or set ingestion.folds.validation"
+            )
 
 
 def arm_mark(
@@ -111,7 +119,7 @@ def arm_mark(
 
 def record_name(arm: Arm, seed: int) -> str:
     """Name of the arm's partition."""
-    return f"{arm.name.replace(' ', '_').replace(',', '')}_seed_{seed}"
+    return f"{slug(arm.name)}_seed_{seed}"
 
 
 def run_arms(
@@ -134,6 +142,12 @@ def run_arms(
         inference: Batch size and device.
         balancing: For the arms that know the plate design.
     """
+    no_groups = screen.layout["group"].nunique() < 2 or balancing.group_inference == "none"
+    if no_groups and any(arm.balancing == "group_filter" for arm in arms):
+        raise InputError(
+            "growth_chart.design names 'group_filter', but this screen has no plate groups, or plate_balancing.group_inference is none; "
+            "leave it out"
+        )
     marks = {
         (arm.name, seed): arm_mark(arm, seed, screen, truth, inference, balancing) for arm in arms for seed in seeds
     }
@@ -208,8 +222,9 @@ def _score(
     if asked.empty:
         raise InputError(f"fold {screen.fold} leaves no plate to score the growth chart on")
     targets = set(screen.wells.loc[screen.wells["target"], "id_code"]) & set(truth.labels.index)
+    model_tier = tier_of_reading(str(model.facts["tier"]), inference.adabn)
     meta = asked[["role", "id_code", "experiment", "plate", "well", "site", "plate_seen"]].assign(
-        fold=screen.fold, tier=model.facts["tier"]
+        fold=screen.fold, tier=model_tier
     )
     predicted: dict[str, tuple[pd.DataFrame, pd.DataFrame]] = {}
     measured: dict[tuple[str, str], dict[str, Any]] = {}
@@ -252,12 +267,7 @@ def _score(
         else:
             called = wells[(wells["role"] == truth.role) & wells["id_code"].isin(targets)]
             right = (ranked_calls(called, called["id_code"].map(truth.labels))["rank"] == 0).to_numpy()
-            chance, tier = 1 / len(model.facts["targets"]), str(model.facts["tier"])
-        if not len(right):
-            raise InputError(
-                f"the growth chart has nothing to score: no {truth.role} well of fold {screen.fold} carries a known perturbation; give "
-                "heldout_labels, or set ingestion.folds.validation"
-            )
+            chance, tier = 1 / len(model.facts["targets"]), model_tier
         by = pd.Series(right).groupby(called["experiment"].to_numpy())
         yield arm, {
             "tier": tier, "top1": float(right.mean()), "chance": chance, "n": int(len(right)),

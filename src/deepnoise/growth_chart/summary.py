@@ -111,7 +111,7 @@ def format_chart(table: pd.DataFrame) -> str:
         "",
         f"mAP: replicates across experiments, chance {first['map_chance']:.3f}; leak: probe of the experiment (chance "
         f"{first['leak_experiment_chance']:.3f}) and of the plate (chance {first['leak_plate_chance']:.3f})"
-        if pd.notna(first["map_chance"]) and pd.notna(first["leak_plate_chance"])
+        if pd.notna(first[["map_chance", "leak_plate_chance", "leak_experiment_chance"]]).all()
         else "",
         "gain: paired by wells and seeds; 95 % interval over experiments, or under six of them the exact one-sided sign-flip p of a gain",
         "T2 and T3 rows are no headline: they know the plate design, or held-out pictures",

@@ -1,4 +1,4 @@
-"""Logits and embeddings of pictures under test-time augmentation; each picture is read once."""
+"""Logits and embeddings of pictures under test-time augmentation; each picture is read once (twice with AdaBN)."""
 
 from __future__ import annotations
 
@@ -23,6 +23,11 @@ from deepnoise.training.network import Network, NetworkSpec, autocast, choose_de
 
 logger = logging.getLogger(__name__)
 VIEWS = {"none": (0,), "dihedral": tuple(range(8))}
+
+
+def tier_of_reading(tier: str, adabn: str) -> str:
+    """Tier of a prediction: AdaBN reads the other pictures of the plate or experiment, which makes T0 to T1 (method: section 7)."""
+    return "T1" if tier == "T0" and adabn != "none" else tier
 
 
 def check_fit(
@@ -140,7 +145,7 @@ def predict_sites(
     Args:
         model: Weights and facts.
         store: The image store.
-        asked: Rows of ``sites``.
+        asked: Rows of ``sites``, with ``role`` where AdaBN is asked for.
         statistics: The table ``plate_statistics``; a new plate brings its own rows.
         views: Key of VIEWS.
         adabn: ``experiment`` or ``plate``: BatchNorm statistics are first re-estimated on all asked sites of each (Li et al. 2016,
@@ -156,7 +161,8 @@ def predict_sites(
     network.load_state_dict(model.weights)
     network.eval()
     pictures = SitePictures(store, asked, statistics, cache_gigabytes=0)
-    by = {"none": [], "experiment": ["experiment"], "plate": ["experiment", "plate"]}[adabn]
+    # plates that were trained on are kept apart: whether they are asked too must not change a held-out call
+    by = {"none": [], "experiment": ["role", "experiment"], "plate": ["role", "experiment", "plate"]}[adabn]
     units = (
         list(asked.reset_index(drop=True).groupby(by, sort=True).indices.values()) if by else [np.arange(len(asked))]
     )
@@ -242,7 +248,7 @@ def predict_folds(
             model, store, asked, statistics, views=views, adabn=adabn, batch_size=batch_size, device_name=device_name
         )
         meta = asked[["role", "id_code", "experiment", "plate", "well", "site"]].assign(
-            fold=int(model.facts["fold"]), tier=model.facts["tier"]
+            fold=int(model.facts["fold"]), tier=tier_of_reading(model.facts["tier"], adabn)
         )
         logit_parts.append(pd.concat([meta, prefixed(logits, model.facts["targets"], SCORE, meta.index)], axis=1))
         numbers = [f"{i:04d}" for i in range(embeddings.shape[1])]

@@ -301,6 +301,11 @@ def make_folds(
         .reset_index()
     )
     if split == "stratified":
+        if duplicates:
+            logger.warning(
+                "experiments %s share a well layout: a stratified split has them on both sides, and a score may owe to well position",
+                " and ".join(duplicates[0]["experiments"]),
+            )
         return _stratified(plates, n_folds, run, validation)
     unit = "experiment" if plates["experiment"].nunique() > 1 else "plate"
     named = validation if isinstance(validation, list) else []

@@ -1,4 +1,4 @@
-"""Nodes of ``evaluation``: adapters of ``deepnoise.evaluation``. The only readers of ``heldout_labels``."""
+"""Nodes of ``evaluation``: adapters of ``deepnoise.evaluation``. They and the growth chart alone read ``heldout_labels``."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def probe_leaks(
     tiers = {"embedding": _tier(well_embeddings), "raw_intensity": "T0"}
     if len(site_features):
         # on the wells that the embeddings are probed on; on all wells where there are no embeddings
-        rows = profiles.rows[~profiles.rows["plate_seen"]]
+        rows = profiles.rows[~profiles.rows["plate_seen"]].drop_duplicates("id_code").assign(fold=0)
         if rows.empty:
             rows = wells.assign(fold=0, role="", plate_seen=False)
         tiers["normalized_intensity"] = str(plate_statistics["tier"].iloc[0])

@@ -43,7 +43,7 @@ def run_arms(
     screen = Screen(store, sites, wells, folds, plate_histograms, layout, normalization.illumination)
     arms = plan_arms(parameters, Settings(normalization, training))
     yield from run_arms(
-        arms, parameters.seeds, screen, Truth(wells, heldout_labels), kept_growth_arms, inference, balancing
+        arms, parameters.seeds, screen, Truth(wells, heldout_labels, folds), kept_growth_arms, inference, balancing
     )
 
 
