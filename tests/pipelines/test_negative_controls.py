@@ -168,7 +168,7 @@ def test_random_scores_through_balancing_end_at_chance(smoke):
     truth = smoke.labels.set_index("id_code")["perturbation"]
     right: dict[tuple[bool, str], list[float]] = {}
     decided = []
-    for seed in range(30):
+    for seed in range(20):
         for known in (True, False):
             table, layout = random_scores(smoke, seed, known)
             _, steps, groups = balance(table, layout, **OPTIONS)

@@ -356,6 +356,7 @@ def test_a_loss_that_is_no_number_stops_with_the_wells(screen, wells, folds, tmp
         pretrain_folds(store, sites, wells, folds, broken, TrainingState(tmp_path), parameters())
 
 
+@pytest.mark.slow
 def test_training_learns_biology(screen, wells, folds, tmp_path):
     stage = dict(epochs=25, learning_rate=0.003, weight_decay=0.01)
     _, _, history = train(screen, wells, folds, TrainingState(tmp_path), backbone="resnet10t", pretrain=stage)
