@@ -160,6 +160,7 @@ def test_parts_run_alone_and_give_the_same_again(run):
     assert "older than" not in run("plate_balancing", flag="--pipeline")
 
 
+@pytest.mark.slow
 def test_packing_again_reads_no_finished_plate_and_a_mixture_of_versions_is_told(run):
     stores = sorted((run.root / "data/02_intermediate/smoke/image_store").glob("*.json"))
     before = {p.name: p.stat().st_mtime_ns for p in stores if p.name != "manifest.json"}
