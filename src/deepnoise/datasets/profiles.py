@@ -8,9 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 from kedro.io import AbstractDataset
-from pyarrow import ArrowException
 
 from deepnoise.datasets.long_table import fill, template_columns
 from deepnoise.errors import InputError, closest, first_few
@@ -72,6 +70,9 @@ class _Profiles(AbstractDataset[pd.DataFrame, pd.DataFrame]):
 
     def _read(self, features: bool) -> pd.DataFrame:
         """The table; its metadata alone where the features are not asked for."""
+        import pyarrow.parquet as pq  # here, since hooks import this module in every run
+        from pyarrow import ArrowException
+
         used = list(dict.fromkeys(c for t in self._columns.values() for c in template_columns(t)))
         if not self._path.is_file():
             raise InputError(f"{self._path}: no such file; give the profiles as --params profiles=PATH")
@@ -134,16 +135,15 @@ class ProfilesWellsDataset(_Profiles):
 
     def load(self) -> pd.DataFrame:
         rows = self._places(self._read(features=False))
-        several = rows.groupby(PLACE)["perturbation"].nunique()
-        if (several > 1).any():
-            raise InputError(
-                f"{self._path}: well {'/'.join(several.index[several > 1][0])} has several perturbations, expected one"
-            )
-        for name in ("cell_type", "well_type"):
+        for name, what in (
+            ("perturbation", "perturbations"),
+            ("cell_type", "values of cell_type"),
+            ("well_type", "values of well_type"),
+        ):
             several = rows.groupby(PLACE)[name].nunique()
             if (several > 1).any():
                 raise InputError(
-                    f"{self._path}: well {'/'.join(several.index[several > 1][0])} has several values of {name}, expected one"
+                    f"{self._path}: well {'/'.join(several.index[several > 1][0])} has several {what}, expected one"
                 )
         wells = rows.sort_values([*PLACE, "perturbation"], na_position="last").drop_duplicates(PLACE)
         wells = wells.assign(split="labelled", source=f"{self._path.name} row " + (wells.index + 1).astype(str))

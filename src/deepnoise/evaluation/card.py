@@ -16,8 +16,6 @@ REPRESENTATIONS = {
     "normalized_intensity": "the same, normalized",
 }
 """Name in the table ``leak_probes`` -> what to call it."""
-SIGNAL_LEVEL = "not_same_experiment"
-"""Level of the retrieval that stands for the signal in one figure."""
 
 
 def leak_table(answers: dict[str, list[dict[str, Any]]], tiers: dict[str, str]) -> pd.DataFrame:

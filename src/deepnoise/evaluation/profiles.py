@@ -95,6 +95,11 @@ def _sums(values: np.ndarray, code: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     return np.add.reduceat(values[order], first, axis=0), np.bincount(code)
 
 
+def unit_length(values: np.ndarray) -> np.ndarray:
+    """(W, D) profiles of length 1, so that their products are cosines; a profile of zeros stays one."""
+    return values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12)
+
+
 def centred(values: np.ndarray, code: np.ndarray) -> np.ndarray:
     """(W, D) values without the mean of each group."""
     total, count = _sums(values, code)

@@ -14,7 +14,8 @@ import pandas as pd
 from scipy.stats import false_discovery_control
 
 from deepnoise.evaluation.intervals import summarise
-from deepnoise.evaluation.profiles import GROUP, Profiles
+from deepnoise.evaluation.metrics import skill
+from deepnoise.evaluation.profiles import GROUP, Profiles, unit_length
 from deepnoise.progress import progress
 from deepnoise.tables import LEVELS
 
@@ -110,7 +111,7 @@ def average_precisions(
         for members in groups:
             group = labelled.take(members)
             rows = group.rows
-            unit = group.values / np.maximum(np.linalg.norm(group.values, axis=1, keepdims=True), 1e-12)
+            unit = unit_length(group.values)
             names, label = np.unique(rows["perturbation"].to_numpy(str), return_inverse=True)
             where = {
                 "experiment": pd.factorize(rows["experiment"])[0],
@@ -192,7 +193,7 @@ def summarise_retrieval(table: pd.DataFrame, null: dict[str, np.ndarray]) -> dic
         found.setdefault(str(kind), {})[str(level)] = {
             "map": mean,
             "chance": chance,
-            "skill": (mean - chance) / (1 - chance),
+            "skill": skill(mean, chance),
             **part,
             "p": float((1 + (shuffled >= mean - 1e-12).sum()) / (1 + len(shuffled))),
             "smallest_p": 1 / (1 + len(shuffled)),
@@ -228,7 +229,7 @@ def activity(profiles: Profiles, seed: int = 0) -> pd.DataFrame:
     for (fold, cell_type), members in indices.items():
         group = labelled.take(members)
         rows = group.rows
-        unit = group.values / np.maximum(np.linalg.norm(group.values, axis=1, keepdims=True), 1e-12)
+        unit = unit_length(group.values)
         untreated = (rows["well_type"] == "negative_control").to_numpy()
         experiment = rows["experiment"].to_numpy(str)
         first = len(parts)

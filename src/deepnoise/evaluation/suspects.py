@@ -13,7 +13,7 @@ import pandas as pd
 from scipy.optimize import minimize
 from scipy.special import expit, log_softmax
 
-from deepnoise.evaluation.profiles import GROUP, Profiles, centred
+from deepnoise.evaluation.profiles import GROUP, Profiles, centred, unit_length
 from deepnoise.normalization.statistics import MAD_TO_STD
 from deepnoise.tables import SCHEMAS, SCORE, class_names, matrix
 from deepnoise.wells import parse_well, row_name
@@ -49,8 +49,7 @@ def likeness(profiles: Profiles) -> tuple[np.ndarray, np.ndarray]:
     """
     rows = profiles.rows
     plate = rows.groupby(["experiment", "plate"]).ngroup().to_numpy()
-    values = centred(profiles.values.astype(np.float64), plate)
-    values /= np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12)
+    values = unit_length(centred(profiles.values.astype(np.float64), plate))
     names, label = np.unique(rows["perturbation"].to_numpy(str), return_inverse=True)
     cosines = np.full((len(rows), len(names)), np.nan)
     for experiment in rows["experiment"].unique():

@@ -227,7 +227,8 @@ def _score(
         fold=screen.fold, tier=model_tier
     )
     predicted: dict[str, tuple[pd.DataFrame, pd.DataFrame]] = {}
-    measured: dict[tuple[str, str], dict[str, Any]] = {}
+    read: dict[tuple[str, str], tuple[pd.DataFrame, dict[str, Any]]] = {}
+    balanced: dict[tuple[str, str], pd.DataFrame] = {}
     for arm in arms:
         views, sites = arm.settings.views, arm.settings.sites
         if views not in predicted:
@@ -243,19 +244,22 @@ def _score(
                 ),
                 pd.concat([meta, prefixed(embeddings, axes, EMBEDDING, meta.index)], axis=1),
             )
-        taken = [
-            t[t["site"] == t.groupby("id_code")["site"].transform("min")] if sites == "one" else t
-            for t in predicted[views]
-        ]
-        wells, embedded = pool_wells(*taken)
-        if (views, sites) not in measured:
-            measured[views, sites] = _signal_and_leak(embedded, screen.wells, truth.labels)
+        if (views, sites) not in read:
+            taken = [
+                t[t["site"] == t.groupby("id_code")["site"].transform("min")] if sites == "one" else t
+                for t in predicted[views]
+            ]
+            wells, embedded = pool_wells(*taken)
+            read[views, sites] = wells, _signal_and_leak(embedded, screen.wells, truth.labels)
+        wells, measured = read[views, sites]
         if arm.balancing:
-            steps = balance(
-                pool_scores(wells, screen.wells), screen.layout, group_inference=balancing.group_inference,
-                group_posterior=balancing.group_posterior, method="sinkhorn", temperature=balancing.temperature,
-                iterations=balancing.sinkhorn_iterations, tolerance=balancing.sinkhorn_tolerance,
-            )[1]  # fmt: skip
+            if (views, sites) not in balanced:
+                balanced[views, sites] = balance(
+                    pool_scores(wells, screen.wells), screen.layout, group_inference=balancing.group_inference,
+                    group_posterior=balancing.group_posterior, method="sinkhorn", temperature=balancing.temperature,
+                    iterations=balancing.sinkhorn_iterations, tolerance=balancing.sinkhorn_tolerance,
+                )[1]  # fmt: skip
+            steps = balanced[views, sites]
             called = steps[(steps["step"] == arm.balancing) & (steps["role"] == truth.role)]
             if called.empty:
                 raise InputError(
@@ -273,7 +277,7 @@ def _score(
             "tier": tier, "top1": float(right.mean()), "chance": chance, "n": int(len(right)),
             "right_by_experiment": {str(e): int(n) for e, n in by.sum().items()},
             "wells_by_experiment": {str(e): int(n) for e, n in by.size().items()},
-            **measured[views, sites],
+            **measured,
         }  # fmt: skip
 
 
