@@ -123,27 +123,62 @@ class AugmentationParameters(Block):
     shift_scale: float = Share
     erase: float = Field(ge=0, le=1)
     statistics_jitter: float = Share
+    mixup: NonNegativeFloat
+    cutmix: NonNegativeFloat
+
+
+class RatePhase(Block):
+    """A part of a stage in which the learning rate goes from one share of its peak to another, along half a cosine."""
+
+    share: float = Field(gt=0)
+    start: float = Field(ge=0, le=1)
+    end: float = Field(ge=0, le=1)
 
 
 class StageParameters(Block):
     """One stage of training."""
 
     epochs: int = Field(ge=0)
+    optimizer: str
     learning_rate: float = Field(gt=0)
     weight_decay: NonNegativeFloat
+    schedule: Annotated[list[RatePhase], Field(min_length=1)]
+    ema_decay: Annotated[float, Field(ge=0, le=1)] | dict[int, Annotated[float, Field(ge=0, le=1)]]
+    ema_buffers: Literal["averaged", "reestimated"]
+    keep: Literal["last", "best"]
+
+    @model_validator(mode="after")
+    def _decay_has_a_beginning(self) -> StageParameters:
+        if isinstance(self.ema_decay, dict) and min(self.ema_decay, default=1) != 0:
+            raise ValueError(
+                f"ema_decay is {self.ema_decay}: a schedule maps first epochs to decays and begins with epoch 0"
+            )
+        return self
+
+
+class PseudoLabelParameters(Block):
+    """What the teacher says of unlabelled wells, and how far it is believed."""
+
+    method: Literal["none", "plain", "balanced", "soft"]
+    groups: bool
+    weight: float = Field(ge=0, le=1)
+    start: int = Field(ge=0)
+    ramp_epochs: NonNegativeFloat
+    refresh: PositiveInt | Literal["improved"]
+    views: PositiveInt
+    memory: float = Share
 
 
 class MeanTeacherParameters(StageParameters):
     """The second stage."""
 
-    ema_decay: float = Field(ge=0, le=1)
+    consistency: Literal["mse", "kl"]
     consistency_weight: NonNegativeFloat
     ramp_epochs: NonNegativeFloat
     views: Literal["shared", "two"]
+    strong_view: Literal["teacher", "student"]
     unlabelled_ratio: float = Field(ge=0)
-    pseudo_labels: Literal["none", "plain", "balanced"]
-    pseudo_label_weight: float = Field(ge=0, le=1)
-    pseudo_label_start: int = Field(ge=0)
+    pseudo_labels: PseudoLabelParameters
 
 
 class TrainingParameters(Block):
@@ -151,30 +186,44 @@ class TrainingParameters(Block):
 
     seed: int
     backbone: str
+    pretrained_weights: str
+    cell_type: Literal["none", "one_hot", "specialist"]
     head: HeadParameters
-    optimizer: Literal["adam", "adamw", "sgd"]
     batch_size: int = Field(ge=2)
     batches: Literal["mixed", "experiment", "plate"]
     sites: Literal["all"] | list[int]
+    sites_per_epoch: Literal["all", "one"]
+    label_smoothing: float = Share
+    gradient_clip: NonNegativeFloat
     augmentation: AugmentationParameters
     pretrain: StageParameters
     mean_teacher: MeanTeacherParameters
     unlabelled_source: Literal["none", "training", "heldout"]
+    precision: Literal["auto", "float32", "bfloat16"]
+    channels_last: bool
     cache_gigabytes: NonNegativeFloat
     device: Literal["auto", "cpu", "cuda", "mps"]
+    tensorboard: bool
 
     @model_validator(mode="after")
     def _unlabelled_stream_is_needed(self) -> TrainingParameters:
         off = self.unlabelled_source == "none" or self.mean_teacher.unlabelled_ratio == 0
-        if off and self.mean_teacher.pseudo_labels != "none":
+        method = self.mean_teacher.pseudo_labels.method
+        if off and method != "none":
             raise ValueError(
-                f"training.mean_teacher.pseudo_labels is {self.mean_teacher.pseudo_labels!r}, but no unlabelled pictures are read; "
+                f"training.mean_teacher.pseudo_labels.method is {method!r}, but no unlabelled pictures are read; "
                 "set training.unlabelled_source to training or heldout, and unlabelled_ratio above 0"
             )
         if off and self.unlabelled_source == "heldout":
             raise ValueError(
                 "training.unlabelled_source is 'heldout', but training.mean_teacher.unlabelled_ratio is 0: no picture of "
                 "theirs would be read; set it above 0"
+            )
+        mixing = self.augmentation.mixup > 0 or self.augmentation.cutmix > 0
+        if mixing and self.mean_teacher.epochs and self.mean_teacher.views == "shared":
+            raise ValueError(
+                "training.augmentation mixes pictures, but with training.mean_teacher.views 'shared' the mixed view would be compared with "
+                "the teacher's view of one picture; set views to two, or mixup and cutmix to 0"
             )
         if self.batches != "mixed" and self.unlabelled_source == "heldout":
             raise ValueError(

@@ -385,17 +385,20 @@ SCHEMAS: dict[str, TableSchema] = {
     ),
     "training_history": TableSchema(
         "one row an epoch of training",
-        ("fold", "stage", "epoch"),
+        ("fold", "cell_type", "stage", "epoch"),
         {
             "fold": "int",
+            "cell_type": "str",  # of a specialist; all
             "stage": "str",
             "epoch": "int",
             "loss": "float",
             "consistency": "float",
             "learning_rate": "float",
             "student_t1": "float?",  # top-1 of single sites, one view, on the validation plates
-            "teacher_t1": "float?",
-            "images_per_second": "float",
+            "teacher_t1": "float?",  # the same of the moving average, where one is kept
+            "chosen_t1": "float?",  # of the one that is handed on; the score that `keep: best` goes by
+            "images_per_second": "float",  # labelled ones
+            "loader_wait": "float",  # share of the time in which a step waited for pictures
         },
     ),
 }

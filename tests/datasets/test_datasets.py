@@ -123,8 +123,8 @@ def test_an_entry_that_an_environment_does_not_have():
 
 def models():
     return {
-        0: TrainedModel({"w": torch.arange(4.0)}, {"fold": 0, "n": np.int64(3)}),
-        2: TrainedModel({"w": torch.ones(2, 2)}, {"fold": 2}),
+        "fold_0": TrainedModel({"w": torch.arange(4.0)}, {"fold": 0, "n": np.int64(3)}),
+        "fold_2": TrainedModel({"w": torch.ones(2, 2)}, {"fold": 2}),
     }
 
 
@@ -133,8 +133,8 @@ def test_models_come_back_whole(tmp_path):
     assert not dataset.exists()
     dataset.save(models())
     loaded = dataset.load()
-    assert loaded.keys() == {0, 2} and loaded[0].facts == {"fold": 0, "n": 3}
-    torch.testing.assert_close(loaded[2].weights["w"], torch.ones(2, 2))
+    assert loaded.keys() == {"fold_0", "fold_2"} and loaded["fold_0"].facts == {"fold": 0, "n": 3}
+    torch.testing.assert_close(loaded["fold_2"].weights["w"], torch.ones(2, 2))
     assert not list(tmp_path.rglob("*.part"))
 
 

@@ -19,7 +19,7 @@ from deepnoise.parameters import (
 )
 from deepnoise.tables import validate_table
 from tests.conftest import PROJECT
-from tests.training.test_training import parameters
+from tests.training.helpers import MEAN_TEACHER, STAGE, parameters
 
 NORMALIZATION = NormalizationParameters(
     strategy="plate", reference="all", scale_floor=1.0, illumination="none", position_correction="none"
@@ -131,9 +131,8 @@ def small(screen, wells, design):
     )
     layout = discover_groups(without_heldout_labels(wells, folds))
     seen = run.Screen(store, sites, wells, folds, pd.concat(parts, ignore_index=True), layout, "none")
-    stage = {"epochs": 1, "learning_rate": 0.003, "weight_decay": 0.01}
-    teacher = parameters().mean_teacher.model_dump() | stage
-    own = Settings(NORMALIZATION, parameters(backbone="test_resnet", pretrain=stage, mean_teacher=teacher))
+    stages = {"pretrain": STAGE | {"epochs": 1}, "mean_teacher": MEAN_TEACHER | {"epochs": 1}}
+    own = Settings(NORMALIZATION, parameters(**stages))
     block = chart(
         seeds=[1, 2],
         start=SHIPPED["start"] | {"normalization.strategy": "global"},

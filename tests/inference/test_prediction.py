@@ -8,7 +8,6 @@ import torch
 from deepnoise.errors import InputError
 from deepnoise.fingerprint import fingerprint
 from deepnoise.inference.prediction import (
-    adapt_batch_norm,
     check_fit,
     pool_wells,
     predict_folds,
@@ -21,7 +20,7 @@ from deepnoise.normalization.statistics import statistics_of_plates
 from deepnoise.tables import EMBEDDING, SCORE, matrix, validate_table
 from deepnoise.training.augmentation import dihedral_view
 from deepnoise.training.model import TrainedModel
-from deepnoise.training.network import Network, NetworkSpec
+from deepnoise.training.network import Network, NetworkSpec, reestimate_batch_norm
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +46,9 @@ def model(screen, wells, folds):
 OPTIONS = dict(views="dihedral", batch_size=16, device_name="cpu")
 
 
-def test_logits_are_the_mean_over_eight_views(screen, folds, model):
+def test_logits_are_the_mean_over_eight_views(screen, wells, folds, model):
     store, sites, statistics = screen
-    asked = sites_to_predict(model.facts, sites, folds).head(5)
+    asked = sites_to_predict(model.facts, sites, wells, folds).head(5)
     logits, embeddings = predict_sites(model, store, asked, statistics, **OPTIONS)
     network = Network(NetworkSpec(**model.facts["network"]))
     network.load_state_dict(model.weights)
@@ -65,14 +64,16 @@ def test_logits_are_the_mean_over_eight_views(screen, folds, model):
             own["scale"].to_numpy(np.float32)
         )[:, None, None]
         with torch.inference_mode():
-            slow = torch.stack([network(dihedral_view(x, v))[0, :8] for v in range(8)]).mean(dim=0)
+            slow = torch.stack(
+                [network(dihedral_view(x, v), torch.zeros(1, dtype=torch.long))[0, :8] for v in range(8)]
+            ).mean(dim=0)
         np.testing.assert_allclose(logits[i], slow.numpy(), atol=1e-4)
     np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-5)
 
 
-def test_each_picture_is_read_once_and_a_symmetric_picture_needs_no_views(screen, folds, model):
+def test_each_picture_is_read_once_and_a_symmetric_picture_needs_no_views(screen, wells, folds, model):
     store, sites, statistics = screen
-    asked = sites_to_predict(model.facts, sites, folds).head(20)
+    asked = sites_to_predict(model.facts, sites, wells, folds).head(20)
     before = store.reads
     predict_sites(model, store, asked, statistics, **OPTIONS)
     assert store.reads - before == 20
@@ -90,7 +91,7 @@ def test_each_picture_is_read_once_and_a_symmetric_picture_needs_no_views(screen
 
 def test_every_unseen_plate_is_predicted_and_pooled(screen, wells, folds, model):
     store, sites, statistics = screen
-    site_logits, site_embeddings = predict_folds({0: model}, store, sites, wells, folds, statistics, **OPTIONS)
+    site_logits, site_embeddings = predict_folds({"fold_0": model}, store, sites, wells, folds, statistics, **OPTIONS)
     well_logits, well_embeddings = pool_wells(site_logits, site_embeddings)
     validate_table(site_logits, "site_logits", "x")
     validate_table(well_logits, "well_logits", "x")
@@ -105,29 +106,29 @@ def test_every_unseen_plate_is_predicted_and_pooled(screen, wells, folds, model)
 
 def test_some_seen_experiments_are_predicted_and_marked(screen, wells, folds, model):
     _, sites, _ = screen
-    asked = sites_to_predict(model.facts, sites, folds, seen_experiments=1)
+    asked = sites_to_predict(model.facts, sites, wells, folds, seen_experiments=1)
     seen = asked[asked["plate_seen"]]
     assert set(seen["role"]) == {"train"} and seen["experiment"].nunique() == 2  # one a cell type, the first
     assert seen["experiment"].min() == "ALPHA-02" and len(asked) == len(
-        sites_to_predict(model.facts, sites, folds)
+        sites_to_predict(model.facts, sites, wells, folds)
     ) + len(seen)
     transductive = model.facts | {"parameters": {"unlabelled_source": "heldout", "sites": "all"}}
-    assert sites_to_predict(transductive, sites, folds).groupby("role")["plate_seen"].first().to_dict() == {
+    assert sites_to_predict(transductive, sites, wells, folds).groupby("role")["plate_seen"].first().to_dict() == {
         "heldout": True,
         "validation": False,
     }
     second = pd.concat([sites, sites.assign(site=2)])
     other_sites = sites_to_predict(
-        model.facts | {"parameters": {"unlabelled_source": "none", "sites": [1]}}, second, folds, 9
+        model.facts | {"parameters": {"unlabelled_source": "none", "sites": [1]}}, second, wells, folds, 9
     )
     assert set(other_sites.loc[other_sites["role"] == "train", "site"]) == {2}
     assert set(other_sites.loc[other_sites["role"] == "heldout", "site"]) == {1, 2}
 
 
-def test_adabn_takes_the_statistics_of_the_experiment_itself(screen, folds, model):
+def test_adabn_takes_the_statistics_of_the_experiment_itself(screen, wells, folds, model):
     """Every experiment by itself gives the same as all at once; the statistics are those of its own pictures."""
     store, sites, statistics = screen
-    asked = sites_to_predict(model.facts, sites, folds)
+    asked = sites_to_predict(model.facts, sites, wells, folds)
     options = OPTIONS | {"views": "none", "batch_size": 10_000}
     together, _ = predict_sites(model, store, asked, statistics, adabn="experiment", **options)
     first = asked["experiment"].iloc[0]
@@ -135,7 +136,7 @@ def test_adabn_takes_the_statistics_of_the_experiment_itself(screen, folds, mode
     alone, _ = predict_sites(model, store, asked[own].reset_index(drop=True), statistics, adabn="experiment", **options)
     np.testing.assert_allclose(together[own], alone, atol=1e-4)
     assert np.abs(alone - predict_sites(model, store, asked[own], statistics, **options)[0]).max() > 0.1
-    with_seen = sites_to_predict(model.facts, sites, folds, seen_experiments=9)
+    with_seen = sites_to_predict(model.facts, sites, wells, folds, seen_experiments=9)
     further, _ = predict_sites(model, store, with_seen, statistics, adabn="experiment", **options)
     np.testing.assert_allclose(further[(with_seen["role"] != "train").to_numpy()], together, atol=1e-4)
     assert (
@@ -146,7 +147,7 @@ def test_adabn_takes_the_statistics_of_the_experiment_itself(screen, folds, mode
     network = Network(NetworkSpec(**model.facts["network"]))
     network.load_state_dict(model.weights)
     pictures = torch.randn(8, 6, 24, 24)
-    adapt_batch_norm(network, [pictures])
+    reestimate_batch_norm(network, [pictures])
     seen = (
         network.backbone.conv1[0](pictures)
         if isinstance(network.backbone.conv1, torch.nn.Sequential)
@@ -176,18 +177,18 @@ def test_sites_are_averaged():
     assert logits.loc[0, ["n_sites", "score_x"]].tolist() == [2, 2.0]
 
 
-def test_a_plate_that_no_fold_names_is_new_and_predicted(screen, folds, model):
+def test_a_plate_that_no_fold_names_is_new_and_predicted(screen, wells, folds, model):
     _, sites, _ = screen
     new = sites.head(3).assign(experiment="ALPHA-99", id_code=["x", "y", "z"])
-    asked = sites_to_predict(model.facts, pd.concat([sites, new]), folds)
+    asked = sites_to_predict(model.facts, pd.concat([sites, new]), wells, folds)
     assert set(asked.loc[asked["experiment"] == "ALPHA-99", "role"]) == {"heldout"}
 
 
-def test_folds_that_hold_out_a_training_plate_are_refused(screen, folds, model):
+def test_folds_that_hold_out_a_training_plate_are_refused(screen, wells, folds, model):
     _, sites, _ = screen
     swapped = folds.assign(role=folds["role"].replace({"train": "heldout"}))
     with pytest.raises(InputError, match="says heldout of plate .* in fold 0, but the model was trained on it"):
-        sites_to_predict(model.facts, sites, swapped)
+        sites_to_predict(model.facts, sites, wells, swapped)
 
 
 @pytest.mark.parametrize(
@@ -242,3 +243,45 @@ def test_a_screen_of_new_plates_alone_brings_its_own_statistics(screen, wells, f
     store, _, statistics = screen
     new = statistics.assign(experiment=statistics["experiment"] + "-new", location=1.0)
     check_fit(model.facts, store.channels, (24, 24), new, wells, folds)
+
+
+def test_a_specialist_is_asked_about_its_own_cells_and_a_told_network_must_know_them(screen, wells, folds, model):
+    store, sites, statistics = screen
+    cells = {"cell_types": ["ALPHA", "BETA"]}
+    own = sites_to_predict(model.facts | cells | {"cell_type": "BETA"}, sites, wells, folds)
+    assert set(own["experiment"].str[:4]) == {"BETA"} and set(own["cell_type"]) == {1}
+    whole = sites_to_predict(model.facts | cells, sites, wells, folds)
+    assert set(whole["cell_type"]) == {0, 1} and len(whole) > len(own)
+    told = model.facts | {"cell_types": ["ALPHA"], "network": model.facts["network"] | {"cell_types": 1}}
+    with pytest.raises(
+        InputError, match="the model must be told the cell type, and does not know 'BETA' of plate BETA-"
+    ):
+        sites_to_predict(told, sites, wells, folds)
+
+
+def test_a_network_that_is_told_the_cell_type_predicts_by_it(screen, wells, folds, model):
+    store, sites, statistics = screen
+    torch.manual_seed(0)
+    spec = model.facts["network"] | {"cell_types": 2}
+    facts = model.facts | {"cell_types": ["ALPHA", "BETA"], "network": spec}
+    told = TrainedModel(Network(NetworkSpec(**spec)).state_dict(), facts)
+    asked = sites_to_predict(facts, sites, wells, folds).head(6)
+    logits, _ = predict_sites(told, store, asked, statistics, **OPTIONS)
+    other, _ = predict_sites(told, store, asked.assign(cell_type=1 - asked["cell_type"]), statistics, **OPTIONS)
+    assert np.abs(logits - other).max() > 1e-3
+
+
+def test_specialists_together_predict_every_cell_type(screen, wells, folds, model):
+    store, sites, statistics = screen
+    models = {
+        f"fold_0_{name}": TrainedModel(
+            model.weights, model.facts | {"cell_type": name, "cell_types": ["ALPHA", "BETA"]}
+        )
+        for name in ("ALPHA", "BETA", "GAMMA")
+    }
+    logits, _ = predict_folds(models, store, sites, wells, folds, statistics, **OPTIONS)
+    whole, _ = predict_folds({"fold_0": model}, store, sites, wells, folds, statistics, **OPTIONS)
+    assert sorted(logits["id_code"]) == sorted(whole["id_code"])
+    only = {"fold_0_GAMMA": models["fold_0_GAMMA"]}
+    with pytest.raises(InputError, match="none of the specialists was trained on the cell types of this screen"):
+        predict_folds(only, store, sites, wells, folds, statistics, **OPTIONS)

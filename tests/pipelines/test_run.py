@@ -213,7 +213,7 @@ def test_the_notebook_runs(run):
         ("evaluation", "profiles=nosuch.parquet", "does not read 'profiles'.*use --env external_profiles"),
         (
             "training",
-            "training.unlabelled_source=none,training.mean_teacher.pseudo_labels=plain",
+            "training.unlabelled_source=none,training.mean_teacher.pseudo_labels.method=plain",
             "pseudo_labels is 'plain', but no unlabelled",
         ),
         ("training", "training.backbone=resnet10x", "training.backbone is 'resnet10x', which timm does not know"),
@@ -281,7 +281,7 @@ def test_heldout_pictures_in_training_mark_every_later_score(run, tmp_path):
     other.params = f"raw_root={run.root / 'raw'},data_root={tmp_path / 'data'},{SHORT}"
     other(
         "__default__",
-        params="training.unlabelled_source=heldout,training.mean_teacher.pseudo_labels=balanced,training.mean_teacher.pseudo_label_start=0",
+        params="training.unlabelled_source=heldout,training.mean_teacher.pseudo_labels.method=balanced,training.mean_teacher.pseudo_labels.start=0",
     )
     scores = other.json("scores")
     assert {scores["heldout"]["well"]["tier"], *(step["tier"] for step in scores["steps"])} == {"T2+T3"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from pathlib import Path, PurePosixPath
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     import torch
 
 logger = logging.getLogger(__name__)
-FORMAT = "deepnoise model 1"
+FORMAT = "deepnoise model 2"
 
 
 def write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
@@ -49,7 +50,7 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 class ModelDataset(AbstractVersionedDataset):
-    """A folder with ``fold_<n>.safetensors`` and ``fold_<n>.json`` for each fold; the list of folds is written last.
+    """A folder with ``<name>.safetensors`` and ``<name>.json`` for each model (a fold, or a cell type of one); the list is written last.
 
     Args:
         filepath: The folder.
@@ -63,15 +64,15 @@ class ModelDataset(AbstractVersionedDataset):
         super().__init__(PurePosixPath(filepath), version, lambda p: Path(p).exists(), _glob)
         self.metadata = metadata
 
-    def save(self, data: dict[int, TrainedModel]) -> None:
+    def save(self, data: dict[str, TrainedModel]) -> None:
         folder = Path(self._get_save_path())
         folder.mkdir(parents=True, exist_ok=True)
-        for fold, model in data.items():
-            write_tensors(folder / f"fold_{fold}.safetensors", model.weights)
-            write_json(folder / f"fold_{fold}.json", model.facts)
-        write_json(folder / "model.json", {"format": FORMAT, "folds": sorted(data)})
+        for name, model in data.items():
+            write_tensors(folder / f"{name}.safetensors", model.weights)
+            write_json(folder / f"{name}.json", model.facts)
+        write_json(folder / "model.json", {"format": FORMAT, "models": sorted(data)})
 
-    def load(self) -> dict[int, TrainedModel]:
+    def load(self) -> dict[str, TrainedModel]:
         folder = Path(self._get_load_path())
         index = folder / "model.json"
         if not index.is_file():
@@ -80,9 +81,9 @@ class ModelDataset(AbstractVersionedDataset):
         if facts.get("format") != FORMAT:
             raise InputError(f"{index}: format {facts.get('format')!r}, expected {FORMAT!r}")
         models = {}
-        for fold in facts["folds"]:
-            weights = read_tensors(folder / f"fold_{fold}.safetensors")
-            models[fold] = TrainedModel(weights, read_json(folder / f"fold_{fold}.json"))
+        for name in facts["models"]:
+            weights = read_tensors(folder / f"{name}.safetensors")
+            models[name] = TrainedModel(weights, read_json(folder / f"{name}.json"))
         return models
 
     def _exists(self) -> bool:
@@ -102,31 +103,43 @@ def _glob(pattern: str) -> list[str]:
 
 
 class TrainingState:
-    """Where unfinished training keeps its state: one safetensors and one JSON a fold and stage."""
+    """Where unfinished training keeps its state: a safetensors and a JSON a model and stage.
+
+    Beside them ``<name>.jsonl`` has the history so far, one JSON line an epoch, to be followed while training runs.
+    """
 
     def __init__(self, root: Path) -> None:
-        self._root = root
+        self.root = root
 
     def load(self, name: str, mark: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
         """The state under a name; None, with a word in the log, where data or parameters have changed."""
-        manifest = self._root / f"{name}.json"
+        manifest = self.root / f"{name}.json"
         if not manifest.is_file():
             return None
         facts = read_json(manifest)
         if facts["mark"] != mark:
             logger.warning("%s: data or parameters have changed since it was saved; training starts afresh", manifest)
             return None
-        return read_tensors(self._root / facts["tensors"]), facts
+        return read_tensors(self.root / facts["tensors"]), facts
 
     def save(self, name: str, mark: str, tensors: dict[str, torch.Tensor], facts: dict[str, Any]) -> None:
         """Replace the state; the manifest, written last, names the tensors, so a kill leaves the old state whole."""
-        self._root.mkdir(parents=True, exist_ok=True)
+        self.root.mkdir(parents=True, exist_ok=True)
         file = f"{name}_epoch_{facts['epoch']}.safetensors"
-        write_tensors(self._root / file, tensors)
-        write_json(self._root / f"{name}.json", {"mark": mark, "tensors": file, **facts})
-        for old in self._root.glob(f"{name}_epoch_*.safetensors"):
+        write_tensors(self.root / file, tensors)
+        write_json(self.root / f"{name}.json", {"mark": mark, "tensors": file, **facts})
+        for old in self.root.glob(f"{name}_epoch_*.safetensors"):
             if old.name != file:
                 old.unlink()
+        followed = self.root / f"{name}.jsonl"
+        staged = followed.with_name(followed.name + ".part")
+        staged.write_text("".join(json.dumps(row) + "\n" for row in facts.get("history", [])), encoding="utf-8")
+        os.replace(staged, followed)
+
+    def where(self, name: str) -> str:
+        """Path of the last state under a name, or that there is none."""
+        manifest = self.root / f"{name}.json"
+        return str(manifest) if manifest.is_file() else "none yet"
 
 
 class TrainingStateDataset(AbstractDataset[TrainingState, TrainingState]):

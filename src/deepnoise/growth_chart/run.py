@@ -26,8 +26,10 @@ from deepnoise.plate_balancing.balancing import balance
 from deepnoise.plate_balancing.scores import pool_scores
 from deepnoise.tables import EMBEDDING, SCORE, prefixed
 from deepnoise.training.images import PictureStore
-from deepnoise.training.loop import Trainer, fold_view, pretrain, train_mean_teacher
+from deepnoise.training.loop import pretrain, train_mean_teacher
 from deepnoise.training.model import TrainedModel
+from deepnoise.training.split import fold_view
+from deepnoise.training.trainer import Trainer
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +42,10 @@ class NoState:
 
     def save(self, name: str, mark: str, tensors: dict[str, torch.Tensor], facts: dict[str, Any]) -> None:
         """Nothing is kept."""
+
+    def where(self, name: str) -> str:
+        """Nowhere."""
+        return "none is kept here"
 
 
 class Screen:
@@ -100,7 +106,7 @@ def arm_mark(
 ) -> str:
     """Fingerprint of everything that an arm's result depends on: data, parameters, seed and package version."""
     own = arm.settings
-    training = own.training.model_dump(mode="json", exclude={"device", "cache_gigabytes", "seed"})
+    training = own.training.model_dump(mode="json", exclude={"device", "cache_gigabytes", "tensorboard", "seed"})
     balanced = balancing.model_dump(mode="json") if arm.balancing else None
     return fingerprint(
         screen.mark,
@@ -218,7 +224,7 @@ def _score(
     balancing: PlateBalancingParameters,
 ) -> Iterator[tuple[Arm, dict[str, Any]]]:
     """Scores of all arms that read the same network; each kind of views is predicted once."""
-    asked = sites_to_predict(model.facts, screen.sites, screen.folds)
+    asked = sites_to_predict(model.facts, screen.sites, screen.wells, screen.folds)
     if asked.empty:
         raise InputError(f"fold {screen.fold} leaves no plate to score the growth chart on")
     targets = set(screen.wells.loc[screen.wells["target"], "id_code"]) & set(truth.labels.index)
@@ -250,7 +256,7 @@ def _score(
                 for t in predicted[views]
             ]
             wells, embedded = pool_wells(*taken)
-            read[views, sites] = wells, _signal_and_leak(embedded, screen.wells, truth.labels)
+            read[views, sites] = wells, signal_and_leak(embedded, screen.wells, truth.labels)
         wells, measured = read[views, sites]
         if arm.balancing:
             if (views, sites) not in balanced:
@@ -281,7 +287,7 @@ def _score(
         }  # fmt: skip
 
 
-def _signal_and_leak(embeddings: pd.DataFrame, wells: pd.DataFrame, labels: pd.Series) -> dict[str, Any]:
+def signal_and_leak(embeddings: pd.DataFrame, wells: pd.DataFrame, labels: pd.Series) -> dict[str, Any]:
     """Replicate mAP of treatments across experiments, and the leak probes, on all plates without a picture in training."""
     profiles = join_profiles(embeddings, wells, labels)
     unseen = profiles.take(~profiles.rows["plate_seen"].to_numpy(bool))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -17,9 +17,16 @@ from deepnoise.fingerprint import fingerprint
 from deepnoise.normalization.statistics import statistics_of_plates
 from deepnoise.tables import EMBEDDING, SCORE, matrix, prefixed
 from deepnoise.training.augmentation import dihedral_view
-from deepnoise.training.images import PictureStore, SitePictures, normalise
+from deepnoise.training.images import Batch, PictureStore, SitePictures, normalise
 from deepnoise.training.model import TrainedModel
-from deepnoise.training.network import Network, NetworkSpec, autocast, choose_device, to_device
+from deepnoise.training.network import (
+    Network,
+    NetworkSpec,
+    autocast,
+    choose_device,
+    reestimate_batch_norm,
+    to_device,
+)
 
 logger = logging.getLogger(__name__)
 VIEWS = {"none": (0,), "dihedral": tuple(range(8))}
@@ -85,7 +92,7 @@ def check_fit(
 
 
 def sites_to_predict(
-    facts: Mapping[str, Any], sites: pd.DataFrame, folds: pd.DataFrame, seen_experiments: int = 0
+    facts: Mapping[str, Any], sites: pd.DataFrame, wells: pd.DataFrame, folds: pd.DataFrame, seen_experiments: int = 0
 ) -> pd.DataFrame:
     """The sites of plates that the model was not trained on, with their role; and some of the others.
 
@@ -94,18 +101,32 @@ def sites_to_predict(
     Args:
         facts: JSON of the model.
         sites: The table ``sites``.
+        wells: The table ``wells``.
         folds: The table ``folds``.
         seen_experiments: How many experiments of each cell type that the model was trained on are added, the first by name;
             of these the sites that it was not trained on, where training was confined to some.
 
     Returns:
-        Rows of ``sites`` with ``role`` and ``plate_seen`` (pictures of the plate were in the training, labelled or not).
+        Rows of ``sites`` with ``role``, ``plate_seen`` (pictures of the plate were in the training, labelled or not) and ``cell_type``,
+        the number that the model knows the cells by, -1 for others. A specialist is asked about its own cells alone.
 
     Raises:
-        InputError: ``folds`` holds out a plate that this model was trained on.
+        InputError: ``folds`` holds out a plate that this model was trained on, or the model must be told the cell type and does not know it.
     """
-    own = folds.loc[folds["fold"] == facts["fold"], ["experiment", "plate", "role", "cell_type"]]
+    own = folds.loc[folds["fold"] == facts["fold"], ["experiment", "plate", "role"]]
     asked = sites.merge(own, on=["experiment", "plate"], how="left")
+    cells = asked["id_code"].map(wells.set_index("id_code")["cell_type"])
+    specialist = facts.get("cell_type", "")
+    if specialist:
+        asked, cells = asked[cells == specialist], cells[cells == specialist]
+    known = {name: i for i, name in enumerate(facts.get("cell_types", []))}
+    asked["cell_type"] = cells.map(known).fillna(-1).astype(int)
+    strange = asked[asked["cell_type"] < 0]
+    if facts["network"].get("cell_types") and len(strange):
+        raise InputError(
+            f"the model must be told the cell type, and does not know {cells[strange.index[0]]!r} of plate {strange['experiment'].iloc[0]}/"
+            f"{strange['plate'].iloc[0]}; it knows {', '.join(known)}. Train with training.cell_type none to call other cells"
+        )
     asked["role"] = asked["role"].fillna("heldout")
     trained = set(facts["training_plates"])
     name = asked["experiment"] + "/" + asked["plate"]
@@ -115,8 +136,8 @@ def sites_to_predict(
             f"the entry folds says {asked.loc[clash, 'role'].iloc[0]} of plate {name[clash].iloc[0]} in fold {facts['fold']}, but the "
             "model was trained on it; run training again, or load the folds of that model's run"
         )
-    training = own[own["role"] == "train"].drop_duplicates("experiment").sort_values("experiment")
-    chosen = training.groupby("cell_type").head(seen_experiments)["experiment"]
+    training = asked[asked["role"] == "train"].drop_duplicates("experiment").sort_values("experiment")
+    chosen = training.groupby(cells[training.index]).head(seen_experiments)["experiment"]
     kept = (asked["role"] != "train") | asked["experiment"].isin(chosen)
     trained_sites = facts["parameters"].get("sites", "all")
     if trained_sites != "all":
@@ -125,7 +146,7 @@ def sites_to_predict(
         facts["parameters"]["unlabelled_source"], facts["parameters"]["unlabelled_source"]
     )
     asked["plate_seen"] = asked["role"].isin(["train", unlabelled])
-    return asked[kept].drop(columns="cell_type").reset_index(drop=True)
+    return asked[kept].reset_index(drop=True)
 
 
 @torch.inference_mode()
@@ -145,7 +166,7 @@ def predict_sites(
     Args:
         model: Weights and facts.
         store: The image store.
-        asked: Rows of ``sites``, with ``role`` where AdaBN is asked for.
+        asked: Rows of :func:`sites_to_predict`.
         statistics: The table ``plate_statistics``; a new plate brings its own rows.
         views: Key of VIEWS.
         adabn: ``experiment`` or ``plate``: BatchNorm statistics are first re-estimated on all asked sites of each (Li et al. 2016,
@@ -161,6 +182,10 @@ def predict_sites(
     network.load_state_dict(model.weights)
     network.eval()
     pictures = SitePictures(store, asked, statistics, cache_gigabytes=0)
+
+    def pixels(batch: Batch) -> torch.Tensor:
+        return normalise(batch.to(device), pictures.strategy).contiguous(memory_format=torch.channels_last)
+
     # plates that were trained on are kept apart: whether they are asked too must not change a held-out call
     by = {"none": [], "experiment": ["role", "experiment"], "plate": ["role", "experiment", "plate"]}[adabn]
     units = (
@@ -175,16 +200,17 @@ def predict_sites(
         for unit in units:
             order = np.array_split(unit, max(1, -(-len(unit) // batch_size)))
             if by:
-                adapt_batch_norm(network, (normalise(b.to(device), pictures.strategy) for b in pictures.batches(order)))
+                reestimate_batch_norm(network, (pixels(batch) for batch in pictures.batches(order)))
             for batch in pictures.batches(order):
-                x = normalise(batch.to(device), pictures.strategy)
+                x = pixels(batch)
+                cell_type = batch.cell_type.to(device)
                 scores = torch.zeros(len(x), targets, device=device)
                 embedded = torch.zeros(len(x), network.features, device=device)
                 for view in VIEWS[views]:
                     seen = dihedral_view(x, view).contiguous(memory_format=torch.channels_last)
                     with autocast(device):
                         features = network.embed(seen)
-                    scores += network.head(features)[:, :targets]
+                    scores += network.classify(features, cell_type)[:, :targets]
                     embedded += F.normalize(features.float())
                 logits[batch.index] = (scores / len(VIEWS[views])).cpu().numpy()
                 embeddings[batch.index] = F.normalize(embedded).cpu().numpy()
@@ -192,33 +218,8 @@ def predict_sites(
     return logits, embeddings
 
 
-@torch.no_grad()
-def adapt_batch_norm(network: Network, pictures: Iterable[torch.Tensor]) -> None:
-    """Replace the running statistics of every BatchNorm by the mean over these batches (AdaBN).
-
-    Args:
-        network: Changed in place and left in evaluation mode.
-        pictures: Normalized batches (B, C, H, W), the unlabelled pictures of one experiment or plate.
-    """
-    layers = [m for m in network.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
-    if not layers:
-        raise InputError(
-            "inference.adabn re-estimates BatchNorm statistics, but the backbone has no BatchNorm; set it to none"
-        )
-    usual = [layer.momentum for layer in layers]
-    for layer in layers:
-        layer.reset_running_stats()
-        layer.momentum = None  # cumulative: each batch counts the same
-        layer.train()
-    for x in pictures:
-        network.embed(x.contiguous(memory_format=torch.channels_last))
-    for layer, momentum in zip(layers, usual, strict=True):
-        layer.momentum = momentum
-    network.eval()
-
-
 def predict_folds(
-    models: Mapping[int, TrainedModel],
+    models: Mapping[str, TrainedModel],
     store: PictureStore,
     sites: pd.DataFrame,
     wells: pd.DataFrame,
@@ -239,7 +240,9 @@ def predict_folds(
     """
     logit_parts, embedding_parts = [], []
     for model in models.values():
-        asked = sites_to_predict(model.facts, sites, folds, seen_experiments)
+        asked = sites_to_predict(model.facts, sites, wells, folds, seen_experiments)
+        if asked.empty and model.facts.get("cell_type"):
+            continue  # a specialist whose cells are not there
         if asked.empty:
             raise InputError(f"fold {model.facts['fold']}: the screen has no plate that the model was not trained on")
         shape = store.read(asked["experiment"].iloc[0], asked["plate"].iloc[0], np.array([0])).shape[2:]
@@ -254,6 +257,8 @@ def predict_folds(
         numbers = [f"{i:04d}" for i in range(embeddings.shape[1])]
         meta = meta.assign(plate_seen=asked["plate_seen"])
         embedding_parts.append(pd.concat([meta, prefixed(embeddings, numbers, EMBEDDING, meta.index)], axis=1))
+    if not logit_parts:
+        raise InputError("none of the specialists was trained on the cell types of this screen")
     logits = pd.concat(logit_parts, ignore_index=True)
     scores = [c for c in logits.columns if c.startswith(SCORE)]
     # a perturbation that a fold's model has never seen is the least likely one of its wells

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -49,20 +50,54 @@ def shift_scale(pictures: torch.Tensor, strength: float, crop: bool, generator: 
     )
 
 
+def _rectangles(area: torch.Tensor, aspect: torch.Tensor, place: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """(B, 1, H, W) masks of rectangles: relative area (B,), height / width (B,), free place (2, B) in 0..1."""
+    tall, wide = (area * aspect).sqrt().clamp(max=1), (area / aspect).sqrt().clamp(max=1)
+    top, left = place[0] * (1 - tall), place[1] * (1 - wide)
+    y = (torch.arange(height) + 0.5) / height
+    x = (torch.arange(width) + 0.5) / width
+    rows = (y >= top[:, None]) & (y < (top + tall)[:, None])
+    columns = (x >= left[:, None]) & (x < (left + wide)[:, None])
+    return (rows[:, :, None] & columns[:, None, :])[:, None]
+
+
 def erase(pictures: torch.Tensor, chance: float, generator: torch.Generator) -> torch.Tensor:
     """Random erasing of a rectangle of 2-40 % of the area, filled with 0 (Zhong et al., arXiv 1708.04896)."""
     count, _, height, width = pictures.shape
     draw = torch.rand(5, count, generator=generator)
     area = (0.02 + 0.38 * draw[0]) * (draw[4] < chance)
-    aspect = torch.exp((2 * draw[1] - 1) * 0.7)
-    tall, wide = (area * aspect).sqrt().clamp(max=1), (area / aspect).sqrt().clamp(max=1)
-    top, left = draw[2] * (1 - tall), draw[3] * (1 - wide)
-    y = (torch.arange(height) + 0.5) / height
-    x = (torch.arange(width) + 0.5) / width
-    rows = (y >= top[:, None]) & (y < (top + tall)[:, None])
-    columns = (x >= left[:, None]) & (x < (left + wide)[:, None])
-    gone = (rows[:, :, None] & columns[:, None, :]).to(pictures.device)
-    return pictures.masked_fill(gone[:, None], 0.0)
+    gone = _rectangles(area, torch.exp((2 * draw[1] - 1) * 0.7), draw[2:4], height, width)
+    return pictures.masked_fill(gone.to(pictures.device), 0.0)
+
+
+def mix(
+    pictures: torch.Tensor, mixup: float, cutmix: float, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Mix each picture with another of the batch.
+
+    It is blended (MixUp, Zhang et al., arXiv 1710.09412) or gets a rectangle of the other (CutMix, Yun et al., arXiv 1905.04899);
+    where both are on, one of the two by chance for each picture.
+
+    Args:
+        pictures: (B, C, H, W) float.
+        mixup: a of Beta(a, a), from which the share of a blended picture is drawn; 0: no blending.
+        cutmix: The same of the area that is left of a pasted one.
+        generator: CPU source of all randomness.
+
+    Returns:
+        The mixed pictures, the partner (B,) int64 of each and the share (B,) float32 in 0..1 that is left of the picture itself.
+    """
+    count, _, height, width = pictures.shape
+    rng = np.random.default_rng(int(torch.randint(2**62, (1,), generator=generator)))
+    pasted = torch.from_numpy(rng.random(count) < (cutmix > 0) * (0.5 if mixup > 0 else 1.0))
+    blend = torch.from_numpy(rng.beta(mixup or 1.0, mixup or 1.0, count)).float()
+    left = torch.from_numpy(rng.beta(cutmix or 1.0, cutmix or 1.0, count)).float()
+    partner = torch.randperm(count, generator=generator)
+    masks = _rectangles(1 - left, torch.ones(count), torch.rand(2, count, generator=generator), height, width)
+    own = torch.where(pasted[:, None, None, None], (~masks).float(), blend[:, None, None, None])
+    share = own.mean(dim=(1, 2, 3))
+    own = own.to(pictures.device, pictures.dtype)
+    return own * pictures + (1 - own) * pictures[partner.to(pictures.device)], partner, share
 
 
 def random_view(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pandas as pd
@@ -9,22 +11,45 @@ import pandas as pd
 from deepnoise.errors import InputError
 from deepnoise.parameters import TrainingParameters
 from deepnoise.training.images import PictureStore
-from deepnoise.training.loop import StateStore, Trainer, fold_view, pretrain, train_mean_teacher
+from deepnoise.training.loop import pretrain, train_mean_teacher
 from deepnoise.training.model import TrainedModel
+from deepnoise.training.split import FoldView, fold_view
+from deepnoise.training.tracking import Report
+from deepnoise.training.trainer import StateStore, Trainer
 
 
-def _trainer(
-    fold: int,
-    store: PictureStore,
-    sites: pd.DataFrame,
-    wells: pd.DataFrame,
-    folds: pd.DataFrame,
-    statistics: pd.DataFrame,
-    state: StateStore,
-    parameters: TrainingParameters,
-) -> Trainer:
-    view = fold_view(sites, wells, folds, fold, parameters.unlabelled_source, parameters.sites)
-    return Trainer(view, store, statistics, parameters, state)
+@contextmanager
+def memory_advice(stage: str, parameters: TrainingParameters) -> Iterator[None]:
+    """Turn a lack of memory, on the device or beside it, into advice on what to lower.
+
+    Args:
+        stage: Name of the block that is worked on.
+        parameters: The block ``training``.
+
+    Raises:
+        InputError: In place of torch's and Python's errors.
+    """
+    try:
+        yield
+    except (
+        RuntimeError,
+        MemoryError,
+    ) as error:  # torch's own error of a GPU is a RuntimeError; so is that of its CPU allocator
+        words = str(error).lower()
+        if not isinstance(error, MemoryError) and "out of memory" not in words and "can't allocate" not in words:
+            raise
+        raise InputError(
+            f"{stage} ran out of memory: lower training.batch_size ({parameters.batch_size}), then training.mean_teacher.unlabelled_ratio "
+            f"({parameters.mean_teacher.unlabelled_ratio}); where the pictures fill the memory, training.cache_gigabytes "
+            f"({parameters.cache_gigabytes}), with which training goes on from its last epoch. {str(error)[:200] or type(error).__name__}"
+        ) from error
+
+
+def _views(
+    sites: pd.DataFrame, wells: pd.DataFrame, folds: pd.DataFrame, parameters: TrainingParameters
+) -> list[FoldView]:
+    numbers = sorted(int(f) for f in folds["fold"].unique())
+    return [fold_view(sites, wells, folds, f, parameters.unlabelled_source, parameters.sites) for f in numbers]
 
 
 def pretrain_folds(
@@ -35,18 +60,20 @@ def pretrain_folds(
     statistics: pd.DataFrame,
     state: StateStore,
     parameters: TrainingParameters,
-) -> tuple[dict[int, TrainedModel], list[dict[str, Any]]]:
-    """Stage 1 for every fold in the table ``folds``: fold -> student, and the history."""
+    reports: Sequence[Report] = (),
+) -> tuple[dict[str, TrainedModel], list[dict[str, Any]]]:
+    """Stage 1 for every fold in the table ``folds``: name -> model, and the history."""
     models, history = {}, []
-    for fold in sorted(int(f) for f in folds["fold"].unique()):
-        trainer = _trainer(fold, store, sites, wells, folds, statistics, state, parameters)
-        models[fold], rows = pretrain(trainer)
+    for view in _views(sites, wells, folds, parameters):
+        with memory_advice("training.pretrain", parameters):
+            trainer = Trainer(view, store, statistics, parameters, state, reports)
+            models[view.name], rows = pretrain(trainer)
         history += rows
     return models, history
 
 
 def train_mean_teacher_folds(
-    pretrained: dict[int, TrainedModel],
+    pretrained: dict[str, TrainedModel],
     store: PictureStore,
     sites: pd.DataFrame,
     wells: pd.DataFrame,
@@ -54,20 +81,31 @@ def train_mean_teacher_folds(
     statistics: pd.DataFrame,
     state: StateStore,
     parameters: TrainingParameters,
-) -> tuple[dict[int, TrainedModel], dict[int, TrainedModel], list[dict[str, Any]]]:
-    """Stage 2 for every fold: fold -> student, fold -> teacher, and the history.
+    reports: Sequence[Report] = (),
+) -> tuple[dict[str, TrainedModel], dict[str, TrainedModel], list[dict[str, Any]]]:
+    """Stage 2 for every fold, or with ``cell_type`` = specialist for every cell type of every fold.
+
+    Returns:
+        Name -> student, name -> teacher, and the history.
 
     Raises:
         InputError: A pretrained student belongs to other data or parameters.
     """
     students, teachers, history = {}, {}, []
-    for fold in sorted(int(f) for f in folds["fold"].unique()):
-        trainer = _trainer(fold, store, sites, wells, folds, statistics, state, parameters)
-        start = pretrained.get(fold)
+    for view in _views(sites, wells, folds, parameters):
+        trainer = Trainer(view, store, statistics, parameters, state, reports)
+        start = pretrained.get(view.name)
         if start is None or start.facts["fingerprints"] != trainer.facts["fingerprints"]:
             raise InputError(
-                f"the entry pretrained has no student of fold {fold} made from today's data and parameters; run the whole pipeline training"
+                f"the entry pretrained has no student of {view.name} made from today's data and parameters; run the whole pipeline training"
             )
-        students[fold], teachers[fold], rows = train_mean_teacher(trainer, start)
-        history += rows
+        trainers = [trainer]
+        if parameters.cell_type == "specialist":
+            own = [view.of_cell_type(name) for name in view.cell_types]
+            trainers = [Trainer(part, store, statistics, parameters, state, reports) for part in own]
+        for each in trainers:
+            name = each.view.name
+            with memory_advice("training.mean_teacher", parameters):
+                students[name], teachers[name], rows = train_mean_teacher(each, start)
+            history += rows
     return students, teachers, history

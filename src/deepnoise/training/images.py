@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -34,13 +35,12 @@ class Batch:
     pictures: torch.Tensor  # (B, C, H, W) uint8 or int32 raw counts
     location: torch.Tensor  # (B, C) float32
     scale: torch.Tensor  # (B, C) float32
+    cell_type: torch.Tensor  # (B,) int64 number of the cell type; 0 where the site table has none
 
     def to(self, device: torch.device) -> Batch:
         """The batch on another device."""
-        pictures, location, scale = (
-            t.to(device, non_blocking=True) for t in (self.pictures, self.location, self.scale)
-        )
-        return Batch(self.index, pictures, location, scale)
+        tensors = (self.pictures, self.location, self.scale, self.cell_type)
+        return Batch(self.index, *(t.to(device, non_blocking=True) for t in tensors))
 
 
 class SitePictures:
@@ -48,7 +48,7 @@ class SitePictures:
 
     Args:
         store: The image store.
-        sites: Rows of the table ``sites``; batches are named by position in it.
+        sites: Rows of the table ``sites``, with ``cell_type`` numbers where the network is told; batches are named by position in it.
         statistics: The table ``plate_statistics``.
         cache_gigabytes: Most memory to keep pictures in.
 
@@ -63,7 +63,9 @@ class SitePictures:
         self.sites = sites.reset_index(drop=True)
         self.strategy = str(statistics["strategy"].iloc[0])
         key = ["experiment", "plate"]
+        self.waited = 0.0  # seconds that a reader of batches had to wait for pictures
         self._row = self.sites["store_row"].to_numpy()
+        self._cell_type = self.sites.get("cell_type", pd.Series(0, index=self.sites.index)).to_numpy(np.int64)
         self._plate = self.sites.groupby(key, sort=True).ngroup().to_numpy()
         self._plates = [
             (str(e), str(p)) for e, p in sorted(set(zip(self.sites["experiment"], self.sites["plate"], strict=True)))
@@ -100,7 +102,8 @@ class SitePictures:
         if pictures.dtype == np.uint16:
             pictures = pictures.astype(np.int32)  # torch lacks most operations on uint16
         statistics = torch.from_numpy(self._statistics[self._plate[index]])
-        return Batch(index, torch.from_numpy(pictures), statistics[..., 0], statistics[..., 1])
+        cell_type = torch.from_numpy(self._cell_type[index])
+        return Batch(index, torch.from_numpy(pictures), statistics[..., 0], statistics[..., 1], cell_type)
 
     def batches(self, order: Iterable[np.ndarray]) -> Iterator[Batch]:
         """Batches in the given order; the next one is read while the present one is used."""
@@ -109,10 +112,16 @@ class SitePictures:
             for index in order:
                 coming = reader.submit(self.batch, index)
                 if waiting is not None:
-                    yield waiting.result()
+                    yield self._result(waiting)
                 waiting = coming
             if waiting is not None:
-                yield waiting.result()
+                yield self._result(waiting)
+
+    def _result(self, waiting: Future[Batch]) -> Batch:
+        started = time.perf_counter()
+        batch = waiting.result()
+        self.waited += time.perf_counter() - started
+        return batch
 
 
 def normalise(

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -71,33 +74,112 @@ class NetworkSpec:
     head: str
     scale: float
     margin: float
+    cell_types: int = 0  # of the one-hot code joined to the features; 0: none
 
 
 class Network(nn.Module):
-    """Backbone, global average pooling, head."""
+    """Backbone, global average pooling, head; the head may also be told the cell type.
 
-    def __init__(self, spec: NetworkSpec) -> None:
+    Args:
+        spec: What to build.
+        pretrained: ``none``, ``timm`` (the backbone's published weights, downloaded) or a safetensors file of timm's weights; the first
+            layer is fitted to the number of channels by timm.
+
+    Raises:
+        InputError: An unknown backbone, or weights that cannot be had or do not fit.
+    """
+
+    def __init__(self, spec: NetworkSpec, pretrained: str = "none") -> None:
         super().__init__()
-        import timm
-
-        if not timm.is_model(spec.backbone):
-            raise InputError(
-                f"training.backbone is {spec.backbone!r}, which timm does not know.{closest(spec.backbone, timm.list_models())}"
-            )
-        self.backbone = timm.create_model(
-            spec.backbone, pretrained=False, in_chans=spec.channels, num_classes=0, global_pool="avg"
-        )
+        self.backbone = _backbone(spec, pretrained)
         # what the pooled backbone really gives; num_features lacks the hidden layer that some heads put behind the pool
         self.features = int(getattr(self.backbone, "head_hidden_size", None) or self.backbone.num_features)  # type: ignore[arg-type]
-        self.head = HEADS[spec.head](self.features, spec.classes, spec.scale, spec.margin)
+        self.cell_types = spec.cell_types
+        self.head = HEADS[spec.head](self.features + spec.cell_types, spec.classes, spec.scale, spec.margin)
 
     def embed(self, pictures: torch.Tensor) -> torch.Tensor:
         """(B, C, H, W) normalized pictures -> (B, D) features."""
         return self.backbone(pictures)
 
-    def forward(self, pictures: torch.Tensor, target: torch.Tensor | None = None) -> torch.Tensor:
-        """(B, C, H, W) -> (B, K) float32 logits."""
-        return self.head(self.embed(pictures), target)
+    def classify(
+        self, features: torch.Tensor, cell_type: torch.Tensor, target: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """(B, D) features and (B,) cell type numbers -> (B, K) float32 logits; with a target (B,) the margin is applied."""
+        if self.cell_types:
+            code = F.one_hot(cell_type, self.cell_types)
+            features = torch.cat([F.normalize(features.float()), code], dim=1)
+        return self.head(features, target)
+
+    def forward(
+        self, pictures: torch.Tensor, cell_type: torch.Tensor, target: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """(B, C, H, W) and (B,) cell type numbers -> (B, K) float32 logits."""
+        return self.classify(self.embed(pictures), cell_type, target)
+
+
+def _backbone(spec: NetworkSpec, pretrained: str) -> nn.Module:
+    import timm
+
+    if not timm.is_model(spec.backbone):
+        raise InputError(
+            f"training.backbone is {spec.backbone!r}, which timm does not know.{closest(spec.backbone, timm.list_models())}"
+        )
+    options: dict[str, Any] = {"in_chans": spec.channels, "num_classes": 0, "global_pool": "avg"}
+    if pretrained == "none":
+        return timm.create_model(spec.backbone, pretrained=False, **options)
+    given = "training.pretrained_weights"
+    if pretrained == "timm":
+        try:
+            return timm.create_model(spec.backbone, pretrained=True, **options)
+        except Exception as error:
+            raise InputError(
+                f"{given} is 'timm', but the weights of {spec.backbone} could not be had ({_first_line(error)}); without a network "
+                "give the path of a .safetensors file with them, or none"
+            ) from error
+    if Path(pretrained).suffix != ".safetensors" or not Path(pretrained).is_file():
+        raise InputError(
+            f"{given} is {pretrained!r}; allowed: none, timm, or the path of a .safetensors file that exists"
+        )
+    try:
+        return timm.create_model(
+            spec.backbone, pretrained=True, pretrained_cfg_overlay={"file": pretrained, "custom_load": False}, **options
+        )
+    except Exception as error:
+        raise InputError(f"{given}: {pretrained} does not fit {spec.backbone}: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"[:300]
+
+
+@torch.no_grad()
+def reestimate_batch_norm(network: Network, pictures: Iterable[torch.Tensor]) -> None:
+    """Replace the running statistics of every BatchNorm by the mean over these batches (AdaBN, Li et al. 2016, arXiv 1603.04779).
+
+    Args:
+        network: Changed in place and left in evaluation mode.
+        pictures: Normalized batches (B, C, H, W), such as the unlabelled pictures of one experiment or plate.
+
+    Raises:
+        InputError: The backbone has no BatchNorm.
+    """
+    layers = [m for m in network.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
+    if not layers:
+        raise InputError(
+            "BatchNorm statistics are to be re-estimated (inference.adabn, ema_buffers or pure batches), but the backbone has no BatchNorm"
+        )
+    usual = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None  # cumulative: each batch counts the same
+    network.eval()
+    for layer in layers:
+        layer.train()
+    for x in pictures:
+        network.embed(x)
+    for layer, momentum in zip(layers, usual, strict=True):
+        layer.momentum = momentum
+    network.eval()
 
 
 def choose_device(name: str) -> torch.device:
@@ -116,11 +198,15 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def autocast(device: torch.device) -> torch.autocast:
-    """bf16 on a GPU; plain float32 on the CPU."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda")
+def autocast(device: torch.device, precision: str = "auto") -> torch.autocast:
+    """Where the backbone computes in bfloat16: with ``auto`` on a GPU that has it in hardware, where it is faster."""
+    if precision == "auto":
+        fast = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+        precision = "bfloat16" if fast else "float32"
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
 
 
-def to_device(network: Network, device: torch.device) -> Network:
-    """Move a network, in channels_last, which convolutions prefer on CPU and GPU."""
-    return network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+def to_device(network: Network, device: torch.device, channels_last: bool = True) -> Network:
+    """Move a network, in channels_last unless told otherwise, which convolutions mostly prefer."""
+    network = network.to(device)
+    return network.to(memory_format=torch.channels_last) if channels_last else network  # type: ignore[call-overload]

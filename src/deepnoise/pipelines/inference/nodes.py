@@ -12,7 +12,7 @@ from deepnoise.training.model import TrainedModel
 
 
 def predict_sites(
-    teacher: dict[int, TrainedModel],
+    teacher: dict[str, TrainedModel],
     image_store: Any,
     illumination_fields: pd.DataFrame,
     sites: pd.DataFrame,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -11,6 +11,9 @@ from deepnoise.normalization.illumination import corrected_store
 from deepnoise.parameters import TrainingParameters
 from deepnoise.tables import SCHEMAS
 from deepnoise.training.model import TrainedModel
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 logger = logging.getLogger(__name__)
 HISTORY = list(SCHEMAS["training_history"].columns)
@@ -34,17 +37,19 @@ def pretrain_student(
     plate_statistics: pd.DataFrame,
     training_state: Any,
     parameters: TrainingParameters,
-) -> tuple[dict[int, TrainedModel], pd.DataFrame]:
+) -> tuple[dict[str, TrainedModel], pd.DataFrame]:
     """Stage 1 for every fold."""
     from deepnoise.training.folds import pretrain_folds
 
     store = corrected_store(image_store, illumination_fields)
-    models, history = pretrain_folds(store, sites, wells, folds, plate_statistics, training_state, parameters)
+    models, history = pretrain_folds(
+        store, sites, wells, folds, plate_statistics, training_state, parameters, _reports(training_state, parameters)
+    )
     return models, pd.DataFrame(history, columns=HISTORY)
 
 
 def train_mean_teacher(
-    pretrained: dict[int, TrainedModel],
+    pretrained: dict[str, TrainedModel],
     image_store: Any,
     illumination_fields: pd.DataFrame,
     sites: pd.DataFrame,
@@ -53,21 +58,35 @@ def train_mean_teacher(
     plate_statistics: pd.DataFrame,
     training_state: Any,
     parameters: TrainingParameters,
-) -> tuple[dict[int, TrainedModel], dict[int, TrainedModel], pd.DataFrame]:
+) -> tuple[dict[str, TrainedModel], dict[str, TrainedModel], pd.DataFrame]:
     """Stage 2 for every fold."""
     from deepnoise.training.folds import train_mean_teacher_folds
 
     store = corrected_store(image_store, illumination_fields)
     students, teachers, history = train_mean_teacher_folds(
-        pretrained, store, sites, wells, folds, plate_statistics, training_state, parameters
-    )
-    for fold, teacher in teachers.items():
+        pretrained, store, sites, wells, folds, plate_statistics, training_state, parameters,
+        _reports(training_state, parameters),
+    )  # fmt: skip
+    for name, teacher in teachers.items():
         score, tier = teacher.facts["validation_t1"], teacher.facts["tier"]
         if score is None:
-            logger.info("teacher of fold %s: trained, tier %s; there are no validation plates", fold, tier)
+            logger.info("teacher %s: trained, tier %s; there are no validation plates", name, tier)
         else:
             logger.info(
-                "teacher of fold %s: perturbation named %.0f %% on validation plates (one site, one view), tier %s",
-                fold, 100 * score, tier,
+                "teacher %s: perturbation named %.0f %% on validation plates (one site, one view), tier %s; steps waited for pictures %.1f %% of the time",
+                name, 100 * score, tier, 100 * teacher.facts["loader_wait"],
             )  # fmt: skip
     return students, teachers, pd.DataFrame(history, columns=HISTORY)
+
+
+def draw_learning_curves(pretraining_history: pd.DataFrame, training_history: pd.DataFrame) -> Figure:
+    """Losses, validation scores and learning rate of both stages by epoch."""
+    from deepnoise.training.curves import learning_curves
+
+    return learning_curves(pretraining_history, training_history)
+
+
+def _reports(training_state: Any, parameters: TrainingParameters) -> list[Any]:
+    from deepnoise.training.tracking import to_mlflow, to_tensorboard
+
+    return [to_mlflow] + ([to_tensorboard(training_state.root / "tensorboard")] if parameters.tensorboard else [])

@@ -33,6 +33,12 @@ def create_pipeline() -> Pipeline:
                 ["student", "teacher", "training_history"],
                 name="train_mean_teacher",
             ),
+            Node(
+                nodes.draw_learning_curves,
+                ["pretraining_history", "training_history"],
+                "learning_curves",
+                name="draw_learning_curves",
+            ),
         ],
         namespace="training",
         prefix_datasets_with_namespace=False,

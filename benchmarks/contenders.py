@@ -1,0 +1,239 @@
+"""Which way of training names most perturbations on held-out experiments, at equal CPU time.
+
+    python benchmarks/contenders.py screens DATA --profile default --seeds 101 102        simulate
+    python benchmarks/contenders.py run DATA --screens default_101 --arms supervised published --seeds 1 --budget 20
+    python benchmarks/contenders.py table DATA --base supervised
+
+Every arm gets the same compute: that of ``--budget`` supervised epochs of the default backbone, counted in forward passes (a backward pass
+counts as two) and in the cost of its backbone; the CPU seconds that it took are kept too. Scores are T1 top-1 by well on held-out
+experiments (all sites, eight views, no plate design) unless the arm says otherwise. Results are added to DATA/contenders.jsonl.
+What won and what did not stands in docs/experiments.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+PROJECT = Path(__file__).resolve().parent.parent
+PROBED = ("experiment", "plate", "well_edge")
+
+
+def settings() -> dict[str, dict[str, Any]]:
+    """Arm -> changes to conf/base: dotted names of parameters, ``share`` of the budget that stage 1 gets, ``idea`` of IDEAS."""
+    import contender_arms
+
+    return contender_arms.ARMS
+
+
+def load_screen(folder: Path) -> tuple[dict[str, Any], Any]:
+    """Parameters and catalog of a simulated screen."""
+    from kedro.framework.session import KedroSession
+    from kedro.framework.startup import bootstrap_project
+
+    bootstrap_project(PROJECT)
+    roots = {"data_root": str(folder), "raw_root": str(folder / "raw")}
+    with KedroSession.create(PROJECT, runtime_params=roots) as session:
+        context = session.load_context()
+        return context.config_loader["parameters"], context.catalog
+
+
+def epochs_for(training: Any, budget: float, share: float) -> tuple[int, int]:
+    """Epochs of both stages that cost as much as ``budget`` supervised epochs of the default backbone, by forward passes and measured cost."""
+    from contender_arms import COST
+
+    from deepnoise.growth_chart.arms import BACKWARD, forward_passes
+
+    def passes(pre: int, mean: int) -> float:
+        stages = {
+            "pretrain": training.pretrain.model_copy(update={"epochs": pre}),
+            "mean_teacher": training.mean_teacher.model_copy(update={"epochs": mean}),
+        }
+        cost = COST[training.backbone] * (0.5 if training.sites_per_epoch == "one" else 1.0)
+        return cost * forward_passes(training.model_copy(update=stages)) / (1 + BACKWARD)
+
+    pre = max(1, round(budget * share / passes(1, 0)))
+    return pre, round(budget * (1 - share) / passes(0, 1)) if share < 1 else 0
+
+
+def train_and_score(folder: Path, arm: str, seed: int, budget: float) -> dict[str, Any]:
+    """One arm on one screen."""
+    import torch
+    from contender_arms import IDEAS
+
+    from deepnoise.evaluation.metrics import ranked_calls
+    from deepnoise.growth_chart.arms import Settings, change
+    from deepnoise.growth_chart.run import NoState, Screen, Truth, signal_and_leak
+    from deepnoise.inference.prediction import pool_wells, predict_sites, sites_to_predict
+    from deepnoise.parameters import NormalizationParameters, TrainingParameters
+    from deepnoise.tables import EMBEDDING, SCORE, prefixed
+    from deepnoise.training.loop import pretrain, train_mean_teacher
+    from deepnoise.training.split import fold_view
+    from deepnoise.training.trainer import Trainer
+
+    torch.set_num_threads(1)
+    values, catalog = load_screen(folder)
+    wanted = dict(settings()[arm])
+    share, idea, adabn = wanted.pop("share", 1.0), wanted.pop("idea", None), wanted.pop("adabn", "none")
+    own = Settings(
+        NormalizationParameters.model_validate(values["normalization"]),
+        TrainingParameters.model_validate(values["training"]),
+    )
+    own = change(own, own, wanted)
+    tables = [catalog.load(n) for n in ("image_store", "sites", "wells", "folds", "plate_histograms")]
+    screen = Screen(*tables, layout=pd.DataFrame({"group": []}), illumination="none")
+    truth = Truth(screen.wells, catalog.load("heldout_labels"), screen.folds)
+    training = own.training.model_copy(update={"seed": seed, "device": "cpu"})
+    statistics = screen.statistics(own)
+    view = fold_view(screen.sites, screen.wells, screen.folds, screen.fold, training.unlabelled_source, training.sites)
+    kind = IDEAS[idea] if idea else Trainer
+
+    def trainer(pre: int, mean: int) -> Any:
+        stages = {
+            "pretrain": training.pretrain.model_copy(update={"epochs": pre}),
+            "mean_teacher": training.mean_teacher.model_copy(update={"epochs": mean}),
+        }
+        return kind(view, screen.store, statistics, training.model_copy(update=stages), NoState())
+
+    pre, mean = epochs_for(training, budget, share)
+    started = time.process_time()
+    real = trainer(pre, mean)
+    model, history = pretrain(real)
+    if mean:
+        _, model, more = train_mean_teacher(real, model)
+        history += more
+    seconds = time.process_time() - started
+    asked = sites_to_predict(model.facts, screen.sites, screen.wells, screen.folds)
+    asked = asked[asked["role"] == truth.role].reset_index(drop=True)
+    logits, embeddings = predict_sites(
+        model, screen.store, asked, statistics, views="dihedral", adabn=adabn, batch_size=256, device_name="cpu"
+    )
+    meta = asked[["role", "id_code", "experiment", "plate", "well", "site", "plate_seen"]].assign(
+        fold=0, tier=str(model.facts["tier"])
+    )
+    axes = [f"{i:04d}" for i in range(embeddings.shape[1])]
+    wells, embedded = pool_wells(
+        pd.concat(
+            [meta.drop(columns="plate_seen"), prefixed(logits, model.facts["targets"], SCORE, meta.index)], axis=1
+        ),
+        pd.concat([meta, prefixed(embeddings, axes, EMBEDDING, meta.index)], axis=1),
+    )
+    targets = set(screen.wells.loc[screen.wells["target"], "id_code"]) & set(truth.labels.index)
+    called = wells[wells["id_code"].isin(targets)]
+    right = (ranked_calls(called, called["id_code"].map(truth.labels))["rank"] == 0).to_numpy()
+    by = pd.Series(right).groupby(called["experiment"].to_numpy())
+    unseen = embedded.assign(plate_seen=False) if model.facts["tier"] != "T1" else embedded
+    measured = signal_and_leak(unseen, screen.wells, truth.labels)
+    return {
+        "arm": arm, "screen": folder.name, "seed": seed, "budget": budget, "tier": str(model.facts["tier"]),
+        "epochs": [pre, mean], "seconds": round(seconds, 1), "top1": float(right.mean()), "n": len(right),
+        "right": {str(e): int(n) for e, n in by.sum().items()}, "wells": {str(e): int(n) for e, n in by.size().items()},
+        "validation": [history[-1]["student_t1"], history[-1]["teacher_t1"]], "map": measured["map"],
+        "leak": {axis: value["balanced_accuracy"] for axis, value in measured["leaks"].items()},
+    }  # fmt: skip
+
+
+def run(args: argparse.Namespace) -> None:
+    """Every arm on every screen and seed, one process each; what is in the results already is not done again."""
+    out = args.data / "contenders.jsonl"
+    done = set()
+    if out.is_file():
+        done = {(r["arm"], r["screen"], r["seed"], r["budget"]) for r in map(json.loads, out.read_text().splitlines())}
+    jobs = [
+        (arm, screen, seed)
+        for seed in args.seeds for screen in args.screens for arm in args.arms
+        if (arm, screen, seed, args.budget) not in done
+    ]  # fmt: skip
+
+    def one(job: tuple[str, str, int]) -> None:
+        arm, screen, seed = job
+        code = (
+            "import sys, json, pathlib, contenders; "
+            f"print('RESULT' + json.dumps(contenders.train_and_score(pathlib.Path({str(args.data / screen)!r}), {arm!r}, {seed}, {args.budget})))"
+        )
+        env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)}
+        ended = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
+        found = [line[6:] for line in ended.stdout.splitlines() if line.startswith("RESULT")]
+        if not found:
+            print(f"{job} failed: {ended.stderr.strip().splitlines()[-1:]}", flush=True)
+            return
+        with out.open("a") as file:
+            file.write(found[0] + "\n")
+        row = json.loads(found[0])
+        print(
+            f"{arm:34} {screen} {seed}: {row['top1']:.1%} experiment {row['leak'].get('experiment', np.nan):.1%} epochs {row['epochs']} {row['seconds']} s",
+            flush=True,
+        )
+
+    with ThreadPoolExecutor(args.processes) as pool:
+        list(pool.map(one, jobs))
+
+
+def table(args: argparse.Namespace) -> None:
+    """Means over screens and seeds, and the paired gain over a base arm with its one-sided sign-flip p over (screen, experiment)."""
+    from scipy.stats import permutation_test
+
+    rows = pd.DataFrame([json.loads(line) for line in (args.data / "contenders.jsonl").read_text().splitlines()])
+    if args.screens:
+        rows = rows[rows["screen"].isin(args.screens)]
+    rows = rows[rows["budget"] == args.budget] if args.budget else rows
+    accuracy = {}
+    for arm, part in rows.groupby("arm"):
+        cells: dict[tuple[str, str], list[float]] = {}
+        for _, row in part.iterrows():
+            for experiment, right in row["right"].items():
+                cells.setdefault((row["screen"], experiment), []).append(right / row["wells"][experiment])
+        accuracy[arm] = {key: float(np.mean(values)) for key, values in cells.items()}
+    print(
+        "| arm | tier | runs | top-1 | range | gain | p | experiment named | epochs |\n|---|---|---|---|---|---|---|---|---|"
+    )
+    for arm, part in sorted(rows.groupby("arm"), key=lambda pair: -pair[1]["top1"].mean()):
+        gain, p = "", ""
+        if arm != args.base:
+            both = accuracy[arm].keys() & accuracy[args.base].keys()
+            steps = np.array([accuracy[arm][k] - accuracy[args.base][k] for k in sorted(both)])
+            gain = f"{100 * steps.mean():+.1f}"
+            flips = permutation_test((steps,), np.mean, permutation_type="samples", alternative="greater", rng=0)
+            p = f"{flips.pvalue:.4f}"
+        leak = np.mean([row.get("experiment", np.nan) for row in part["leak"]])
+        print(
+            f"| {arm} | {part['tier'].iloc[0]} | {len(part)} | {part['top1'].mean():.1%} | {part['top1'].min():.1%}-{part['top1'].max():.1%} | {gain} | {p} | {leak:.0%} | {part['epochs'].iloc[0]} |"
+        )
+
+
+def screens(args: argparse.Namespace) -> None:
+    """Simulate, ingest and normalize."""
+    for seed in args.seeds:
+        root = args.data / f"{args.profile}_{seed}"
+        subprocess.run(
+            [
+                str(Path(sys.executable).parent / "kedro"), "run", "--pipelines", "simulation,ingestion,normalization",
+                "--params", f"data_root={root},raw_root={root}/raw,simulation.seed={seed},simulation.profile={args.profile}",
+            ],
+            cwd=PROJECT, check=True,
+        )  # fmt: skip
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("action", choices=["screens", "run", "table"])
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--profile", default="default")
+    parser.add_argument("--screens", nargs="*", default=[])
+    parser.add_argument("--arms", nargs="*", default=[])
+    parser.add_argument("--seeds", nargs="*", type=int, default=[1])
+    parser.add_argument("--budget", type=float, default=20.0)
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--base", default="supervised")
+    given = parser.parse_args()
+    {"screens": screens, "run": run, "table": table}[given.action](given)

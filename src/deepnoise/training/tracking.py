@@ -1,0 +1,48 @@
+"""Where the figures of an epoch go while training runs: MLflow and TensorBoard, if they are there. Both are optional extras."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from deepnoise.errors import InputError
+
+Report = Callable[[dict[str, Any]], None]
+"""Takes one row of ``training_history``."""
+KEYS = ("fold", "cell_type", "stage", "epoch")
+
+
+def _figures(row: dict[str, Any]) -> dict[str, float]:
+    place = "_".join(str(row[key]) for key in ("stage", "fold", "cell_type"))
+    return {f"{place}/{name}": float(value) for name, value in row.items() if name not in KEYS and value is not None}
+
+
+def to_mlflow(row: dict[str, Any]) -> None:
+    """Log to the active MLflow run; there is one where kedro-mlflow is installed and a run is on."""
+    mlflow = sys.modules.get("mlflow")  # not imported for its own sake: it takes seconds
+    if mlflow is not None and mlflow.active_run() is not None:
+        mlflow.log_metrics(_figures(row), step=row["epoch"])
+
+
+def to_tensorboard(folder: Path) -> Report:
+    """A report that writes TensorBoard events into a folder.
+
+    Raises:
+        InputError: The package tensorboard is not installed.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise InputError(
+            "training.tensorboard is true, but the package tensorboard is not installed; pip install 'deepnoise[tensorboard]', or set it to false"
+        ) from error
+    writer = SummaryWriter(str(folder))
+
+    def report(row: dict[str, Any]) -> None:
+        for name, value in _figures(row).items():
+            writer.add_scalar(name, value, row["epoch"])
+        writer.flush()
+
+    return report

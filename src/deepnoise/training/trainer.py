@@ -1,0 +1,268 @@
+"""What both stages of one training share: the pictures, the network, views of them, scores."""
+
+from __future__ import annotations
+
+import copy
+import zlib
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+
+from deepnoise import __version__
+from deepnoise.errors import InputError
+from deepnoise.fingerprint import fingerprint
+from deepnoise.normalization.statistics import statistics_of_plates
+from deepnoise.parameters import TrainingParameters
+from deepnoise.training.augmentation import mix, random_view
+from deepnoise.training.images import Batch, PictureStore, SitePictures, normalise
+from deepnoise.training.model import TrainedModel
+from deepnoise.training.network import (
+    Network,
+    NetworkSpec,
+    autocast,
+    choose_device,
+    reestimate_batch_norm,
+    to_device,
+)
+from deepnoise.training.split import FoldView, tier_of_training
+from deepnoise.training.streams import labelled_stream, pure_units, unlabelled_stream
+from deepnoise.training.tracking import Report
+
+CHUNK = 256
+"""Pictures read at once where no gradient is needed."""
+
+
+class StateStore(Protocol):
+    """Keeps the state of an unfinished training; implemented by the dataset ``training_state``."""
+
+    def load(self, name: str, mark: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
+        """The state saved under a name, or None if there is none with this fingerprint."""
+
+    def save(self, name: str, mark: str, tensors: dict[str, torch.Tensor], facts: dict[str, Any]) -> None:
+        """Replace the state, whole or not at all."""
+
+    def where(self, name: str) -> str:
+        """Where the last state under a name lies, in words."""
+
+
+class Trainer:
+    """One fold's data, network and bookkeeping, shared by both stages.
+
+    Args:
+        view: What may be seen.
+        store: The pictures.
+        statistics: The table ``plate_statistics``.
+        parameters: The block ``training``.
+        state: Where an unfinished training is kept.
+        reports: Each gets every row of the history as it is made.
+
+    Raises:
+        InputError: Parameters that this fold cannot fulfil.
+    """
+
+    def __init__(
+        self,
+        view: FoldView,
+        store: PictureStore,
+        statistics: pd.DataFrame,
+        parameters: TrainingParameters,
+        state: StateStore,
+        reports: Sequence[Report] = (),
+    ) -> None:
+        self.view = view
+        self.parameters = parameters
+        self.state = state
+        self.reports = reports
+        self.device = choose_device(parameters.device)
+        self.strategy = str(statistics["strategy"].iloc[0])
+        self.channels = list(store.channels)
+        for name in ("pretrain", "mean_teacher"):
+            if getattr(parameters, name).keep == "best" and view.validation.empty:
+                raise InputError(
+                    f"training.{name}.keep is 'best', but {view.name} has no validation plates to choose by; set it to last, or "
+                    "ingestion.folds.validation to true"
+                )
+        if parameters.cell_type == "one_hot" and (view.unlabelled["cell_type"] < 0).any():
+            raise InputError(
+                f"training.cell_type is 'one_hot', but held-out plates have cells other than {view.cell_types}; set it to none"
+            )
+        gigabytes = parameters.cache_gigabytes
+        if parameters.unlabelled_source == "training":
+            gigabytes /= 2
+        self.labelled = SitePictures(store, view.labelled, statistics, gigabytes)
+        same = view.unlabelled["store_row"].size == len(view.labelled) and view.unlabelled.equals(
+            view.labelled[view.unlabelled.columns]
+        )
+        self.unlabelled = self.labelled if same else SitePictures(store, view.unlabelled, statistics, gigabytes)
+        self.validation = SitePictures(store, view.validation, statistics, gigabytes / 2)
+        self.label = torch.tensor(view.labelled["label"].to_numpy(np.int64))
+        self.units = pure_units(view.labelled, parameters.batches)
+        self.spec = NetworkSpec(
+            parameters.backbone, len(self.channels), len(view.classes), parameters.head.name, parameters.head.scale,
+            parameters.head.margin, len(view.cell_types) if parameters.cell_type == "one_hot" else 0,
+        )  # fmt: skip
+        training = parameters.model_dump(mode="json", exclude={"device", "cache_gigabytes", "tensorboard"})
+        self.facts = {
+            "deepnoise": __version__,
+            "fold": view.fold,
+            "cell_type": view.cell_type,
+            "cell_types": view.cell_types,
+            "network": asdict(self.spec),
+            "channels": self.channels,
+            "image_size": list(self.labelled.batch(np.array([0])).pictures.shape[2:]),
+            "classes": view.classes,
+            "targets": view.targets,
+            "normalization": {
+                part: str(statistics[part].iloc[0]) for part in ("strategy", "reference", "illumination")
+            },
+            "tier": tier_of_training(
+                str(statistics["tier"].iloc[0]),
+                parameters.unlabelled_source,
+                parameters.mean_teacher.pseudo_labels.method,
+            ),
+            "training_plates": view.training_plates,
+            "fingerprints": {
+                "folds": fingerprint(view.training_plates, sorted(set(view.validation["experiment"]))),
+                "parameters": fingerprint(training),
+                "statistics": fingerprint(statistics_of_plates(statistics, view.training_plates)),
+                "data": fingerprint(view.labelled, view.unlabelled),
+                "pixels": fingerprint(_checksums(store, view.labelled), _checksums(store, view.unlabelled)),
+            },
+            "parameters": training,
+        }
+        self.mark = fingerprint({k: v for k, v in self.facts.items() if k != "parameters"})
+
+    def new_network(self, pretrained_weights: str = "none") -> Network:
+        """A freshly drawn network; the seed and the fold decide its weights."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.parameters.seed * 1000 + self.view.fold)
+            network = Network(self.spec, pretrained_weights)
+        return to_device(network, self.device, self.parameters.channels_last)
+
+    def generator(self, stage: str, epoch: int) -> torch.Generator:
+        """The source of all randomness of one epoch."""
+        name = f"{self.parameters.seed}/{self.view.fold}/{stage}/{epoch}"
+        return torch.Generator().manual_seed(zlib.crc32(name.encode()))
+
+    def labelled_order(self, generator: torch.Generator) -> list[np.ndarray]:
+        """The labelled batches of an epoch."""
+        wells = pd.factorize(self.view.labelled["id_code"])[0] if self.parameters.sites_per_epoch == "one" else None
+        return labelled_stream(self.units, self.parameters.batch_size, generator, wells)
+
+    def unlabelled_order(self, labelled: list[np.ndarray], generator: torch.Generator) -> list[np.ndarray]:
+        """An unlabelled batch beside each labelled one, in the stated ratio."""
+        size = round(self.parameters.batch_size * self.parameters.mean_teacher.unlabelled_ratio)
+        own_units = pure_units(self.view.unlabelled, self.parameters.batches)
+        return unlabelled_stream(labelled, self.units, own_units, size, generator)
+
+    def pixels(self, batch: Batch, generator: torch.Generator | None = None) -> torch.Tensor:
+        """Normalized pictures on the device, jittered in training."""
+        jitter = self.parameters.augmentation.statistics_jitter if generator is not None else 0.0
+        return self.laid_out(normalise(batch.to(self.device), self.strategy, jitter, generator))
+
+    def laid_out(self, pictures: torch.Tensor) -> torch.Tensor:
+        """Pictures in the memory format of the network."""
+        form = torch.channels_last if self.parameters.channels_last else torch.contiguous_format
+        return pictures.contiguous(memory_format=form)
+
+    def autocast(self) -> torch.autocast:
+        """The precision of a forward pass."""
+        return autocast(self.device, self.parameters.precision)
+
+    def cross_entropy(
+        self,
+        network: Network,
+        features: torch.Tensor,
+        cell_type: torch.Tensor,
+        target: torch.Tensor,
+        mixed: tuple[torch.Tensor, torch.Tensor] | None = None,
+    ) -> torch.Tensor:
+        """The supervised loss: margin on the true class; of a mixed picture that of both its classes, by their shares."""
+
+        def loss(goal: torch.Tensor) -> torch.Tensor:
+            logits = network.classify(features, cell_type, goal)
+            smoothing = self.parameters.label_smoothing
+            return F.cross_entropy(logits, goal, label_smoothing=smoothing, reduction="none")
+
+        if mixed is None:
+            return loss(target).mean()
+        partner, share = (part.to(self.device) for part in mixed)
+        return (share * loss(target) + (1 - share) * loss(target[partner])).mean()
+
+    def normal_view(self, pictures: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """One random view for the supervised loss."""
+        own = self.parameters.augmentation
+        return random_view(
+            pictures, turns=own.dihedral, strength=own.shift_scale, erase_chance=own.erase, generator=generator
+        )
+
+    def weak_view(self, pictures: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """One random view without erasing."""
+        own = self.parameters.augmentation
+        return random_view(pictures, turns=own.dihedral, strength=own.shift_scale, generator=generator)
+
+    def strong_view(self, pictures: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """One random view with erasing and a random crop."""
+        own = self.parameters.augmentation
+        return random_view(
+            pictures,
+            turns=own.dihedral,
+            strength=own.shift_scale,
+            erase_chance=own.erase,
+            crop=True,
+            generator=generator,
+        )
+
+    def mixed(
+        self, pictures: torch.Tensor, generator: torch.Generator
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor] | None]:
+        """Pictures after CutMix or MixUp, with partner and share; as they are where both are off."""
+        own = self.parameters.augmentation
+        if not own.mixup and not own.cutmix:
+            return pictures, None
+        pictures, partner, share = mix(pictures, own.mixup, own.cutmix, generator)
+        return self.laid_out(pictures), (partner, share)
+
+    @torch.inference_mode()
+    def logits(self, network: Network, pictures: SitePictures, generator: torch.Generator | None = None) -> np.ndarray:
+        """(N, K) logits of all pictures in one view, a random weak one where a generator is given.
+
+        Where training batches are pure, BatchNorm statistics are those of each experiment's or plate's own pictures.
+        """
+        units = pure_units(pictures.sites, self.parameters.batches)
+        adapted = self.parameters.batches != "mixed"
+        network = copy.deepcopy(network).eval() if adapted else network.eval()
+        out = np.empty((len(units), self.spec.classes), np.float32)
+        for members in pd.Series(range(len(units))).groupby(units).indices.values():
+            chunks = np.array_split(members, -(-len(members) // CHUNK))
+            if adapted:
+                reestimate_batch_norm(network, (self.pixels(batch) for batch in pictures.batches(chunks)))
+            for batch in pictures.batches(chunks):
+                x = self.pixels(batch)
+                if generator is not None:
+                    x = self.laid_out(self.weak_view(x, generator))
+                with self.autocast():
+                    out[batch.index] = network(x, batch.cell_type.to(self.device)).float().cpu().numpy()
+        return out
+
+    def validation_score(self, network: Network) -> float | None:
+        """Top-1 of single sites in one view, on validation plates: a T1 score that knows no plate design."""
+        if self.view.validation.empty:
+            return None
+        called = self.logits(network, self.validation)[:, : len(self.view.targets)].argmax(axis=1)
+        return float((called == self.view.validation["label"].to_numpy()).mean())
+
+    def trained(self, network: Network, **facts: Any) -> TrainedModel:
+        """A model with its facts."""
+        weights = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
+        return TrainedModel(weights, self.facts | facts)
+
+
+def _checksums(store: PictureStore, sites: pd.DataFrame) -> list[str]:
+    plates = sites[["experiment", "plate"]].drop_duplicates().sort_values(["experiment", "plate"])
+    return [store.checksum(e, p) for e, p in plates.itertuples(index=False)]

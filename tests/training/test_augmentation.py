@@ -1,0 +1,53 @@
+"""Views and mixtures of pictures."""
+
+import numpy as np
+import pytest
+import torch
+
+from deepnoise.training.augmentation import dihedral, erase, mix, random_view
+
+
+def test_dihedral_views_are_the_eight_symmetries():
+    picture = torch.arange(9.0).reshape(1, 1, 3, 3).repeat(8, 1, 1, 1)
+    views = dihedral(picture, torch.arange(8))
+    assert len({tuple(v.flatten().tolist()) for v in views}) == 8
+    assert all(sorted(v.flatten().tolist()) == list(range(9)) for v in views)
+    torch.testing.assert_close(views[0], picture[0])
+
+
+def test_erasing_takes_2_to_40_percent_of_the_asked_pictures():
+    g = torch.Generator().manual_seed(0)
+    x = torch.ones(400, 1, 50, 50)
+    share = (erase(x, 1.0, g) == 0).float().mean(dim=(1, 2, 3))
+    assert share.min() > 0.005 and share.max() < 0.45 and 0.1 < share.mean() < 0.3
+    assert (erase(x, 0.0, g) == 1).all() and (x == 1).all()
+
+
+def test_views_differ_by_picture_and_repeat_with_the_seed():
+    x = torch.randn(6, 2, 16, 16)
+    options = dict(turns=True, strength=0.1, erase_chance=0.5, crop=True)
+    a = random_view(x, **options, generator=torch.Generator().manual_seed(3))
+    b = random_view(x, **options, generator=torch.Generator().manual_seed(3))
+    torch.testing.assert_close(a, b, rtol=0, atol=0)
+    assert (
+        a.shape == x.shape
+        and (a - random_view(x, **options, generator=torch.Generator().manual_seed(4))).abs().max() > 0.1
+    )
+
+
+@pytest.mark.parametrize(("mixup", "cutmix"), [(0.4, 0.0), (0.0, 1.0), (0.4, 1.0)])
+def test_a_mixed_picture_is_made_of_two_by_its_share(mixup, cutmix):
+    x = torch.arange(1.0, 65.0)[:, None, None, None].expand(64, 2, 20, 20)
+    mixed, partner, share = mix(x, mixup, cutmix, torch.Generator().manual_seed(0))
+    own, other = x[:, 0, 0, 0], x[partner, 0, 0, 0]
+    torch.testing.assert_close(mixed.mean(dim=(1, 2, 3)), share * own + (1 - share) * other)
+    pasted = torch.stack([((m == a) | (m == b)).all() for m, a, b in zip(mixed, own, other, strict=True)])
+    assert pasted.all() if not mixup else not pasted.all()
+    assert (
+        (share >= 0).all()
+        and (share <= 1).all()
+        and 0.2 < share.mean() < 0.8
+        and sorted(partner.tolist()) == list(range(64))
+    )
+    again, _, _ = mix(x, mixup, cutmix, torch.Generator().manual_seed(0))
+    assert torch.equal(mixed, again) and float(np.ptp(share.numpy())) > 0.3

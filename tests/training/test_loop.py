@@ -1,0 +1,312 @@
+"""The two stages: what reaches the weights, and that no work is lost."""
+
+import copy
+import json
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from deepnoise.datasets.model import TrainingState
+from deepnoise.errors import InputError
+from deepnoise.training.folds import pretrain_folds, train_mean_teacher_folds
+from deepnoise.training.images import SitePictures
+from deepnoise.training.loop import pretrain, train_mean_teacher
+from deepnoise.training.split import fold_view
+from deepnoise.training.tracking import to_mlflow, to_tensorboard
+from deepnoise.training.trainer import Trainer
+from tests.conftest import MemoryStore
+from tests.training.helpers import AUGMENTATION, MEAN_TEACHER, PSEUDO, STAGE, make_trainer, parameters, train
+
+
+class KilledError(Exception):
+    pass
+
+
+class DyingState(TrainingState):
+    """Dies after the state of a stage's epoch was written."""
+
+    def __init__(self, root, name, epoch):
+        super().__init__(root)
+        self.last = (name, epoch)
+
+    def save(self, name, mark, tensors, facts):
+        super().save(name, mark, tensors, facts)
+        if (name, facts["epoch"]) == self.last:
+            raise KilledError
+
+
+def assert_same_weights(a, b):
+    assert a.weights.keys() == b.weights.keys()
+    for name in a.weights:
+        assert torch.equal(a.weights[name], b.weights[name]), name
+
+
+@pytest.fixture(scope="module")
+def undisturbed(screen, wells, folds, tmp_path_factory):
+    return train(screen, wells, folds, TrainingState(tmp_path_factory.mktemp("state")))
+
+
+@pytest.mark.parametrize("death", [("fold_0_pretrain", 0), ("fold_0_mean_teacher", 0)])
+def test_a_killed_training_resumes_to_the_same_weights_bit_by_bit(screen, wells, folds, tmp_path, undisturbed, death):
+    with pytest.raises(KilledError):
+        train(screen, wells, folds, DyingState(tmp_path, *death))
+    student, teacher, history = train(screen, wells, folds, TrainingState(tmp_path))
+    assert_same_weights(student, undisturbed[0])
+    assert_same_weights(teacher, undisturbed[1])
+    assert [row["loss"] for row in history] == [row["loss"] for row in undisturbed[2]]
+
+
+def test_changed_parameters_start_afresh_and_say_so(screen, wells, folds, tmp_path, caplog):
+    train(screen, wells, folds, TrainingState(tmp_path))
+    student, _, _ = train(screen, wells, folds, TrainingState(tmp_path), seed=2)
+    assert "data or parameters have changed" in caplog.text
+    fresh, _, _ = train(screen, wells, folds, TrainingState(tmp_path / "other"), seed=2)
+    assert_same_weights(student, fresh)
+
+
+def test_other_pixels_with_the_same_statistics_start_afresh(screen, wells, folds):
+    store, sites, statistics = screen
+    other = MemoryStore({k: v.copy() for k, v in store.pictures.items()}, store.channels)
+    swapped = other.pictures[("ALPHA-02", "1")]
+    swapped[[0, 1]] = swapped[[1, 0]]  # two wells change places: the plate's statistics stay
+    view = fold_view(sites, wells, folds, 0, "training")
+    marks = {
+        Trainer(view, each, statistics, parameters(), TrainingState(Path("unused"))).mark for each in (store, other)
+    }
+    assert len(marks) == 2
+
+
+def test_heldout_and_validation_labels_do_not_reach_the_weights(screen, wells, folds, tmp_path, undisturbed):
+    """Labels of held-out plates scrambled (given, even): the same weights, bit by bit."""
+    scrambled = wells.copy()
+    hidden = scrambled["target"] & (scrambled["split"] == "heldout")
+    scrambled.loc[hidden, "perturbation"] = "0"
+    role = folds.set_index(["experiment", "plate"])["role"]
+    validates = np.array([role[key] == "validation" for key in zip(wells["experiment"], wells["plate"], strict=True)])
+    scrambled.loc[validates & wells["target"], "perturbation"] = "0"
+    for source in ("training", "heldout"):
+        _, teacher, _ = train(screen, scrambled, folds, TrainingState(tmp_path / source), unlabelled_source=source)
+        reference = (
+            undisturbed[1]
+            if source == "training"
+            else train(screen, wells, folds, TrainingState(tmp_path / "r"), unlabelled_source=source)[1]
+        )
+        assert_same_weights(teacher, reference)
+
+
+def test_training_labels_do_reach_the_weights(screen, wells, folds, tmp_path, undisturbed):
+    scrambled = wells.copy()
+    member = scrambled["target"] & scrambled["perturbation"].notna()
+    scrambled.loc[member, "perturbation"] = scrambled.loc[member, "perturbation"].to_numpy()[::-1]
+    _, teacher, _ = train(screen, scrambled, folds, TrainingState(tmp_path))
+    assert any(not torch.equal(teacher.weights[k], undisturbed[1].weights[k]) for k in teacher.weights)
+
+
+def test_the_teacher_is_not_the_student_and_carries_its_facts(undisturbed, screen):
+    student, teacher, history = undisturbed
+    assert any(not torch.equal(teacher.weights[k], student.weights[k]) for k in student.weights if "running_mean" in k)
+    facts = teacher.facts
+    assert facts["channels"] == screen[0].channels and facts["image_size"] == [24, 24] and len(facts["targets"]) == 8
+    assert (
+        facts["normalization"] == {"strategy": "plate", "reference": "all", "illumination": "none"}
+        and facts["tier"] == "T1"
+    )
+    assert set(facts["fingerprints"]) == {"folds", "parameters", "statistics", "data", "pixels"}
+    assert len(facts["training_plates"]) == 16 and len(history) == 4
+
+
+def test_a_loss_that_is_no_number_stops_with_the_wells(screen, wells, folds, tmp_path):
+    store, sites, statistics = screen
+    broken = statistics.assign(scale=np.where(statistics["experiment"] == "ALPHA-02", np.nan, statistics["scale"]))
+    with pytest.raises(
+        InputError,
+        match=r"training.pretrain: the loss became nan in epoch 0, step \d+, at wells .*last good state: none yet.*Lower training.pretrain.learning_rate",
+    ):
+        pretrain_folds(store, sites, wells, folds, broken, TrainingState(tmp_path), parameters())
+
+
+@pytest.mark.slow
+def test_training_learns_biology(screen, wells, folds, tmp_path):
+    stage = STAGE | dict(epochs=25)
+    _, _, history = train(screen, wells, folds, TrainingState(tmp_path), backbone="resnet10t", pretrain=stage)
+    assert max(row["student_t1"] for row in history) > 2 / 8
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_training_on_a_gpu_in_bf16(screen, wells, folds, tmp_path):
+    _, teacher, history = train(screen, wells, folds, TrainingState(tmp_path), device="cuda")
+    assert np.isfinite(history[-1]["loss"]) and next(iter(teacher.weights.values())).device.type == "cpu"
+
+
+# every part of the recipe -----------------------------------------------------------------------------------------
+
+EVERYTHING = dict(
+    gradient_clip=1.0, label_smoothing=0.1, sites_per_epoch="one", cell_type="one_hot", unlabelled_source="heldout",
+    augmentation=AUGMENTATION | dict(shift_scale=0.1, erase=0.5, mixup=0.4, cutmix=1.0),
+    pretrain=STAGE | dict(epochs=3, optimizer="lamb", ema_decay=0.9, ema_buffers="reestimated", keep="best"),
+    mean_teacher=MEAN_TEACHER | dict(
+        epochs=3, optimizer="momentum", ema_decay={0: 0.5, 1: 0.9}, keep="best", consistency="kl", consistency_weight=1.0, views="two",
+        strong_view="student", unlabelled_ratio=1.0,
+        pseudo_labels=PSEUDO | dict(method="soft", start=1, refresh="improved", views=2, memory=0.1, groups=True),
+    ),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("death", [("fold_0_pretrain", 1), ("fold_0_mean_teacher", 1)])
+def test_with_everything_on_a_killed_training_still_resumes_bit_by_bit(screen, wells, folds, tmp_path, death):
+    whole = train(screen, wells, folds, TrainingState(tmp_path / "whole"), **EVERYTHING)
+    with pytest.raises(KilledError):
+        train(screen, wells, folds, DyingState(tmp_path / "killed", *death), **EVERYTHING)
+    resumed = train(screen, wells, folds, TrainingState(tmp_path / "killed"), **EVERYTHING)
+    assert_same_weights(resumed[0], whole[0])
+    assert_same_weights(resumed[1], whole[1])
+    assert [row["loss"] for row in resumed[2]] == [row["loss"] for row in whole[2]]
+    assert whole[1].facts["tier"] == "T2+T3" and all(np.isfinite(row["loss"]) for row in whole[2])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        dict(batches="experiment", batch_size=8),
+        dict(precision="bfloat16", channels_last=False, pretrain=STAGE | dict(epochs=1), mean_teacher=MEAN_TEACHER | dict(epochs=1)),
+        dict(head=dict(name="softmax", scale=1.0, margin=0.0), mean_teacher=MEAN_TEACHER | dict(epochs=1, consistency="kl")),
+        dict(unlabelled_source="none"),
+    ],
+    ids=["pure", "bfloat16", "softmax_kl", "no_unlabelled"],
+)  # fmt: skip
+def test_each_way_trains(screen, wells, folds, tmp_path, changes):
+    _, teacher, history = train(screen, wells, folds, TrainingState(tmp_path), **changes)
+    assert all(np.isfinite(row["loss"]) for row in history) and 0 <= teacher.facts["validation_t1"] <= 1
+
+
+def test_specialists_start_from_one_student_and_see_their_own_cells(screen, wells, folds, tmp_path):
+    store, sites, statistics = screen
+    p, state = parameters(cell_type="specialist"), TrainingState(tmp_path)
+    pretrained, _ = pretrain_folds(store, sites, wells, folds, statistics, state, p)
+    _, teachers, history = train_mean_teacher_folds(pretrained, store, sites, wells, folds, statistics, state, p)
+    assert list(pretrained) == ["fold_0"] and list(teachers) == ["fold_0_ALPHA", "fold_0_BETA"]
+    assert [row["cell_type"] for row in history] == ["ALPHA", "ALPHA", "BETA", "BETA"]
+    for name, teacher in teachers.items():
+        own = teacher.facts["cell_type"]
+        assert name.endswith(own) and all(plate.startswith(own) for plate in teacher.facts["training_plates"])
+    other = wells.copy()
+    member = other["target"] & other["perturbation"].notna() & (other["cell_type"] == "BETA")
+    other.loc[member, "perturbation"] = other.loc[member, "perturbation"].to_numpy()[::-1]
+    again, _, _ = train_mean_teacher_folds(
+        {"fold_0": pretrained["fold_0"]}, store, sites, wells, folds, statistics, TrainingState(tmp_path / "other"), p
+    )
+    view = fold_view(sites, other, folds, 0, "training").of_cell_type("ALPHA")
+    trainer = Trainer(view, store, statistics, p, TrainingState(tmp_path / "scrambled"))
+    assert_same_weights(train_mean_teacher(trainer, pretrained["fold_0"])[0], again["fold_0_ALPHA"])
+
+
+def test_the_best_epoch_is_kept_and_needs_validation_plates(screen, wells, folds, tmp_path):
+    stage = STAGE | dict(epochs=6, keep="best", learning_rate=0.01)
+    trainer = make_trainer(screen, wells, folds, TrainingState(tmp_path), pretrain=stage)
+    model, history = pretrain(trainer)
+    scores = [row["chosen_t1"] for row in history]
+    assert model.facts["validation_t1"] == max(scores) and model.facts["epoch"] == scores.index(max(scores))
+    network = trainer.new_network()
+    network.load_state_dict(model.weights)
+    assert trainer.validation_score(network) == max(scores)
+    blind = folds[folds["role"] != "validation"]
+    with pytest.raises(InputError, match="training.pretrain.keep is 'best', but fold_0 has no validation plates"):
+        make_trainer(screen, wells, blind, TrainingState(tmp_path), pretrain=stage)
+
+
+def test_without_a_second_stage_the_teacher_is_the_pretrained_average(screen, wells, folds, tmp_path):
+    changes = dict(pretrain=STAGE | dict(ema_decay=0.9), mean_teacher=MEAN_TEACHER | dict(epochs=0))
+    student, teacher, history = train(screen, wells, folds, TrainingState(tmp_path), **changes)
+    assert_same_weights(student, teacher)
+    assert len(history) == 2 and teacher.facts["validation_t1"] == history[-1]["teacher_t1"]
+    plain, _, first = train(
+        screen, wells, folds, TrainingState(tmp_path / "plain"), mean_teacher=MEAN_TEACHER | dict(epochs=0)
+    )
+    assert [row["loss"] for row in first] == [row["loss"] for row in history]  # the average does not touch the student
+    assert any(not torch.equal(plain.weights[k], teacher.weights[k]) for k in plain.weights)
+
+
+def test_adapted_validation_reads_each_experiment_by_itself(screen, wells, folds, tmp_path):
+    """What a pure batch makes of a picture does not depend on the other experiments that are asked with it."""
+    trainer = make_trainer(screen, wells, folds, TrainingState(tmp_path), batches="experiment")
+    network = trainer.new_network()
+    together = trainer.logits(network, trainer.validation)
+    one = trainer.view.validation["experiment"].to_numpy() == trainer.view.validation["experiment"].iloc[0]
+    part = SitePictures(screen[0], trainer.view.validation[one], screen[2], 1.0)
+    np.testing.assert_allclose(trainer.logits(network, part), together[one], atol=1e-5)
+    before = copy.deepcopy(network.state_dict())
+    trainer.logits(network, trainer.validation)
+    assert all(torch.equal(before[k], v) for k, v in network.state_dict().items())
+
+
+def test_the_history_can_be_followed_while_training_runs(screen, wells, folds, tmp_path):
+    seen = []
+    with pytest.raises(KilledError):
+        train(screen, wells, folds, DyingState(tmp_path, "fold_0_mean_teacher", 0))
+    for stage in ("pretrain", "mean_teacher"):
+        seen += [json.loads(line) for line in (tmp_path / f"fold_0_{stage}.jsonl").read_text().splitlines()]
+    assert [(row["stage"], row["epoch"]) for row in seen] == [("pretrain", 0), ("pretrain", 1), ("mean_teacher", 0)]
+    assert all(row["images_per_second"] > 0 and 0 <= row["loader_wait"] <= 1 for row in seen)
+
+
+def test_rows_reach_mlflow_where_a_run_is_on_and_tensorboard_where_it_is_installed(monkeypatch, tmp_path):
+    row = dict(fold=0, cell_type="all", stage="pretrain", epoch=3, loss=1.5, teacher_t1=None)
+    logged = []
+    fake = types.SimpleNamespace(
+        active_run=lambda: None, log_metrics=lambda figures, step: logged.append((figures, step))
+    )
+    to_mlflow(row)  # not imported: nothing happens
+    monkeypatch.setitem(sys.modules, "mlflow", fake)
+    to_mlflow(row)
+    assert logged == []
+    fake.active_run = lambda: "a run"
+    to_mlflow(row)
+    assert logged == [({"pretrain_0_all/loss": 1.5}, 3)]
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(InputError, match=r"tensorboard is not installed; pip install 'deepnoise\[tensorboard\]'"):
+        to_tensorboard(tmp_path)
+
+
+def test_a_lack_of_memory_says_what_to_lower(screen, wells, folds, tmp_path, monkeypatch):
+    def lack(error):
+        monkeypatch.setattr(Trainer, "cross_entropy", error)
+        with pytest.raises(InputError, match=r"training.pretrain ran out of memory: lower training.batch_size \(32\)"):
+            train(screen, wells, folds, TrainingState(tmp_path))
+
+    def on_the_gpu(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+
+    def for_python(*_):
+        raise MemoryError
+
+    lack(lambda *_: torch.empty(10**15))  # torch's own words on the CPU
+    lack(on_the_gpu)
+    lack(for_python)
+    monkeypatch.setattr(Trainer, "cross_entropy", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train(screen, wells, folds, TrainingState(tmp_path))
+
+
+def test_unknown_optimizers_and_wrong_schedules_are_refused(screen, wells, folds, tmp_path):
+    trainer = make_trainer(screen, wells, folds, TrainingState(tmp_path), pretrain=STAGE | dict(optimizer="adamq"))
+    with pytest.raises(
+        InputError, match="training.pretrain.optimizer is 'adamq', which timm does not know. Did you mean"
+    ):
+        pretrain(trainer)
+    with pytest.raises(ValueError, match="begins with epoch 0"):
+        parameters(mean_teacher=MEAN_TEACHER | dict(ema_decay={1: 0.9}))
+    with pytest.raises(ValueError, match="mixes pictures, but with training.mean_teacher.views 'shared'"):
+        parameters(augmentation=AUGMENTATION | dict(mixup=0.4))
+
+
+def test_an_infinite_gradient_stops_before_it_reaches_the_weights(screen, wells, folds, tmp_path, monkeypatch):
+    trainer = make_trainer(screen, wells, folds, TrainingState(tmp_path), gradient_clip=1.0)
+    usual = trainer.cross_entropy
+    monkeypatch.setattr(trainer, "cross_entropy", lambda *a: (usual(*a) - usual(*a).detach()).sqrt())
+    with pytest.raises(InputError, match="the gradient became (nan|inf) in epoch 0, step 0, at wells"):
+        pretrain(trainer)

@@ -1,0 +1,114 @@
+"""What the teacher says of unlabelled wells."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from deepnoise.datasets.model import TrainingState
+from deepnoise.parameters import PseudoLabelParameters
+from deepnoise.training.pseudo_labels import PseudoLabels
+from deepnoise.training.split import fold_view
+from tests.training.helpers import MEAN_TEACHER, PSEUDO, train
+
+
+@pytest.fixture(scope="module")
+def view(screen, wells, folds):
+    return fold_view(screen[1], wells, folds, 0, "heldout")
+
+
+def labels(view, **changes) -> PseudoLabels:
+    return PseudoLabels(view, PseudoLabelParameters.model_validate(PSEUDO | {"method": "plain"} | changes))
+
+
+@pytest.mark.parametrize("method", ["plain", "balanced"])
+def test_pseudo_labels_in_training_run_and_are_marked(screen, wells, folds, tmp_path, method):
+    pseudo = PSEUDO | dict(method=method, groups=method == "balanced", views=2, memory=0.1, refresh="improved")
+    stage = MEAN_TEACHER | dict(epochs=1, views="two", pseudo_labels=pseudo)
+    _, teacher, history = train(
+        screen, wells, folds, TrainingState(tmp_path), unlabelled_source="heldout", mean_teacher=stage
+    )
+    assert teacher.facts["tier"] == ("T2+T3" if method == "balanced" else "T3") and np.isfinite(history[-1]["loss"])
+
+
+def test_treated_wells_are_called_among_the_targets_and_a_well_as_one(view):
+    sites = np.random.default_rng(0).normal(0, 1, (len(view.unlabelled), len(view.classes)))
+    own = labels(view)
+    own.renew(sites)
+    called = own.of_site.numpy()
+    assert ((called < len(view.targets)) == view.unlabelled["target"].to_numpy()).all()
+    allowed = np.where(
+        (np.arange(len(view.classes)) < len(view.targets))[None] == view.unlabelled["target"].to_numpy()[:, None],
+        sites,
+        -np.inf,
+    )
+    np.testing.assert_array_equal(called, allowed.argmax(axis=1))  # one site a well here
+
+
+def test_balanced_labels_use_every_class_of_a_plate_once_and_soft_ones_are_their_probabilities(view):
+    wells = [(plate, f"W{i}", i < 8) for plate in ("1", "2") for i in range(10)]
+    full = pd.DataFrame(wells, columns=["plate", "well", "target"]).assign(experiment="NEW-01")
+    full["id_code"] = full["experiment"] + "_" + full["plate"] + "_" + full["well"]
+    whole = replace(view, unlabelled=full)  # each of the 8 targets once a plate
+    treated = full["target"].to_numpy()
+    sites = np.random.default_rng(1).normal(0, 1, (len(treated), len(view.classes)))
+    sites[:, 0] += 3  # everything looks like class 0
+    called = {}
+    for method in ("plain", "balanced", "soft"):
+        own = labels(whole, method=method)
+        own.renew(sites)
+        called[method] = own.of_site
+    share = {m: np.mean(called[m].numpy()[treated] == 0) for m in ("plain", "balanced")}
+    assert share["plain"] > 0.6 and share["balanced"] < 0.3
+    soft = called["soft"]
+    torch.testing.assert_close(soft.sum(dim=1), torch.ones(len(treated)))
+    assert torch.equal(soft.argmax(dim=1), called["balanced"])
+    for plate in ("1", "2"):
+        mass = soft[torch.from_numpy(treated & (full["plate"] == plate).to_numpy())][:, :8].sum(dim=0)
+        torch.testing.assert_close(mass, torch.ones(8), atol=0.01, rtol=0)
+
+
+def test_with_groups_only_the_classes_of_the_plate_can_win(view, wells, design):
+    kept = labels(view, method="balanced", groups=True)
+    layout = kept._layout.set_index("perturbation")["group"]
+    assert layout.nunique() == 4
+    true = design.assign(id_code=design["experiment"] + "_" + design["plate"].astype(str) + "_" + design["well"])
+    number = {name: i for i, name in enumerate(view.classes)}
+    names = true.set_index("id_code").loc[view.unlabelled["id_code"], "sirna"].astype(str)
+    treated = np.flatnonzero(view.unlabelled["target"])
+    sites = np.random.default_rng(2).normal(0, 1, (len(names), len(view.classes)))
+    sites[np.arange(len(names)), [number.get(n, 0) for n in names]] += 8
+    own = names.iloc[
+        treated[0]
+    ]  # a well whose picture says nothing, and a little of a class that is never on its plate
+    sites[treated[0]] = 0.0
+    sites[treated[0], next(number[n] for n in view.targets if layout[n] != layout[own])] = 1.0
+    kept.renew(sites)
+    called = [view.targets[k] for k in kept.of_site.numpy()[treated]]
+    assert [layout[c] for c in called] == [layout[n] for n in names.iloc[treated]]
+    free = labels(view, method="balanced")
+    free.renew(sites)
+    assert layout[view.targets[free.of_site.numpy()[treated[0]]]] != layout[own]
+
+
+def test_old_opinions_are_remembered_and_renewed_on_schedule(view):
+    rng = np.random.default_rng(3)
+    first, second = rng.normal(0, 1, (2, len(view.unlabelled), len(view.classes)))
+    own = labels(view, memory=0.25)
+    own.renew(first)
+    kept = own.renew(second)
+    np.testing.assert_allclose(kept, 0.75 * second + 0.25 * first, atol=1e-5)
+    again = labels(view, memory=0.25)
+    again.restore(kept)
+    assert torch.equal(again.of_site, own.of_site)
+    assert not labels(view, start=2).due(1, True) and labels(view, start=2).due(2, False)
+    assert [own.due(e, False) for e in (0, 1)] == [True, True]
+    every = labels(view, refresh=3)
+    every.renew(first)
+    assert [every.due(e, True) for e in range(5)] == [True, False, False, True, False]
+    improved = labels(view, refresh="improved")
+    improved.renew(first)
+    assert improved.due(1, True) and not improved.due(1, False)
+    assert not labels(view, method="none").due(5, True) and labels(view).weight(5.0) == 0
