@@ -168,7 +168,6 @@ arm("pure, batch 24", "pure", t__batch_size=24)
 arm("pure, mixup", "pure", aug__mixup=0.4)
 arm("pure, cutmix", "pure", aug__cutmix=1.0)
 arm("pure, smoothing", "pure", t__label_smoothing=0.1)
-arm("pure, contrast", "pure", idea="contrast")
 arm("contrast", "supervised", idea="contrast")
 arm("adversary", "supervised", idea="adversary")
 arm("pure, adversary", "pure", idea="adversary")
@@ -185,4 +184,14 @@ arm("pure, margin 0.3", "pure", head__margin=0.3)
 arm("pure, cell type", "pure", t__cell_type="one_hot")
 arm("pure, jitter 0", "pure", aug__statistics_jitter=0.0)
 arm("pure, jitter 0.2", "pure", aug__statistics_jitter=0.2)
-arm("pure mean teacher", "mean teacher", t__batches="experiment", adabn="experiment")
+PURE = {"training.batches": "experiment", "adabn": "experiment"}
+ARMS["pure mean teacher"] = ARMS["mean teacher"] | PURE
+ARMS["pure mean teacher, balanced"] = ARMS["pure mean teacher"] | {
+    "training.mean_teacher.pseudo_labels.method": "balanced", "training.mean_teacher.pseudo_labels.weight": 0.5,
+}  # fmt: skip
+ARMS["pure, held-out pictures, soft pseudo-labels"] = ARMS["pure mean teacher"] | {
+    "training.unlabelled_source": "heldout", "training.mean_teacher.pseudo_labels.method": "soft",
+    "training.mean_teacher.unlabelled_ratio": 1.0, "training.mean_teacher.consistency_weight": 0.0,
+    "training.mean_teacher.pseudo_labels.weight": 0.5, "training.mean_teacher.pseudo_labels.start": 0,
+}  # fmt: skip
+ARMS["pure, held-out pictures"] = ARMS["pure mean teacher"] | {"training.unlabelled_source": "heldout"}

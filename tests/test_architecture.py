@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from kedro.config import OmegaConfigLoader
 from kedro.framework.project import configure_project, pipelines
-from kedro.io import DataCatalog
+from kedro.io import CatalogConfigResolver, DataCatalog
 
 from deepnoise.parameters import Block, ProjectParameters
 
@@ -63,7 +63,7 @@ def test_the_library_knows_no_kedro_and_opens_no_file(path):
 
 
 def test_the_rule_catches_a_library_that_knows_kedro_or_files():
-    assert imports_kedro("def f():\n    from kedro.io import DataCatalog")
+    assert imports_kedro("def f():\n    from kedro.io import CatalogConfigResolver, DataCatalog")
     assert opens_files("import pandas as pd\nt = pd.read_csv('x')") and opens_files("open('x')")
     assert len(LIBRARY) > 20
 
@@ -85,9 +85,25 @@ def test_registering_pipelines_imports_neither_torch_nor_timm():
     )
 
 
-def catalog_config(env: str) -> dict:
+class Entries(dict):
+    """Catalog entries by name, those of factories among them."""
+
+    def __missing__(self, name: str) -> dict:
+        resolver = CatalogConfigResolver({k: v for k, v in self.items() if not k.startswith("_")})
+        if resolver.match_dataset_pattern(name) is None:
+            raise KeyError(name)
+        return resolver.resolve_pattern(name)
+
+    def knows(self, name: str) -> bool:
+        try:
+            return bool(self[name])
+        except KeyError:
+            return False
+
+
+def catalog_config(env: str) -> Entries:
     loader = OmegaConfigLoader(str(PROJECT / "conf"), env=env, base_env="base", runtime_params={})
-    return loader["catalog"]
+    return Entries(loader["catalog"])
 
 
 def globals_of(env: str) -> dict:
@@ -100,8 +116,8 @@ def registered():
     return dict(pipelines)
 
 
-def unresolved(names: set[str], catalog: dict) -> set[str]:
-    return {name for name in names if not name.startswith(("params:", "parameters")) and name not in catalog}
+def unresolved(names: set[str], catalog: Entries) -> set[str]:
+    return {name for name in names if not name.startswith(("params:", "parameters")) and not catalog.knows(name)}
 
 
 @pytest.mark.parametrize("env", ENVIRONMENTS)
@@ -113,7 +129,8 @@ def test_every_dataset_of_every_pipeline_is_declared(env, registered):
 
 
 def test_the_rule_catches_an_undeclared_name():
-    assert unresolved({"wellz", "params:training"}, {"wells": {}}) == {"wellz"}
+    known = Entries({"wells": {"type": "MemoryDataset"}, "tuned_{block}_run": {"type": "MemoryDataset"}})
+    assert unresolved({"wellz", "params:training", "wells", "tuned_training_run"}, known) == {"wellz"}
 
 
 def paths_without_screen(catalog: dict, screen: str) -> list[str]:

@@ -5,7 +5,8 @@ One model a block of ``conf/*/parameters_<pipeline>.yml``. Unknown keys and wron
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -225,11 +226,6 @@ class TrainingParameters(Block):
                 "training.augmentation mixes pictures, but with training.mean_teacher.views 'shared' the mixed view would be compared with "
                 "the teacher's view of one picture; set views to two, or mixup and cutmix to 0"
             )
-        if self.batches != "mixed" and self.unlabelled_source == "heldout":
-            raise ValueError(
-                f"training.batches is {self.batches!r}, but held-out pictures would stand in the same batch; set "
-                "training.unlabelled_source to training or none"
-            )
         return self
 
 
@@ -281,6 +277,38 @@ class GrowthChartParameters(Block):
     design: list[Literal["group_filter", "sinkhorn", "assignment"]]
 
 
+class SearchRange(Block):
+    """Values of one parameter that a study may try: a range, or choices."""
+
+    low: float | int | None = None
+    high: float | int | None = None
+    log: bool = False
+    choices: Annotated[list[bool | int | float | str], Field(min_length=1)] | None = None
+
+    @model_validator(mode="after")
+    def _range_or_choices(self) -> SearchRange:
+        if (self.choices is None) == (self.low is None or self.high is None):
+            raise ValueError("tuning: a search range has either low and high, or choices")
+        if self.low is not None and self.high is not None and (self.low > self.high or (self.log and self.low <= 0)):
+            raise ValueError(
+                f"tuning: a search range goes from {self.low} to {self.high}{' on a log scale' if self.log else ''}; expected low <= high"
+                f"{' and low above 0' if self.log else ''}"
+            )
+        return self
+
+
+class TuningParameters(Block):
+    """Studies that search for better parameters by the validation score."""
+
+    study: str
+    seed: int
+    trials: PositiveInt
+    startup_trials: PositiveInt
+    warmup_epochs: int = Field(ge=0)
+    training: dict[str, SearchRange]
+    plate_balancing: dict[str, SearchRange]
+
+
 class ProjectParameters(Block):
     """All blocks together, and what may be given on the command line."""
 
@@ -292,12 +320,61 @@ class ProjectParameters(Block):
     plate_balancing: PlateBalancingParameters
     evaluation: EvaluationParameters
     growth_chart: GrowthChartParameters
+    tuning: TuningParameters
     screen: str
     raw_root: str | None = None
     data_root: str | None = None
     scores: str | None = None
     scores_tier: str | None = None
     profiles: str | None = None
+    study_url: str | None = None
+
+
+B = TypeVar("B", bound=Block)
+
+
+def replace_values(block: B, name: str, changes: Mapping[str, Any], where: str) -> B:
+    """A block with some values changed.
+
+    Args:
+        block: To start from; it stays as it is.
+        name: Its name, with which the dotted names begin.
+        changes: Dotted name -> value.
+        where: Who asks, for the error.
+
+    Raises:
+        InputError: An unknown name or a wrong value.
+    """
+    values = {name: block.model_dump()}
+    for dotted, value in changes.items():
+        holder, last = find_value(values, dotted, where)
+        holder[last] = value
+    try:
+        return type(block).model_validate(values[name])
+    except ValidationError as error:
+        fault = error.errors()[0]
+        raise InputError(
+            f"{where} cannot set {dict(changes)}: {'.'.join(map(str, fault['loc']))} {fault['msg']}"
+        ) from error
+
+
+def find_value(values: dict[str, Any], dotted: str, where: str) -> tuple[dict[str, Any], str]:
+    """The dict that holds a dotted name, and the key in it.
+
+    Raises:
+        InputError: There is no such parameter.
+    """
+    holder: Any = values
+    *path, last = dotted.split(".")
+    for depth, part in enumerate((*path, last)):
+        known = list(holder) if isinstance(holder, dict) else []
+        if part not in known or (depth == 0 and not path):
+            raise InputError(
+                f"{where} changes {dotted!r}, which is no parameter; allowed at {part!r}: {', '.join(map(str, known))}.{closest(part, known)}"
+            )
+        if depth < len(path):
+            holder = holder[part]
+    return holder, last
 
 
 def validate_parameters(parameters: dict[str, Any]) -> ProjectParameters:

@@ -11,6 +11,7 @@ from deepnoise.pipelines import (
     plate_balancing,
     simulation,
     training,
+    tuning,
 )
 
 STAGES = {
@@ -32,7 +33,8 @@ SIMULATED = {"raw_wells": "simulated_wells", "raw_images": "simulated_images"}
 def register_pipelines() -> dict[str, Pipeline]:
     """Name -> pipeline; ``__default__`` goes from ingestion to evaluation, ``demo`` puts simulation before it.
 
-    ``growth_chart`` stands beside them: it trains networks of its own on the screen that normalization has measured.
+    Beside them stand ``growth_chart`` and ``tuning``, which train networks of their own on the screen that normalization has measured, and
+    ``tuning_balancing``, which reads stored scores.
     """
     stages = {name: stage.create_pipeline() for name, stage in STAGES.items()}
     analysis = (
@@ -44,6 +46,8 @@ def register_pipelines() -> dict[str, Pipeline]:
     )
     return stages | {
         "growth_chart": growth_chart.create_pipeline(),
+        "tuning": tuning.create_pipeline(),
+        "tuning_balancing": tuning.create_balancing_pipeline(),
         "__default__": stages["ingestion"] + analysis,
         "demo": stages["simulation"] + Pipeline(stages["ingestion"], inputs=SIMULATED) + analysis,
     }

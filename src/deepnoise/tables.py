@@ -401,6 +401,21 @@ SCHEMAS: dict[str, TableSchema] = {
             "loader_wait": "float",  # share of the time in which a step waited for pictures
         },
     ),
+    "tuning_trials": TableSchema(
+        "one row a trial of a study and parameter that it tried",
+        ("study", "trial", "parameter"),
+        {
+            "study": "str",
+            "trial": "int",
+            "state": "str",
+            "score": "float?",  # validation top-1; none where the trial was given up or failed
+            "epochs": "int",  # reported before its end
+            "seconds": "float?",
+            "error": "str?",
+            "parameter": "str",  # dotted name
+            "value": "str",
+        },
+    ),
 }
 
 SCORES_KEYS = {

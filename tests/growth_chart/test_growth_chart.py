@@ -1,5 +1,7 @@
 """Which arms a chart has, what they cost, and that nothing known is done again."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -25,6 +27,7 @@ NORMALIZATION = NormalizationParameters(
     strategy="plate", reference="all", scale_floor=1.0, illumination="none", position_correction="none"
 )
 OWN = Settings(NORMALIZATION, parameters())
+TAUGHT = Settings(NORMALIZATION, parameters(mean_teacher=MEAN_TEACHER | {"epochs": 8}))
 SHIPPED = yaml.safe_load((PROJECT / "conf/base/parameters_growth_chart.yml").read_text())["growth_chart"]
 INFERENCE = InferenceParameters(views="dihedral", adabn="none", seen_experiments=0, batch_size=64, device="cpu")
 BALANCING = PlateBalancingParameters(
@@ -50,12 +53,12 @@ def test_the_shipped_chart_switches_on_one_step_after_the_other():
     for before, arm in zip(steps, steps[1:], strict=False):
         assert arm.reference == before.name
     full = steps[-1]
-    assert full.name == "TTA" and full.settings == OWN  # the full model is that of the environment
+    assert full.name == "TTA" and full.settings == TAUGHT  # the full model is that of the environment
     left_out = {arm.name.removeprefix("full without ") for arm in arms.values() if arm.kind == "leave_one_out"}
-    assert left_out == {"plate normalization", "ArcFace", "mean teacher", "all sites", "TTA"}
+    assert left_out == {"plate normalization", "ArcFace", "pure batches and AdaBN", "mean teacher", "all sites", "TTA"}
     assert arms["full without plate normalization"].settings.normalization.strategy == "experiment"
     assert arms["full without ArcFace"].settings.training.head.name == "softmax"
-    assert arms["full without ArcFace"].settings.training.mean_teacher.epochs == OWN.training.mean_teacher.epochs
+    assert arms["full without ArcFace"].settings.training.mean_teacher.epochs == 8
     assert [arm.balancing for arm in arms.values() if arm.kind == "design"] == [
         "group_filter",
         "sinkhorn",
@@ -68,7 +71,7 @@ def test_the_shipped_chart_switches_on_one_step_after_the_other():
 
 def test_a_step_that_trains_longer_has_a_control_of_equal_compute():
     arms = {arm.name: arm for arm in plan_arms(chart(), OWN)}
-    control = arms["ArcFace, trained as long"]
+    control = arms["pure batches and AdaBN, trained as long"]
     assert arms["mean teacher"].control == control.name and control.settings.training.mean_teacher.epochs == 0
     assert control.compute == pytest.approx(arms["mean teacher"].compute, rel=0.1)
     assert [arm.name for arm in arms.values() if arm.kind == "control"] == [control.name]
@@ -184,10 +187,10 @@ def test_arms_are_trained_once_and_kept(small, tmp_path, monkeypatch):
     own = (screen.wells, screen.folds, screen.histograms, screen.layout, "none")
     fewer = run.Screen(screen.store, screen.sites.iloc[:-1], *own)
     other_truth = run.Truth(screen.wells, pd.DataFrame({"id_code": ["x"], "perturbation": ["y"]}), screen.folds)
-    adapted = INFERENCE.model_copy(update={"adabn": "plate"})
+    adapted = replace(arms[0], settings=replace(arms[0].settings, adabn="plate"))
     asked = [
-        (arms[0], 1, screen, truth, INFERENCE), (arms[0], 2, screen, truth, INFERENCE), (arms[1], 1, screen, truth, INFERENCE),
-        (arms[0], 1, fewer, truth, INFERENCE), (arms[0], 1, screen, other_truth, INFERENCE), (arms[0], 1, screen, truth, adapted),
+        (arms[0], 1, screen, truth), (arms[0], 2, screen, truth), (arms[1], 1, screen, truth), (arms[0], 1, fewer, truth),
+        (arms[0], 1, screen, other_truth), (adapted, 1, screen, truth),
     ]  # fmt: skip
     assert len({run.arm_mark(*one, BALANCING) for one in asked}) == len(asked)  # whatever differs makes another arm
     one_group = run.Screen(screen.store, screen.sites, *own[:3], screen.layout.assign(group=0), "none")

@@ -15,6 +15,7 @@ from deepnoise.errors import InputError
 from deepnoise.training.folds import pretrain_folds, train_mean_teacher_folds
 from deepnoise.training.images import SitePictures
 from deepnoise.training.loop import pretrain, train_mean_teacher
+from deepnoise.training.network import Network, NetworkSpec, use_batch_statistics
 from deepnoise.training.split import fold_view
 from deepnoise.training.tracking import to_mlflow, to_tensorboard
 from deepnoise.training.trainer import Trainer
@@ -173,11 +174,12 @@ def test_with_everything_on_a_killed_training_still_resumes_bit_by_bit(screen, w
     "changes",
     [
         dict(batches="experiment", batch_size=8),
+        dict(batches="plate", batch_size=8, unlabelled_source="heldout", mean_teacher=MEAN_TEACHER | dict(views="two")),
         dict(precision="bfloat16", channels_last=False, pretrain=STAGE | dict(epochs=1), mean_teacher=MEAN_TEACHER | dict(epochs=1)),
         dict(head=dict(name="softmax", scale=1.0, margin=0.0), mean_teacher=MEAN_TEACHER | dict(epochs=1, consistency="kl")),
         dict(unlabelled_source="none"),
     ],
-    ids=["pure", "bfloat16", "softmax_kl", "no_unlabelled"],
+    ids=["pure", "pure_heldout", "bfloat16", "softmax_kl", "no_unlabelled"],
 )  # fmt: skip
 def test_each_way_trains(screen, wells, folds, tmp_path, changes):
     _, teacher, history = train(screen, wells, folds, TrainingState(tmp_path), **changes)
@@ -242,6 +244,41 @@ def test_adapted_validation_reads_each_experiment_by_itself(screen, wells, folds
     before = copy.deepcopy(network.state_dict())
     trainer.logits(network, trainer.validation)
     assert all(torch.equal(before[k], v) for k, v in network.state_dict().items())
+
+
+def test_where_batches_are_pure_no_picture_sees_statistics_of_another_unit(screen, wells, folds, tmp_path, monkeypatch):
+    """Every forward pass of student and teacher in training is of one experiment."""
+    changes = dict(batches="experiment", unlabelled_source="heldout", batch_size=8)
+    trainer = make_trainer(screen, wells, folds, TrainingState(tmp_path), **changes)
+    start, _ = pretrain(trainer)
+    tables = {id(trainer.labelled): trainer.view.labelled, id(trainer.unlabelled): trainer.view.unlabelled}
+    batches = []
+    usual_batch = SitePictures.batch
+    monkeypatch.setattr(
+        SitePictures, "batch", lambda self, index: batches.append((id(self), index)) or usual_batch(self, index)
+    )
+    passed = []
+    usual = Network.embed
+    monkeypatch.setattr(Network, "embed", lambda self, x: passed.append((self.training, len(x))) or usual(self, x))
+    train_mean_teacher(trainer, start)
+    units = [tables[key].iloc[index]["experiment"].nunique() for key, index in batches if key in tables]
+    assert set(units) == {1}
+    steps = len(trainer.labelled_order(torch.Generator())) * trainer.parameters.mean_teacher.epochs
+    taught = [count for training, count in passed if training]
+    assert len(taught) == 2 * steps and max(taught) <= 9  # student: the labelled part, then the unlabelled one
+
+
+def test_batch_statistics_leave_the_running_ones_alone():
+    torch.manual_seed(0)
+    network = Network(NetworkSpec("test_resnet", 6, 4, "softmax", 1.0, 0.0)).eval()
+    before = copy.deepcopy(network.state_dict())
+    x = torch.randn(8, 6, 32, 32)
+    running = network.embed(x)
+    use_batch_statistics(network)
+    own = network.embed(x)
+    assert (own - running).abs().max() > 0.01
+    changed = {k for k, v in network.state_dict().items() if not torch.equal(v, before[k])}
+    assert all(name.endswith("num_batches_tracked") for name in changed)
 
 
 def test_the_history_can_be_followed_while_training_runs(screen, wells, folds, tmp_path):

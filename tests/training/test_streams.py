@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from deepnoise.training.streams import labelled_stream, pure_units, unlabelled_stream
-from tests.training.helpers import parameters
 
 
 def generator(seed=0):
@@ -54,6 +53,9 @@ def test_the_unlabelled_stream_keeps_the_ratio_the_unit_and_its_own_order(batche
     assert all(len(part) == 0 for part in unlabelled_stream(order, units, own[:0], 3, generator()))
 
 
-def test_pure_batches_with_heldout_pictures_are_refused():
-    with pytest.raises(ValueError, match="batches is 'plate', but held-out pictures would stand in the same batch"):
-        parameters(batches="plate", unlabelled_source="heldout")
+def test_heldout_experiments_stand_beside_labelled_ones_one_at_a_time():
+    units, own = np.repeat(["a", "b"], 20), np.repeat(["x", "y", "z"], 10)
+    order = labelled_stream(units, 5, generator())
+    further = unlabelled_stream(order, units, own, 5, generator(1))
+    assert all(len(part) == 5 and len(set(own[part])) == 1 for part in further)
+    assert len({own[part[0]] for part in further}) > 1

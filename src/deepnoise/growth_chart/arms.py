@@ -6,10 +6,14 @@ import re
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pydantic import ValidationError
-
-from deepnoise.errors import InputError, closest
-from deepnoise.parameters import GrowthChartParameters, NormalizationParameters, TrainingParameters
+from deepnoise.errors import InputError
+from deepnoise.parameters import (
+    GrowthChartParameters,
+    NormalizationParameters,
+    TrainingParameters,
+    find_value,
+    replace_values,
+)
 
 OWN = "own"
 """Value of a setting that stands for what the environment's own parameters say."""
@@ -31,6 +35,7 @@ class Settings:
     training: TrainingParameters
     sites: str = "all"  # one | all sites of a well
     views: str = "dihedral"  # key of deepnoise.inference.prediction.VIEWS
+    adabn: str = "none"  # none | experiment | plate
 
 
 @dataclass(frozen=True)
@@ -64,44 +69,35 @@ def change(settings: Settings, own: Settings, changes: dict[str, Any]) -> Settin
     Args:
         settings: To start from.
         own: Of the environment; what the value ``own`` stands for.
-        changes: Dotted names, ``normalization.strategy`` or ``training.head.name``, or ``sites`` and ``views``.
+        changes: Dotted names, ``normalization.strategy`` or ``training.head.name``, or ``sites``, ``views`` and ``adabn``.
 
     Raises:
         InputError: An unknown name, a wrong value, or one that no arm can have of its own.
     """
-    blocks = {"normalization": settings.normalization.model_dump(), "training": settings.training.model_dump()}
+    values = {"normalization": settings.normalization.model_dump(), "training": settings.training.model_dump()}
     owned = {"normalization": own.normalization.model_dump(), "training": own.training.model_dump()}
-    reading = {"sites": settings.sites, "views": settings.views}
+    reading = {"sites": settings.sites, "views": settings.views, "adabn": settings.adabn}
+    where = "growth_chart"
+    wanted: dict[str, dict[str, Any]] = {"normalization": {}, "training": {}}
     for name, value in changes.items():
         if name in FIXED:
             raise InputError(f"growth_chart changes {name!r}, which is one for all arms: {FIXED[name]}")
         if name in reading:
-            allowed = {"sites": ("one", "all"), "views": ("none", "dihedral")}[name]
+            allowed = {
+                "sites": ("one", "all"),
+                "views": ("none", "dihedral"),
+                "adabn": ("none", "experiment", "plate"),
+            }[name]
             reading[name] = getattr(own, name) if value == OWN else value
             if reading[name] not in allowed:
                 raise InputError(f"growth_chart: {name} is {value!r}; allowed: {', '.join(allowed)}")
             continue
-        at: Any = blocks
-        there: Any = owned
-        *path, last = name.split(".")
-        for part in (*path, last):
-            if not isinstance(at, dict) or part not in at:
-                known = list(at) if isinstance(at, dict) else []
-                raise InputError(
-                    f"growth_chart changes {name!r}, which is no parameter; allowed at {part!r}: {', '.join(known)}.{closest(part, known)}"
-                )
-            if part != last or path and at is blocks:
-                at, there = at[part], there[part]
-        at[last] = there[last] if value == OWN else value
-    try:
-        normalization = NormalizationParameters.model_validate(blocks["normalization"])
-        training = TrainingParameters.model_validate(blocks["training"])
-    except ValidationError as error:
-        fault = error.errors()[0]
-        raise InputError(
-            f"growth_chart cannot set {changes}: {'.'.join(map(str, fault['loc']))} {fault['msg']}"
-        ) from error
-    return Settings(normalization, training, reading["sites"], reading["views"])
+        find_value(values, name, where)
+        holder, last = find_value(owned, name, where)
+        wanted[name.split(".")[0]][name] = holder[last] if value == OWN else value
+    normalization = replace_values(settings.normalization, "normalization", wanted["normalization"], where)
+    training = replace_values(settings.training, "training", wanted["training"], where)
+    return Settings(normalization, training, reading["sites"], reading["views"], reading["adabn"])
 
 
 def plan_arms(parameters: GrowthChartParameters, own: Settings) -> list[Arm]:

@@ -101,7 +101,6 @@ def arm_mark(
     seed: int,
     screen: Screen,
     truth: Truth,
-    inference: InferenceParameters,
     balancing: PlateBalancingParameters,
 ) -> str:
     """Fingerprint of everything that an arm's result depends on: data, parameters, seed and package version."""
@@ -111,13 +110,13 @@ def arm_mark(
     return fingerprint(
         screen.mark,
         truth.mark,
-        inference.adabn,
         __version__,
         seed,
         own.normalization.model_dump(mode="json"),
         training,
         own.sites,
         own.views,
+        own.adabn,
         arm.balancing,
         balanced,
     )
@@ -154,9 +153,7 @@ def run_arms(
             "growth_chart.design names 'group_filter', but this screen has no plate groups, or plate_balancing.group_inference is none; "
             "leave it out"
         )
-    marks = {
-        (arm.name, seed): arm_mark(arm, seed, screen, truth, inference, balancing) for arm in arms for seed in seeds
-    }
+    marks = {(arm.name, seed): arm_mark(arm, seed, screen, truth, balancing) for arm in arms for seed in seeds}
     done = {
         name: kept[name]["fingerprint"]
         for arm in arms
@@ -228,44 +225,44 @@ def _score(
     if asked.empty:
         raise InputError(f"fold {screen.fold} leaves no plate to score the growth chart on")
     targets = set(screen.wells.loc[screen.wells["target"], "id_code"]) & set(truth.labels.index)
-    model_tier = tier_of_reading(str(model.facts["tier"]), inference.adabn)
-    meta = asked[["role", "id_code", "experiment", "plate", "well", "site", "plate_seen"]].assign(
-        fold=screen.fold, tier=model_tier
-    )
-    predicted: dict[str, tuple[pd.DataFrame, pd.DataFrame]] = {}
-    read: dict[tuple[str, str], tuple[pd.DataFrame, dict[str, Any]]] = {}
-    balanced: dict[tuple[str, str], pd.DataFrame] = {}
+    predicted: dict[tuple[str, str], tuple[pd.DataFrame, pd.DataFrame]] = {}
+    read: dict[tuple[str, str, str], tuple[pd.DataFrame, dict[str, Any]]] = {}
+    balanced: dict[tuple[str, str, str], pd.DataFrame] = {}
     for arm in arms:
-        views, sites = arm.settings.views, arm.settings.sites
-        if views not in predicted:
+        views, sites, adabn = arm.settings.views, arm.settings.sites, arm.settings.adabn
+        model_tier = tier_of_reading(str(model.facts["tier"]), adabn)
+        if (views, adabn) not in predicted:
+            meta = asked[["role", "id_code", "experiment", "plate", "well", "site", "plate_seen"]].assign(
+                fold=screen.fold, tier=model_tier
+            )
             logits, embeddings = predict_sites(
-                model, screen.store, asked, statistics, views=views, adabn=inference.adabn,
+                model, screen.store, asked, statistics, views=views, adabn=adabn,
                 batch_size=inference.batch_size, device_name=inference.device,
             )  # fmt: skip
             axes = [f"{i:04d}" for i in range(embeddings.shape[1])]
-            predicted[views] = (
+            predicted[views, adabn] = (
                 pd.concat(
                     [meta.drop(columns="plate_seen"), prefixed(logits, model.facts["targets"], SCORE, meta.index)],
                     axis=1,
                 ),
                 pd.concat([meta, prefixed(embeddings, axes, EMBEDDING, meta.index)], axis=1),
             )
-        if (views, sites) not in read:
+        if (views, sites, adabn) not in read:
             taken = [
                 t[t["site"] == t.groupby("id_code")["site"].transform("min")] if sites == "one" else t
-                for t in predicted[views]
+                for t in predicted[views, adabn]
             ]
             wells, embedded = pool_wells(*taken)
-            read[views, sites] = wells, signal_and_leak(embedded, screen.wells, truth.labels)
-        wells, measured = read[views, sites]
+            read[views, sites, adabn] = wells, signal_and_leak(embedded, screen.wells, truth.labels)
+        wells, measured = read[views, sites, adabn]
         if arm.balancing:
-            if (views, sites) not in balanced:
-                balanced[views, sites] = balance(
+            if (views, sites, adabn) not in balanced:
+                balanced[views, sites, adabn] = balance(
                     pool_scores(wells, screen.wells), screen.layout, group_inference=balancing.group_inference,
                     group_posterior=balancing.group_posterior, method="sinkhorn", temperature=balancing.temperature,
                     iterations=balancing.sinkhorn_iterations, tolerance=balancing.sinkhorn_tolerance,
                 )[1]  # fmt: skip
-            steps = balanced[views, sites]
+            steps = balanced[views, sites, adabn]
             called = steps[(steps["step"] == arm.balancing) & (steps["role"] == truth.role)]
             if called.empty:
                 raise InputError(

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from deepnoise.training import schedules
 from deepnoise.training.losses import CONSISTENCY
 from deepnoise.training.model import TrainedModel
+from deepnoise.training.network import Network, use_batch_statistics
 from deepnoise.training.pseudo_labels import PseudoLabels
 from deepnoise.training.stage import Stage
 from deepnoise.training.trainer import Trainer
@@ -50,7 +51,8 @@ def train_mean_teacher(
 
     The teacher is the exponential moving average of the student, BatchNorm buffers included. With ``views`` = shared the
     student's one view serves all terms; with ``two`` it sees one view for the labels and another, of its own, for consistency and pseudo-labels.
-    ``strong_view`` says which of teacher and student sees the strong view there, and the other the weak one.
+    ``strong_view`` says which of teacher and student sees the strong view there, and the other the weak one. Where batches are pure,
+    the labelled and the unlabelled part pass the networks one by one, and the teacher too takes BatchNorm statistics from the batch.
 
     Returns:
         The student, the teacher and one history row an epoch.
@@ -66,6 +68,8 @@ def train_mean_teacher(
     stage = Stage(trainer, "mean_teacher", own, student, averaged=True)
     teacher = stage.average
     assert teacher is not None
+    if trainer.pure:
+        use_batch_statistics(teacher)
     distance = CONSISTENCY[own.consistency]
     pseudo = PseudoLabels(trainer.view, own.pseudo_labels)
     if "pseudo_logits" in stage.extra:
@@ -81,28 +85,28 @@ def train_mean_teacher(
         for batch, unlabelled in stage.steps(order, further):
             target = trainer.label[torch.from_numpy(batch.index)].to(trainer.device)
             count = len(target)
-            x, cell_type = trainer.pixels(batch, generator), batch.cell_type
-            if unlabelled is not None:
-                x = torch.cat([x, trainer.pixels(unlabelled, generator)])
-                cell_type = torch.cat([cell_type, unlabelled.cell_type])
-            cell_type = cell_type.to(trainer.device)
+            both = [batch] if unlabelled is None else [batch, unlabelled]
+            x = [trainer.pixels(each, generator) for each in both]
+            cell_type = torch.cat([each.cell_type for each in both]).to(trainer.device)
+            if not trainer.pure:
+                x = [torch.cat(x)]
             with trainer.autocast():
                 if own.views == "shared":
                     seen, shown = trainer.normal_view, trainer.strong_view
-                    features = student.embed(seen(x, generator))
+                    features = embed(student, [seen(part, generator) for part in x])
                     supervised = trainer.cross_entropy(student, features[:count], cell_type[:count], target)
                 else:
                     seen, shown = trainer.weak_view, trainer.strong_view
                     if own.strong_view == "student":
                         seen, shown = shown, seen
-                    labelled, mixed = trainer.mixed(trainer.normal_view(x[:count], generator), generator)
+                    labelled, mixed = trainer.mixed(trainer.normal_view(x[0][:count], generator), generator)
                     supervised = trainer.cross_entropy(
                         student, student.embed(labelled), cell_type[:count], target, mixed
                     )
-                    features = student.embed(seen(x, generator))
+                    features = embed(student, [seen(part, generator) for part in x])
                 plain = student.classify(features, cell_type)
                 with torch.no_grad():
-                    goal = teacher(shown(x, generator), cell_type)
+                    goal = teacher.classify(embed(teacher, [shown(part, generator) for part in x]), cell_type)
                 gap = distance(plain, goal)
                 w_c = own.consistency_weight * schedules.ramp(stage.progress, own.ramp_epochs)
                 w_p = pseudo.weight(stage.progress)
@@ -112,3 +116,8 @@ def train_mean_teacher(
                     loss = loss + w_p * F.cross_entropy(plain[count:], guess)
             stage.step(loss, batch, gap)
     return *stage.models(), stage.history
+
+
+def embed(network: Network, parts: list[torch.Tensor]) -> torch.Tensor:
+    """Features (B, D) of pictures that pass the network part by part, each with BatchNorm statistics of its own."""
+    return torch.cat([network.embed(part) for part in parts])

@@ -152,6 +152,18 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"[:300]
 
 
+def batch_norms(network: nn.Module) -> list[Any]:
+    """All BatchNorm layers."""
+    return [m for m in network.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
+
+
+def use_batch_statistics(network: Network) -> None:
+    """Let BatchNorm take mean and variance from the batch, without a change of its running statistics."""
+    for layer in batch_norms(network):
+        layer.train()
+        layer.momentum = 0.0
+
+
 @torch.no_grad()
 def reestimate_batch_norm(network: Network, pictures: Iterable[torch.Tensor]) -> None:
     """Replace the running statistics of every BatchNorm by the mean over these batches (AdaBN, Li et al. 2016, arXiv 1603.04779).
@@ -163,7 +175,7 @@ def reestimate_batch_norm(network: Network, pictures: Iterable[torch.Tensor]) ->
     Raises:
         InputError: The backbone has no BatchNorm.
     """
-    layers = [m for m in network.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
+    layers = batch_norms(network)
     if not layers:
         raise InputError(
             "BatchNorm statistics are to be re-estimated (inference.adabn, ema_buffers or pure batches), but the backbone has no BatchNorm"

@@ -48,7 +48,9 @@ def labelled_stream(
 def unlabelled_stream(
     labelled: list[np.ndarray], units: np.ndarray, own_units: np.ndarray, size: int, generator: torch.Generator
 ) -> list[np.ndarray]:
-    """A random unlabelled batch of the same unit beside each labelled one.
+    """A random unlabelled batch of one unit beside each labelled one: of the same unit where its pictures are unlabelled ones too.
+
+    No picture comes twice before all of its unit have come once.
 
     Args:
         labelled: Of :func:`labelled_stream`.
@@ -59,15 +61,17 @@ def unlabelled_stream(
     """
     if not size or not len(own_units):
         return [np.empty(0, int)] * len(labelled)
-    pools = {unit: np.flatnonzero(own_units == unit) for unit in np.unique(units)}
-    order: dict[object, np.ndarray] = {}
+    pools = {unit: np.flatnonzero(own_units == unit) for unit in np.unique(own_units)}
+    names = list(pools)
+    left: dict[object, np.ndarray] = {unit: np.empty(0, int) for unit in names}
     further = []
     for batch in labelled:
         unit = units[batch[0]]
-        left = order.get(unit, np.empty(0, int))
-        if len(left) < size:  # the next round of the unit's pictures
-            pool = pools[unit]
-            left = np.concatenate([left, pool[torch.randperm(len(pool), generator=generator).numpy()]])
-        further.append(left[:size])
-        order[unit] = left[size:]
+        if unit not in pools:  # held-out experiments are others than the labelled ones
+            unit = names[int(torch.randint(len(names), (), generator=generator))]
+        if len(left[unit]) < size:  # the next round of the unit's pictures
+            again = pools[unit][torch.randperm(len(pools[unit]), generator=generator).numpy()]
+            left[unit] = np.concatenate([left[unit], again])
+        further.append(left[unit][:size])
+        left[unit] = left[unit][size:]
     return further

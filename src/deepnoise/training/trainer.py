@@ -149,6 +149,11 @@ class Trainer:
         name = f"{self.parameters.seed}/{self.view.fold}/{stage}/{epoch}"
         return torch.Generator().manual_seed(zlib.crc32(name.encode()))
 
+    @property
+    def pure(self) -> bool:
+        """Whether a batch is of one experiment or plate."""
+        return self.parameters.batches != "mixed"
+
     def labelled_order(self, generator: torch.Generator) -> list[np.ndarray]:
         """The labelled batches of an epoch."""
         wells = pd.factorize(self.view.labelled["id_code"])[0] if self.parameters.sites_per_epoch == "one" else None
@@ -235,12 +240,11 @@ class Trainer:
         Where training batches are pure, BatchNorm statistics are those of each experiment's or plate's own pictures.
         """
         units = pure_units(pictures.sites, self.parameters.batches)
-        adapted = self.parameters.batches != "mixed"
-        network = copy.deepcopy(network).eval() if adapted else network.eval()
+        network = copy.deepcopy(network).eval() if self.pure else network.eval()
         out = np.empty((len(units), self.spec.classes), np.float32)
         for members in pd.Series(range(len(units))).groupby(units).indices.values():
             chunks = np.array_split(members, -(-len(members) // CHUNK))
-            if adapted:
+            if self.pure:
                 reestimate_batch_norm(network, (self.pixels(batch) for batch in pictures.batches(chunks)))
             for batch in pictures.batches(chunks):
                 x = self.pixels(batch)

@@ -41,7 +41,7 @@ def run_arms(
     store = corrected_store(image_store, illumination_fields)
     layout = discover_groups(without_heldout_labels(wells, folds))
     screen = Screen(store, sites, wells, folds, plate_histograms, layout, normalization.illumination)
-    arms = plan_arms(parameters, Settings(normalization, training))
+    arms = plan_arms(parameters, Settings(normalization, training, adabn=inference.adabn))
     yield from run_arms(
         arms, parameters.seeds, screen, Truth(wells, heldout_labels, folds), kept_growth_arms, inference, balancing
     )

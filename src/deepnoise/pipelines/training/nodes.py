@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
+from matplotlib.figure import Figure
 
 from deepnoise.normalization.illumination import corrected_store
 from deepnoise.parameters import TrainingParameters
 from deepnoise.tables import SCHEMAS
 from deepnoise.training.model import TrainedModel
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 logger = logging.getLogger(__name__)
 HISTORY = list(SCHEMAS["training_history"].columns)

@@ -1,0 +1,224 @@
+"""Speed of training, as ratios timed in turn in this one run: python benchmarks/training.py
+
+Steps of the mean teacher against supervised steps at equal pictures a step; the input side against a DataLoader that decodes a PNG for each
+view and channel and looks statistics up in a table; bfloat16 against float32; peak memory. The figures go into docs/results.md.
+"""
+
+from __future__ import annotations
+
+import resource
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+import yaml
+from PIL import Image
+
+from deepnoise.datasets.files import Folder, SiteFiles
+from deepnoise.datasets.image_store import ImageStoreDataset
+from deepnoise.growth_chart.run import NoState
+from deepnoise.ingestion.packing import plan_packing
+from deepnoise.parameters import TrainingParameters, replace_values
+from deepnoise.simulation.cells import CHANNELS
+from deepnoise.training.augmentation import random_view
+from deepnoise.training.images import SitePictures, normalise
+from deepnoise.training.loop import pretrain, train_mean_teacher
+from deepnoise.training.split import FoldView
+from deepnoise.training.trainer import Trainer
+
+PROJECT = Path(__file__).resolve().parent.parent
+ROUNDS = 5
+PICTURES = 480
+SIZE = 64
+
+
+class Pictures:
+    """Random pictures with the interface of an image store."""
+
+    channels = list(CHANNELS)
+
+    def __init__(self, size: int = SIZE) -> None:
+        self.array = np.random.default_rng(0).integers(0, 255, (PICTURES, 6, size, size), dtype=np.uint8)
+
+    def read(self, experiment: str, plate: str, store_rows: np.ndarray | None = None) -> np.ndarray:
+        return self.array if store_rows is None else self.array[store_rows]
+
+    def checksum(self, experiment: str, plate: str) -> str:
+        return "0"
+
+
+def tables() -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Sites of one plate, and statistics."""
+    sites = pd.DataFrame({"id_code": [f"a_1_{i}" for i in range(PICTURES)], "experiment": "a", "plate": "1", "site": 1})
+    sites = sites.assign(well=sites["id_code"], store_row=np.arange(PICTURES), target=True, cell_type=0)
+    statistics = pd.DataFrame(
+        {"experiment": "a", "plate": "1", "channel": list(CHANNELS), "location": 127.0, "scale": 70.0}
+    )
+    return sites, statistics.assign(strategy="plate", reference="all", illumination="none", tier="T1")
+
+
+def trainer(changes: dict[str, Any]) -> Trainer:
+    """A trainer on random pictures, with conf/base and some changes."""
+    given = yaml.safe_load((PROJECT / "conf/base/parameters_training.yml").read_text())["training"]
+    own = replace_values(TrainingParameters.model_validate(given), "training", changes, "benchmark")
+    sites, statistics = tables()
+    classes = [str(i) for i in range(57)]
+    labels = np.arange(PICTURES) % 57
+    view = FoldView(
+        0, classes, classes[:48], ["a"], sites.assign(label=labels), sites, sites.iloc[:0].assign(label=0.0), ["a/1"]
+    )
+    if own.unlabelled_source == "none":
+        view = replace(view, unlabelled=sites.iloc[:0])
+    return Trainer(view, Pictures(), statistics, own, NoState())
+
+
+def per_step(changes: dict[str, Any]) -> Callable[[], float]:
+    """Seconds a step: of stage 2 where it has epochs, else of stage 1."""
+    common = {"training.batches": "mixed", "training.pretrain.keep": "last", "training.mean_teacher.keep": "last"}
+    made = trainer(common | {"training.pretrain.epochs": 1, "training.mean_teacher.epochs": 0} | changes)
+    if not made.parameters.mean_teacher.epochs:
+        steps = -(-PICTURES // made.parameters.batch_size)
+
+        def first() -> float:
+            started = time.perf_counter()
+            pretrain(made)
+            return (time.perf_counter() - started) / steps
+
+        return first
+    start = made.trained(made.new_network())
+    steps = -(-PICTURES // made.parameters.batch_size)
+
+    def second() -> float:
+        started = time.perf_counter()
+        train_mean_teacher(made, start)
+        return (time.perf_counter() - started) / steps
+
+    return second
+
+
+def in_turn(functions: dict[str, Callable[[], float]]) -> pd.DataFrame:
+    """Seconds of each function, in turn, a row a round."""
+    for function in functions.values():
+        function()
+    return pd.DataFrame([{name: function() for name, function in functions.items()} for _ in range(ROUNDS)])
+
+
+def steps() -> None:
+    """48 pictures a step: all labelled, or half of them unlabelled."""
+    teacher = {
+        "training.mean_teacher.epochs": 1, "training.batch_size": 24, "training.mean_teacher.unlabelled_ratio": 1.0,
+        "training.unlabelled_source": "training",
+    }  # fmt: skip
+    for backbone in ("test_resnet", "resnet18"):
+        own = {"training.backbone": backbone, "training.augmentation.cutmix": 0.0, "training.augmentation.mixup": 0.0}
+        seconds = in_turn(
+            {
+                "supervised": per_step(own | {"training.batch_size": 48}),
+                "shared": per_step(own | teacher | {"training.mean_teacher.views": "shared"}),
+                "two": per_step(own | teacher | {"training.mean_teacher.views": "two"}),
+            }
+        )
+        base = seconds["supervised"]
+        print(
+            f"{backbone}: a supervised step of 48 pictures {1000 * base.median():.0f} ms, {48 / base.median():.0f} images/s"
+        )
+        for name in ("shared", "two"):
+            ratio = seconds[name] / base
+            print(
+                f"  mean teacher, {name}: {ratio.median():.2f} times as long ({ratio.min():.2f} to {ratio.max():.2f})"
+            )
+
+
+def precision() -> None:
+    """bfloat16 against float32 on this device."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    own = {"training.backbone": "resnet18", "training.device": device}
+    seconds = in_turn({p: per_step(own | {"training.precision": p}) for p in ("float32", "bfloat16")})
+    ratio = seconds["float32"] / seconds["bfloat16"]
+    print(
+        f"bfloat16 on {device}: {ratio.median():.2f} times as fast as float32 ({ratio.min():.2f} to {ratio.max():.2f})"
+    )
+    if device == "cuda":
+        print(f"  {48 / seconds['bfloat16'].median():.0f} images/s")
+
+
+def input_side() -> None:
+    """Three views of each picture (labels, consistency, teacher), normalized and as batches of 48."""
+    store, (sites, statistics) = Pictures(), tables()
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        for i, picture in enumerate(store.array):
+            for channel, plane in zip(CHANNELS, picture, strict=True):
+                Image.fromarray(plane).save(root / f"{i}_{channel}.png")
+
+        class Plain(torch.utils.data.Dataset):
+            def __len__(self) -> int:
+                return PICTURES
+
+            def __getitem__(self, i: int) -> list[torch.Tensor]:
+                views = []
+                for _ in range(3):
+                    planes = []
+                    for channel in CHANNELS:
+                        with Image.open(root / f"{i}_{channel}.png") as file:
+                            plane = np.asarray(file, np.float32)
+                        row = statistics[
+                            (statistics["experiment"] == "a")
+                            & (statistics["plate"] == "1")
+                            & (statistics["channel"] == channel)
+                        ].iloc[0]
+                        planes.append((plane - row["location"]) / row["scale"])
+                    picture = torch.from_numpy(np.stack(planes))
+                    if torch.rand(()) < 0.5:
+                        picture = picture.flip(-1)
+                    views.append(torch.rot90(picture, int(torch.randint(0, 4, ())), (1, 2)))
+                return views
+
+        def plain() -> float:
+            started = time.perf_counter()
+            for _ in torch.utils.data.DataLoader(Plain(), batch_size=48, shuffle=True):
+                pass
+            return time.perf_counter() - started
+
+        files = [tuple(f"{i}_{channel}.png" for channel in CHANNELS) for i in range(PICTURES)]
+        raw = SiteFiles(
+            Folder(root), list(CHANNELS), sites[["id_code", "experiment", "plate", "well", "site"]].assign(files=files)
+        )
+        packed = ImageStoreDataset(root=str(root / "store"))
+        packed.save(plan_packing(raw.sites, raw, checksum=False))
+
+        def ours(gigabytes: float) -> Callable[[], float]:
+            pictures = SitePictures(packed.load(), sites, statistics, gigabytes)
+            generator = torch.Generator().manual_seed(0)
+
+            def batches() -> float:
+                started = time.perf_counter()
+                order = np.array_split(torch.randperm(PICTURES, generator=generator).numpy(), PICTURES // 48)
+                for batch in pictures.batches(order):
+                    x = normalise(batch, "plate")
+                    for _ in range(3):
+                        random_view(x, turns=True, strength=0.0, generator=generator)
+                return time.perf_counter() - started
+
+            return batches
+
+        seconds = in_turn({"plain": plain, "kept": ours(1.0), "read": ours(0.0)})
+    for name, words in (("kept", "kept in memory"), ("read", "read from the store each time")):
+        ratio = seconds["plain"] / seconds[name]
+        print(
+            f"input side, pictures {words}: {PICTURES / seconds[name].median():.0f} pictures of three views a second, "
+            f"{ratio.median():.1f} times as fast as the plain loader ({ratio.min():.1f} to {ratio.max():.1f})"
+        )
+
+
+if __name__ == "__main__":
+    steps()
+    input_side()
+    precision()
+    print(f"peak memory of all this: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB")

@@ -1,0 +1,1 @@
+"""Studies that search for better parameters, by the score of validation experiments."""
