@@ -233,7 +233,7 @@ class InferenceParameters(Block):
     """From a model to scores."""
 
     views: Literal["none", "dihedral"]
-    adabn: Literal["none", "experiment", "plate"]
+    adabn: Literal["auto", "none", "experiment", "plate"]
     seen_experiments: int = Field(ge=0)
     batch_size: PositiveInt
     device: Literal["auto", "cpu", "cuda", "mps"]

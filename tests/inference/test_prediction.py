@@ -8,6 +8,7 @@ import torch
 from deepnoise.errors import InputError
 from deepnoise.fingerprint import fingerprint
 from deepnoise.inference.prediction import (
+    adabn_of,
     check_fit,
     pool_wells,
     predict_folds,
@@ -156,6 +157,22 @@ def test_adabn_takes_the_statistics_of_the_experiment_itself(screen, wells, fold
     norm = next(m for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d))
     np.testing.assert_allclose(norm.running_mean, seen.mean(dim=(0, 2, 3)).detach(), atol=1e-5)
     assert not network.training and norm.momentum is not None
+
+
+def test_auto_adapts_by_what_made_the_batches_of_the_training(screen, wells, folds, model):
+    store, sites, statistics = screen
+    facts = {"parameters": {"batches": "plate"}}
+    assert adabn_of(facts, "auto") == "plate" and adabn_of(facts, "none") == "none"
+    assert adabn_of({"parameters": {"batches": "mixed"}}, "auto") == adabn_of({"parameters": {}}, "auto") == "none"
+    pure = TrainedModel(
+        model.weights, model.facts | {"tier": "T0", "parameters": model.facts["parameters"] | {"batches": "plate"}}
+    )
+    read = {
+        a: predict_folds({"fold_0": pure}, store, sites, wells, folds, statistics, adabn=a, **OPTIONS)[0]
+        for a in ("auto", "plate")
+    }
+    pd.testing.assert_frame_equal(read["auto"], read["plate"])
+    assert set(read["auto"]["tier"]) == {"T1"}
 
 
 def test_sites_are_averaged():

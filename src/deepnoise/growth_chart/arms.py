@@ -35,7 +35,7 @@ class Settings:
     training: TrainingParameters
     sites: str = "all"  # one | all sites of a well
     views: str = "dihedral"  # key of deepnoise.inference.prediction.VIEWS
-    adabn: str = "none"  # none | experiment | plate
+    adabn: str = "auto"  # auto | none | experiment | plate
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,13 @@ from deepnoise.evaluation.profiles import join_profiles, true_labels
 from deepnoise.evaluation.retrieval import average_precisions
 from deepnoise.fingerprint import fingerprint
 from deepnoise.growth_chart.arms import Arm, Settings, slug
-from deepnoise.inference.prediction import pool_wells, predict_sites, sites_to_predict, tier_of_reading
+from deepnoise.inference.prediction import (
+    adabn_of,
+    pool_wells,
+    predict_sites,
+    sites_to_predict,
+    tier_of_reading,
+)
 from deepnoise.normalization.statistics import plate_statistics
 from deepnoise.parameters import InferenceParameters, PlateBalancingParameters
 from deepnoise.plate_balancing.balancing import balance
@@ -229,7 +235,8 @@ def _score(
     read: dict[tuple[str, str, str], tuple[pd.DataFrame, dict[str, Any]]] = {}
     balanced: dict[tuple[str, str, str], pd.DataFrame] = {}
     for arm in arms:
-        views, sites, adabn = arm.settings.views, arm.settings.sites, arm.settings.adabn
+        views, sites = arm.settings.views, arm.settings.sites
+        adabn = adabn_of(model.facts, arm.settings.adabn)
         model_tier = tier_of_reading(str(model.facts["tier"]), adabn)
         if (views, adabn) not in predicted:
             meta = asked[["role", "id_code", "experiment", "plate", "well", "site", "plate_seen"]].assign(

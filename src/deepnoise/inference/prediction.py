@@ -37,6 +37,13 @@ def tier_of_reading(tier: str, adabn: str) -> str:
     return "T1" if tier == "T0" and adabn != "none" else tier
 
 
+def adabn_of(facts: Mapping[str, Any], adabn: str) -> str:
+    """``auto``: the unit whose pictures made the batches of the model's training; ``none`` where they were mixed."""
+    if adabn != "auto":
+        return adabn
+    return {"mixed": "none"}.get(unit := facts["parameters"].get("batches", "mixed"), unit)
+
+
 def check_fit(
     facts: Mapping[str, Any],
     channels: list[str],
@@ -247,11 +254,12 @@ def predict_folds(
             raise InputError(f"fold {model.facts['fold']}: the screen has no plate that the model was not trained on")
         shape = store.read(asked["experiment"].iloc[0], asked["plate"].iloc[0], np.array([0])).shape[2:]
         check_fit(model.facts, store.channels, shape, statistics, wells, folds)
+        own = adabn_of(model.facts, adabn)
         logits, embeddings = predict_sites(
-            model, store, asked, statistics, views=views, adabn=adabn, batch_size=batch_size, device_name=device_name
+            model, store, asked, statistics, views=views, adabn=own, batch_size=batch_size, device_name=device_name
         )
         meta = asked[["role", "id_code", "experiment", "plate", "well", "site"]].assign(
-            fold=int(model.facts["fold"]), tier=tier_of_reading(model.facts["tier"], adabn)
+            fold=int(model.facts["fold"]), tier=tier_of_reading(model.facts["tier"], own)
         )
         logit_parts.append(pd.concat([meta, prefixed(logits, model.facts["targets"], SCORE, meta.index)], axis=1))
         numbers = [f"{i:04d}" for i in range(embeddings.shape[1])]
