@@ -160,6 +160,7 @@ def drive(arms, block, screen, truth, kept):
     return records, last
 
 
+@pytest.mark.slow
 def test_arms_are_trained_once_and_kept(small, tmp_path, monkeypatch):
     arms, block, screen, truth = small
     trained = []

@@ -63,7 +63,7 @@ def test_the_whole_path_recovers_biology_above_the_baseline_and_tells_its_story(
         "contact sheet:",
         "raw pixels: experiment named",
         "after plate normalization:",
-        "teacher of fold 0",
+        "teacher fold_0",
         "T1: perturbation named",
         "with plate design",
         "balanced accuracy (macro recall):",
@@ -214,7 +214,7 @@ def test_the_notebook_runs(run):
         (
             "training",
             "training.unlabelled_source=none,training.mean_teacher.pseudo_labels.method=plain",
-            "pseudo_labels is 'plain', but no unlabelled",
+            "pseudo_labels.method is 'plain', but no unlabelled",
         ),
         ("training", "training.backbone=resnet10x", "training.backbone is 'resnet10x', which timm does not know"),
     ],

@@ -158,7 +158,9 @@ EVERYTHING = dict(
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("death", [("fold_0_pretrain", 1), ("fold_0_mean_teacher", 1)])
+@pytest.mark.parametrize(
+    "death", [pytest.param(("fold_0_pretrain", 1), marks=pytest.mark.slow), ("fold_0_mean_teacher", 1)]
+)
 def test_with_everything_on_a_killed_training_still_resumes_bit_by_bit(screen, wells, folds, tmp_path, death):
     whole = train(screen, wells, folds, TrainingState(tmp_path / "whole"), **EVERYTHING)
     with pytest.raises(KilledError):

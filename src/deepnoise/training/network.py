@@ -178,7 +178,8 @@ def reestimate_batch_norm(network: Network, pictures: Iterable[torch.Tensor]) ->
     layers = batch_norms(network)
     if not layers:
         raise InputError(
-            "BatchNorm statistics are to be re-estimated (inference.adabn, ema_buffers or pure batches), but the backbone has no BatchNorm"
+            "BatchNorm statistics are to be re-estimated, but the backbone has no BatchNorm; set training.batches to mixed, ema_buffers to averaged and "
+            "inference.adabn to none"
         )
     usual = [layer.momentum for layer in layers]
     for layer in layers:
