@@ -18,6 +18,7 @@ class RemembersBatch(Trainer):
     index: torch.Tensor
 
     def pixels(self, batch, generator=None):
+        """Remember which pictures these are."""
         if generator is not None:
             self.index = torch.from_numpy(batch.index)
         return super().pixels(batch, generator)
@@ -34,6 +35,7 @@ class SupervisedContrast(RemembersBatch):
     weight, temperature = 0.3, 0.1
 
     def cross_entropy(self, network, features, cell_type, target, mixed=None):
+        """The usual loss and the further term."""
         loss = super().cross_entropy(network, features, cell_type, target, mixed)
         z = F.normalize(features.float())
         experiment = self.experiments()
@@ -53,11 +55,13 @@ class Reverse(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, weight):
+        """As it is."""
         ctx.weight = weight
         return x.view_as(x)
 
     @staticmethod
     def backward(ctx, gradient):
+        """Reversed."""
         return -ctx.weight * gradient, None
 
 
@@ -68,6 +72,7 @@ class DomainAdversarial(RemembersBatch):
     adversary: nn.Module | None = None
 
     def cross_entropy(self, network, features, cell_type, target, mixed=None):
+        """The usual loss and the further term."""
         loss = super().cross_entropy(network, features, cell_type, target, mixed)
         if self.adversary is None:
             count = self.view.labelled["experiment"].nunique()
@@ -86,6 +91,7 @@ class FeatureStatistics(Trainer):
     """Channel means and spreads of early feature maps are mixed between pictures (MixStyle, Zhou et al., arXiv 2104.02008)."""
 
     def new_network(self, pretrained_weights: str = "none") -> Network:
+        """With a hook behind each early layer."""
         network = super().new_network(pretrained_weights)
         generator = torch.Generator().manual_seed(self.parameters.seed)
 

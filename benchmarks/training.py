@@ -47,9 +47,11 @@ class Pictures:
         self.array = np.random.default_rng(0).integers(0, 255, (PICTURES, 6, size, size), dtype=np.uint8)
 
     def read(self, experiment: str, plate: str, store_rows: np.ndarray | None = None) -> np.ndarray:
+        """(S, C, H, W) counts."""
         return self.array if store_rows is None else self.array[store_rows]
 
     def checksum(self, experiment: str, plate: str) -> str:
+        """Always the same."""
         return "0"
 
 
