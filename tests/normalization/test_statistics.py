@@ -220,7 +220,7 @@ def test_tiers(strategy, reference, tier):
 def test_pictures_are_normalized_as_the_formula_says():
     raw = torch.arange(2 * 3 * 4 * 4, dtype=torch.uint8).reshape(2, 3, 4, 4)
     location, scale = torch.rand(2, 3) * 9, torch.rand(2, 3) + 0.5
-    batch = Batch(np.arange(2), raw, location, scale)
+    batch = Batch(np.arange(2), raw, location, scale, torch.zeros(2, dtype=torch.long))
     expected = (raw.double() - location[..., None, None].double()) / scale[..., None, None].double()
     torch.testing.assert_close(normalise(batch, "plate").double(), expected, rtol=1e-6, atol=1e-6)
     own = normalise(batch, "site")
@@ -230,6 +230,8 @@ def test_pictures_are_normalized_as_the_formula_says():
 
 def test_jitter_moves_location_and_scale_by_at_most_its_share():
     location, scale = torch.full((500, 1), 10.0), torch.full((500, 1), 2.0)
-    batch = Batch(np.arange(500), torch.zeros(500, 1, 1, 2, dtype=torch.uint8), location, scale)
+    batch = Batch(
+        np.arange(500), torch.zeros(500, 1, 1, 2, dtype=torch.uint8), location, scale, torch.zeros(500).long()
+    )
     moved = normalise(batch, "plate", 0.1, torch.Generator().manual_seed(0))
     assert moved.min() >= -11 / 1.8 - 1e-4 and moved.max() <= -9 / 2.2 + 1e-4 and moved.std() > 0.1
