@@ -133,15 +133,15 @@ PUBLISHED = {
     "training.mean_teacher.pseudo_labels.views": 4, "training.mean_teacher.pseudo_labels.memory": 0.1,
     "training.mean_teacher.pseudo_labels.groups": True, "share": 0.5,
 }  # fmt: skip
-"""The recipe of Yang et al. 2022 in its T1 form: the unlabelled pictures are those of the training experiments. EMA schedule and ramp keep
-their share of the stage: see ``published`` in ARMS."""
+"""The recipe of Yang et al. 2022 in its T1 form: the unlabelled pictures are those of the training experiments. The moving average and the
+start of the pseudo-labels are those of conf/base: the published ones reckon with 165 epochs."""
 COST = {"test_resnet": 1.0, "resnet10t": 3.9, "resnet14t": 5.8, "resnet18": 5.4}
-"""Milliseconds of a training step a picture (6 channels, 64 px, one thread) over those of test_resnet, 3.4 ms; `python benchmarks/contenders.py costs DATA`."""
+"""Milliseconds of a training step a picture (6 channels, 64 px, one thread) over those of test_resnet, 3.4 ms: `python benchmarks/contenders.py costs DATA`."""
 
 ARMS: dict[str, dict[str, Any]] = {
-    "supervised": {"training.mean_teacher.epochs": 0},
-    "published": PUBLISHED,
-    "mean teacher": {"share": 0.75},
+    "supervised": {"training.batches": "mixed", "training.mean_teacher.epochs": 0},
+    "published": PUBLISHED | {"training.batches": "mixed"},
+    "mean teacher": {"training.batches": "mixed", "share": 0.75},
 }
 PREFIX = {
     "pre": "training.pretrain", "mt": "training.mean_teacher", "aug": "training.augmentation", "t": "training",

@@ -73,13 +73,13 @@ def train_and_score(folder: Path, arm: str, seed: int, budget: float) -> dict[st
 
     from deepnoise.evaluation.metrics import ranked_calls
     from deepnoise.growth_chart.arms import Settings, change
-    from deepnoise.growth_chart.run import NoState, Screen, Truth, signal_and_leak
+    from deepnoise.growth_chart.run import Screen, Truth, signal_and_leak
     from deepnoise.inference.prediction import pool_wells, predict_sites, sites_to_predict
     from deepnoise.parameters import NormalizationParameters, TrainingParameters
     from deepnoise.tables import EMBEDDING, SCORE, prefixed
     from deepnoise.training.loop import pretrain, train_mean_teacher
     from deepnoise.training.split import fold_view
-    from deepnoise.training.trainer import Trainer
+    from deepnoise.training.trainer import NoState, Trainer
 
     torch.set_num_threads(1)
     values, catalog = load_screen(folder)
@@ -211,6 +211,25 @@ def table(args: argparse.Namespace) -> None:
         )
 
 
+def costs(args: argparse.Namespace) -> None:
+    """Milliseconds a picture of a training step of each backbone, on one thread."""
+    import torch
+    from contender_arms import COST
+
+    from deepnoise.training.network import Network, NetworkSpec
+
+    torch.set_num_threads(1)
+    x = torch.randn(48, 6, 64, 64).contiguous(memory_format=torch.channels_last)
+    for backbone in COST:
+        network = Network(NetworkSpec(backbone, 6, 57, "softmax", 1.0, 0.0)).to(memory_format=torch.channels_last)
+        seconds = []
+        for _ in range(6):
+            started = time.process_time()
+            network.embed(x).sum().backward()
+            seconds.append(time.process_time() - started)
+        print(f"{backbone}: {1000 * np.median(seconds[1:]) / len(x):.1f} ms a picture")
+
+
 def screens(args: argparse.Namespace) -> None:
     """Simulate, ingest and normalize."""
     for seed in args.seeds:
@@ -226,7 +245,7 @@ def screens(args: argparse.Namespace) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("action", choices=["screens", "run", "table"])
+    parser.add_argument("action", choices=["screens", "run", "table", "costs"])
     parser.add_argument("data", type=Path)
     parser.add_argument("--profile", default="default")
     parser.add_argument("--screens", nargs="*", default=[])
@@ -236,4 +255,4 @@ if __name__ == "__main__":
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--base", default="supervised")
     given = parser.parse_args()
-    {"screens": screens, "run": run, "table": table}[given.action](given)
+    {"screens": screens, "run": run, "table": table, "costs": costs}[given.action](given)

@@ -22,7 +22,6 @@ from PIL import Image
 
 from deepnoise.datasets.files import Folder, SiteFiles
 from deepnoise.datasets.image_store import ImageStoreDataset
-from deepnoise.growth_chart.run import NoState
 from deepnoise.ingestion.packing import plan_packing
 from deepnoise.parameters import TrainingParameters, replace_values
 from deepnoise.simulation.cells import CHANNELS
@@ -30,7 +29,7 @@ from deepnoise.training.augmentation import random_view
 from deepnoise.training.images import SitePictures, normalise
 from deepnoise.training.loop import pretrain, train_mean_teacher
 from deepnoise.training.split import FoldView
-from deepnoise.training.trainer import Trainer
+from deepnoise.training.trainer import NoState, Trainer
 
 PROJECT = Path(__file__).resolve().parent.parent
 ROUNDS = 5

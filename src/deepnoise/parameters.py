@@ -206,6 +206,10 @@ class TrainingParameters(Block):
     device: Literal["auto", "cpu", "cuda", "mps"]
     tensorboard: bool
 
+    def recipe(self) -> dict[str, Any]:
+        """All that the trained weights depend on: everything but where and how it is computed."""
+        return self.model_dump(mode="json", exclude={"device", "cache_gigabytes", "tensorboard"})
+
     @model_validator(mode="after")
     def _unlabelled_stream_is_needed(self) -> TrainingParameters:
         off = self.unlabelled_source == "none" or self.mean_teacher.unlabelled_ratio == 0

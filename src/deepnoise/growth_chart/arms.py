@@ -74,7 +74,6 @@ def change(settings: Settings, own: Settings, changes: dict[str, Any]) -> Settin
     Raises:
         InputError: An unknown name, a wrong value, or one that no arm can have of its own.
     """
-    values = {"normalization": settings.normalization.model_dump(), "training": settings.training.model_dump()}
     owned = {"normalization": own.normalization.model_dump(), "training": own.training.model_dump()}
     reading = {"sites": settings.sites, "views": settings.views, "adabn": settings.adabn}
     where = "growth_chart"
@@ -86,13 +85,12 @@ def change(settings: Settings, own: Settings, changes: dict[str, Any]) -> Settin
             allowed = {
                 "sites": ("one", "all"),
                 "views": ("none", "dihedral"),
-                "adabn": ("none", "experiment", "plate"),
+                "adabn": ("auto", "none", "experiment", "plate"),
             }[name]
             reading[name] = getattr(own, name) if value == OWN else value
             if reading[name] not in allowed:
                 raise InputError(f"growth_chart: {name} is {value!r}; allowed: {', '.join(allowed)}")
             continue
-        find_value(values, name, where)
         holder, last = find_value(owned, name, where)
         wanted[name.split(".")[0]][name] = holder[last] if value == OWN else value
     normalization = replace_values(settings.normalization, "normalization", wanted["normalization"], where)

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
 from deepnoise import __version__
 from deepnoise.errors import InputError
@@ -31,27 +30,13 @@ from deepnoise.parameters import InferenceParameters, PlateBalancingParameters
 from deepnoise.plate_balancing.balancing import balance
 from deepnoise.plate_balancing.scores import pool_scores
 from deepnoise.tables import EMBEDDING, SCORE, prefixed
-from deepnoise.training.images import PictureStore
+from deepnoise.training.images import PictureStore, checksums
 from deepnoise.training.loop import pretrain, train_mean_teacher
 from deepnoise.training.model import TrainedModel
 from deepnoise.training.split import fold_view
-from deepnoise.training.trainer import Trainer
+from deepnoise.training.trainer import NoState, Trainer
 
 logger = logging.getLogger(__name__)
-
-
-class NoState:
-    """An arm is short: it is trained in one go, and only finished arms are kept."""
-
-    def load(self, name: str, mark: str) -> None:
-        """There is never a state."""
-
-    def save(self, name: str, mark: str, tensors: dict[str, torch.Tensor], facts: dict[str, Any]) -> None:
-        """Nothing is kept."""
-
-    def where(self, name: str) -> str:
-        """Nowhere."""
-        return "none is kept here"
 
 
 class Screen:
@@ -71,8 +56,7 @@ class Screen:
         self.histograms, self.layout = histograms, layout
         self.illumination = illumination
         self.fold = int(folds["fold"].min())
-        plates = sites[["experiment", "plate"]].drop_duplicates().itertuples(index=False)
-        pixels = [store.checksum(e, p) for e, p in plates]
+        pixels = checksums(store, sites)
         self.mark = fingerprint(
             pixels, sites, wells, folds[folds["fold"] == self.fold], histograms, layout, illumination
         )
@@ -111,7 +95,7 @@ def arm_mark(
 ) -> str:
     """Fingerprint of everything that an arm's result depends on: data, parameters, seed and package version."""
     own = arm.settings
-    training = own.training.model_dump(mode="json", exclude={"device", "cache_gigabytes", "tensorboard", "seed"})
+    training = own.training.model_copy(update={"seed": seed}).recipe()
     balanced = balancing.model_dump(mode="json") if arm.balancing else None
     return fingerprint(
         screen.mark,

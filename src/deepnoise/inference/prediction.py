@@ -22,9 +22,9 @@ from deepnoise.training.model import TrainedModel
 from deepnoise.training.network import (
     Network,
     NetworkSpec,
+    adapted_batches,
     autocast,
     choose_device,
-    reestimate_batch_norm,
     to_device,
 )
 
@@ -204,24 +204,19 @@ def predict_sites(
     with tqdm(
         total=len(asked), unit=" sites", desc=f"predict fold {model.facts['fold']}", disable=None, mininterval=1.0
     ) as bar:
-        for unit in units:
-            order = np.array_split(unit, max(1, -(-len(unit) // batch_size)))
-            if by:
-                reestimate_batch_norm(network, (pixels(batch) for batch in pictures.batches(order)))
-            for batch in pictures.batches(order):
-                x = pixels(batch)
-                cell_type = batch.cell_type.to(device)
-                scores = torch.zeros(len(x), targets, device=device)
-                embedded = torch.zeros(len(x), network.features, device=device)
-                for view in VIEWS[views]:
-                    seen = dihedral_view(x, view).contiguous(memory_format=torch.channels_last)
-                    with autocast(device):
-                        features = network.embed(seen)
-                    scores += network.classify(features, cell_type)[:, :targets]
-                    embedded += F.normalize(features.float())
-                logits[batch.index] = (scores / len(VIEWS[views])).cpu().numpy()
-                embeddings[batch.index] = F.normalize(embedded).cpu().numpy()
-                bar.update(len(x))
+        for batch, x in adapted_batches(network, pictures, units, batch_size, pixels, adapt=bool(by)):
+            cell_type = batch.cell_type.to(device)
+            scores = torch.zeros(len(x), targets, device=device)
+            embedded = torch.zeros(len(x), network.features, device=device)
+            for view in VIEWS[views]:
+                seen = dihedral_view(x, view).contiguous(memory_format=torch.channels_last)
+                with autocast(device):
+                    features = network.embed(seen)
+                scores += network.classify(features, cell_type)[:, :targets]
+                embedded += F.normalize(features.float())
+            logits[batch.index] = (scores / len(VIEWS[views])).cpu().numpy()
+            embeddings[batch.index] = F.normalize(embedded).cpu().numpy()
+            bar.update(len(x))
     return logits, embeddings
 
 

@@ -34,7 +34,7 @@ def memory_advice(stage: str, parameters: TrainingParameters) -> Iterator[None]:
     except (
         RuntimeError,
         MemoryError,
-    ) as error:  # torch's own error of a GPU is a RuntimeError; so is that of its CPU allocator
+    ) as error:  # torch's errors, of the GPU and of its CPU allocator, are RuntimeErrors
         words = str(error).lower()
         if not isinstance(error, MemoryError) and "out of memory" not in words and "can't allocate" not in words:
             raise
@@ -99,13 +99,11 @@ def train_mean_teacher_folds(
             raise InputError(
                 f"the entry pretrained has no student of {view.name} made from today's data and parameters; run the whole pipeline training"
             )
-        trainers = [trainer]
-        if parameters.cell_type == "specialist":
-            own = [view.of_cell_type(name) for name in view.cell_types]
-            trainers = [Trainer(part, store, statistics, parameters, state, reports) for part in own]
-        for each in trainers:
-            name = each.view.name
+        specialists = parameters.cell_type == "specialist"
+        for part in [view.of_cell_type(name) for name in view.cell_types] if specialists else [view]:
             with memory_advice("training.mean_teacher", parameters):
-                students[name], teachers[name], rows = train_mean_teacher(each, start)
+                if specialists:  # one at a time, so that the pictures of one alone are kept
+                    trainer = Trainer(part, store, statistics, parameters, state, reports)
+                students[part.name], teachers[part.name], rows = train_mean_teacher(trainer, start)
             history += rows
     return students, teachers, history

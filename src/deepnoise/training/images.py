@@ -78,13 +78,21 @@ class SitePictures:
             raise InputError(f"plate_statistics lacks {error}; run normalization on this screen") from error
         self._statistics = values.reshape(len(self._plates), len(store.channels), 2)
         self._cache: np.ndarray | None = None
-        if len(self.sites) and cache_gigabytes > 0:
-            first = self._read(np.array([0]))
-            if first.nbytes * len(self.sites) <= cache_gigabytes * 1e9:
-                self._cache = np.empty((len(self.sites), *first.shape[1:]), first.dtype)
-                for plate in range(len(self._plates)):
-                    members = np.flatnonzero(self._plate == plate)
-                    self._cache[members] = self._read(members)
+        self._bytes = cache_gigabytes * 1e9
+
+    def _fill_cache(self) -> None:
+        """Keep all pictures in memory if they fit; done when the first batches are asked for."""
+        if self._cache is not None or not len(self.sites) or not self._bytes:
+            return
+        first = self._read(np.array([0]))
+        if first.nbytes * len(self.sites) <= self._bytes:
+            cache = np.empty((len(self.sites), *first.shape[1:]), first.dtype)
+            for plate in range(len(self._plates)):
+                members = np.flatnonzero(self._plate == plate)
+                cache[members] = self._read(members)
+            self._cache = cache
+        else:
+            self._bytes = 0.0
 
     def _read(self, index: np.ndarray) -> np.ndarray:
         parts: dict[int, np.ndarray] = {}
@@ -107,6 +115,7 @@ class SitePictures:
 
     def batches(self, order: Iterable[np.ndarray]) -> Iterator[Batch]:
         """Batches in the given order; the next one is read while the present one is used."""
+        self._fill_cache()
         with ThreadPoolExecutor(1) as reader:
             waiting = None
             for index in order:
@@ -122,6 +131,12 @@ class SitePictures:
         batch = waiting.result()
         self.waited += time.perf_counter() - started
         return batch
+
+
+def checksums(store: PictureStore, sites: pd.DataFrame) -> list[str]:
+    """Hashes of the raw counts of all plates in a site table, by experiment and plate."""
+    plates = sites[["experiment", "plate"]].drop_duplicates().sort_values(["experiment", "plate"])
+    return [store.checksum(e, p) for e, p in plates.itertuples(index=False)]
 
 
 def normalise(

@@ -18,7 +18,7 @@ from deepnoise.training.model import TrainedModel
 from deepnoise.training.network import Network, use_batch_statistics
 from deepnoise.training.pseudo_labels import PseudoLabels
 from deepnoise.training.stage import Stage
-from deepnoise.training.trainer import Trainer
+from deepnoise.training.trainer import Strength, Trainer
 
 
 def pretrain(trainer: Trainer) -> tuple[TrainedModel, list[dict[str, Any]]]:
@@ -34,7 +34,7 @@ def pretrain(trainer: Trainer) -> tuple[TrainedModel, list[dict[str, Any]]]:
         for batch, _ in stage.steps(trainer.labelled_order(generator)):
             target = trainer.label[torch.from_numpy(batch.index)].to(trainer.device)
             cell_type = batch.cell_type.to(trainer.device)
-            x = trainer.normal_view(trainer.pixels(batch, generator), generator)
+            x = trainer.draw_view(trainer.pixels(batch, generator), "normal", generator)
             x, mixed = trainer.mixed(x, generator)
             with trainer.autocast():
                 loss = trainer.cross_entropy(student, student.embed(x), cell_type, target, mixed)
@@ -71,6 +71,10 @@ def train_mean_teacher(
     if trainer.pure:
         use_batch_statistics(teacher)
     distance = CONSISTENCY[own.consistency]
+    seen: Strength = "normal" if own.views == "shared" else "weak"
+    shown: Strength = "strong"
+    if own.views == "two" and own.strong_view == "student":
+        seen, shown = shown, seen
     pseudo = PseudoLabels(trainer.view, own.pseudo_labels)
     if "pseudo_logits" in stage.extra:
         pseudo.restore(stage.extra["pseudo_logits"])
@@ -92,21 +96,19 @@ def train_mean_teacher(
                 x = [torch.cat(x)]
             with trainer.autocast():
                 if own.views == "shared":
-                    seen, shown = trainer.normal_view, trainer.strong_view
-                    features = embed(student, [seen(part, generator) for part in x])
+                    features = embed(student, [trainer.draw_view(part, seen, generator) for part in x])
                     supervised = trainer.cross_entropy(student, features[:count], cell_type[:count], target)
                 else:
-                    seen, shown = trainer.weak_view, trainer.strong_view
-                    if own.strong_view == "student":
-                        seen, shown = shown, seen
-                    labelled, mixed = trainer.mixed(trainer.normal_view(x[0][:count], generator), generator)
+                    labelled, mixed = trainer.mixed(trainer.draw_view(x[0][:count], "normal", generator), generator)
                     supervised = trainer.cross_entropy(
                         student, student.embed(labelled), cell_type[:count], target, mixed
                     )
-                    features = embed(student, [seen(part, generator) for part in x])
+                    features = embed(student, [trainer.draw_view(part, seen, generator) for part in x])
                 plain = student.classify(features, cell_type)
                 with torch.no_grad():
-                    goal = teacher.classify(embed(teacher, [shown(part, generator) for part in x]), cell_type)
+                    goal = teacher.classify(
+                        embed(teacher, [trainer.draw_view(part, shown, generator) for part in x]), cell_type
+                    )
                 gap = distance(plain, goal)
                 w_c = own.consistency_weight * schedules.ramp(stage.progress, own.ramp_epochs)
                 w_p = pseudo.weight(stage.progress)

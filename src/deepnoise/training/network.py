@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from deepnoise.errors import InputError, closest
+from deepnoise.training.images import Batch, SitePictures
 
 
 class ArcFace(nn.Module):
@@ -193,6 +195,32 @@ def reestimate_batch_norm(network: Network, pictures: Iterable[torch.Tensor]) ->
     for layer, momentum in zip(layers, usual, strict=True):
         layer.momentum = momentum
     network.eval()
+
+
+def adapted_batches(
+    network: Network,
+    pictures: SitePictures,
+    units: Iterable[np.ndarray],
+    size: int,
+    pixels: Callable[[Batch], torch.Tensor],
+    adapt: bool,
+) -> Iterator[tuple[Batch, torch.Tensor]]:
+    """Batches with their normalized pictures, unit by unit; with ``adapt`` BatchNorm statistics are first re-estimated on each unit.
+
+    Args:
+        network: Changed in place where it adapts.
+        pictures: Where batches come from.
+        units: Rows of each experiment or plate, or all rows.
+        size: Most pictures a batch.
+        pixels: Makes the input of the network from a batch.
+        adapt: See above.
+    """
+    for unit in units:
+        order = np.array_split(unit, max(1, -(-len(unit) // size)))
+        if adapt:
+            reestimate_batch_norm(network, (pixels(batch) for batch in pictures.batches(order)))
+        for batch in pictures.batches(order):
+            yield batch, pixels(batch)
 
 
 def choose_device(name: str) -> torch.device:

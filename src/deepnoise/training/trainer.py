@@ -6,7 +6,7 @@ import copy
 import zlib
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import pandas as pd
@@ -19,20 +19,22 @@ from deepnoise.fingerprint import fingerprint
 from deepnoise.normalization.statistics import statistics_of_plates
 from deepnoise.parameters import TrainingParameters
 from deepnoise.training.augmentation import mix, random_view
-from deepnoise.training.images import Batch, PictureStore, SitePictures, normalise
+from deepnoise.training.images import Batch, PictureStore, SitePictures, checksums, normalise
 from deepnoise.training.model import TrainedModel
 from deepnoise.training.network import (
     Network,
     NetworkSpec,
+    adapted_batches,
     autocast,
     choose_device,
-    reestimate_batch_norm,
     to_device,
 )
 from deepnoise.training.split import FoldView, tier_of_training
 from deepnoise.training.streams import labelled_stream, pure_units, unlabelled_stream
 from deepnoise.training.tracking import Report
 
+Strength = Literal["weak", "normal", "strong"]
+"""How far a view departs from the picture."""
 CHUNK = 256
 """Pictures read at once where no gradient is needed."""
 
@@ -48,6 +50,20 @@ class StateStore(Protocol):
 
     def where(self, name: str) -> str:
         """Where the last state under a name lies, in words."""
+
+
+class NoState:
+    """For a training that is short: it is done in one go, and only its result is kept."""
+
+    def load(self, name: str, mark: str) -> None:
+        """There is never a state."""
+
+    def save(self, name: str, mark: str, tensors: dict[str, torch.Tensor], facts: dict[str, Any]) -> None:
+        """Nothing is kept."""
+
+    def where(self, name: str) -> str:
+        """Nowhere."""
+        return "none is kept here"
 
 
 class Trainer:
@@ -106,7 +122,7 @@ class Trainer:
             parameters.backbone, len(self.channels), len(view.classes), parameters.head.name, parameters.head.scale,
             parameters.head.margin, len(view.cell_types) if parameters.cell_type == "one_hot" else 0,
         )  # fmt: skip
-        training = parameters.model_dump(mode="json", exclude={"device", "cache_gigabytes", "tensorboard"})
+        training = parameters.recipe()
         self.facts = {
             "deepnoise": __version__,
             "fold": view.fold,
@@ -131,7 +147,7 @@ class Trainer:
                 "parameters": fingerprint(training),
                 "statistics": fingerprint(statistics_of_plates(statistics, view.training_plates)),
                 "data": fingerprint(view.labelled, view.unlabelled),
-                "pixels": fingerprint(_checksums(store, view.labelled), _checksums(store, view.unlabelled)),
+                "pixels": fingerprint(checksums(store, view.labelled), checksums(store, view.unlabelled)),
             },
             "parameters": training,
         }
@@ -199,29 +215,13 @@ class Trainer:
         partner, share = (part.to(self.device) for part in mixed)
         return (share * loss(target) + (1 - share) * loss(target[partner])).mean()
 
-    def normal_view(self, pictures: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """One random view for the supervised loss."""
+    def draw_view(self, pictures: torch.Tensor, strength: Strength, generator: torch.Generator) -> torch.Tensor:
+        """One random view: a normal one is a weak one with erasing, a strong one has a random crop too."""
         own = self.parameters.augmentation
         return random_view(
-            pictures, turns=own.dihedral, strength=own.shift_scale, erase_chance=own.erase, generator=generator
-        )
-
-    def weak_view(self, pictures: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """One random view without erasing."""
-        own = self.parameters.augmentation
-        return random_view(pictures, turns=own.dihedral, strength=own.shift_scale, generator=generator)
-
-    def strong_view(self, pictures: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """One random view with erasing and a random crop."""
-        own = self.parameters.augmentation
-        return random_view(
-            pictures,
-            turns=own.dihedral,
-            strength=own.shift_scale,
-            erase_chance=own.erase,
-            crop=True,
-            generator=generator,
-        )
+            pictures, turns=own.dihedral, strength=own.shift_scale, erase_chance=0.0 if strength == "weak" else own.erase,
+            crop=strength == "strong", generator=generator,
+        )  # fmt: skip
 
     def mixed(
         self, pictures: torch.Tensor, generator: torch.Generator
@@ -239,19 +239,15 @@ class Trainer:
 
         Where training batches are pure, BatchNorm statistics are those of each experiment's or plate's own pictures.
         """
-        units = pure_units(pictures.sites, self.parameters.batches)
+        names = pure_units(pictures.sites, self.parameters.batches)
+        units = pd.Series(range(len(names))).groupby(names).indices.values()
         network = copy.deepcopy(network).eval() if self.pure else network.eval()
-        out = np.empty((len(units), self.spec.classes), np.float32)
-        for members in pd.Series(range(len(units))).groupby(units).indices.values():
-            chunks = np.array_split(members, -(-len(members) // CHUNK))
-            if self.pure:
-                reestimate_batch_norm(network, (self.pixels(batch) for batch in pictures.batches(chunks)))
-            for batch in pictures.batches(chunks):
-                x = self.pixels(batch)
-                if generator is not None:
-                    x = self.laid_out(self.weak_view(x, generator))
-                with self.autocast():
-                    out[batch.index] = network(x, batch.cell_type.to(self.device)).float().cpu().numpy()
+        out = np.empty((len(names), self.spec.classes), np.float32)
+        for batch, x in adapted_batches(network, pictures, units, CHUNK, self.pixels, adapt=self.pure):
+            if generator is not None:
+                x = self.laid_out(self.draw_view(x, "weak", generator))
+            with self.autocast():
+                out[batch.index] = network(x, batch.cell_type.to(self.device)).float().cpu().numpy()
         return out
 
     def validation_score(self, network: Network) -> float | None:
@@ -265,8 +261,3 @@ class Trainer:
         """A model with its facts."""
         weights = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
         return TrainedModel(weights, self.facts | facts)
-
-
-def _checksums(store: PictureStore, sites: pd.DataFrame) -> list[str]:
-    plates = sites[["experiment", "plate"]].drop_duplicates().sort_values(["experiment", "plate"])
-    return [store.checksum(e, p) for e, p in plates.itertuples(index=False)]

@@ -31,10 +31,9 @@ def training_objective(
 
     A trial is given up where its epochs fall behind the median of the earlier ones.
     """
-    from deepnoise.growth_chart.run import NoState
     from deepnoise.training.loop import pretrain, train_mean_teacher
     from deepnoise.training.split import fold_view
-    from deepnoise.training.trainer import Trainer
+    from deepnoise.training.trainer import NoState, Trainer
 
     fold = int(folds["fold"].min())
 
@@ -55,9 +54,7 @@ def training_objective(
                 raise optuna.TrialPruned
 
         trainer = Trainer(view, store, statistics, own, NoState(), [report])
-        model, _ = pretrain(trainer)
-        if own.mean_teacher.epochs:
-            _, model, _ = train_mean_teacher(trainer, model)
+        _, model, _ = train_mean_teacher(trainer, pretrain(trainer)[0])
         return float(model.facts["validation_t1"])
 
     return objective

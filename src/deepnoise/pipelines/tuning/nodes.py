@@ -24,14 +24,13 @@ def tune_training(
     parameters: TuningParameters,
 ) -> tuple[pd.DataFrame, dict[str, Any], Any]:
     """Search parameters of training by the T1 score of validation experiments."""
+    from deepnoise.training.images import checksums
     from deepnoise.tuning.objectives import training_objective
     from deepnoise.tuning.study import run_file, run_study, trials_table
 
     store = corrected_store(image_store, illumination_fields)
-    plates = sites[["experiment", "plate"]].drop_duplicates().itertuples(index=False)
-    own = training.model_dump(mode="json", exclude={"device", "cache_gigabytes", "tensorboard"})
     space = {name: range_.model_dump() for name, range_ in parameters.training.items()}
-    mark = fingerprint([store.checksum(e, p) for e, p in plates], wells, folds, plate_statistics, own, space)
+    mark = fingerprint(checksums(store, sites), wells, folds, plate_statistics, training.recipe(), space)
     objective = training_objective(store, sites, wells, folds, plate_statistics, training)
     study = run_study(tuning_storage, f"{parameters.study}_training", mark, parameters.training, objective, parameters)
     return trials_table(study), run_file(study), study
