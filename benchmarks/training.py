@@ -139,7 +139,7 @@ def steps() -> None:
 def precision() -> None:
     """bfloat16 against float32 on this device."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    own = {"training.backbone": "resnet18", "training.device": device}
+    own = {"training.backbone": "resnet18" if device == "cuda" else "test_resnet", "training.device": device}
     seconds = in_turn({p: per_step(own | {"training.precision": p}) for p in ("float32", "bfloat16")})
     ratio = seconds["float32"] / seconds["bfloat16"]
     print(
@@ -188,11 +188,9 @@ def input_side() -> None:
             return time.perf_counter() - started
 
         files = [tuple(f"{i}_{channel}.png" for channel in CHANNELS) for i in range(PICTURES)]
-        raw = SiteFiles(
-            Folder(root), list(CHANNELS), sites[["id_code", "experiment", "plate", "well", "site"]].assign(files=files)
-        )
+        packing = sites[["id_code", "experiment", "plate", "well", "site"]].assign(files=files)
         packed = ImageStoreDataset(root=str(root / "store"))
-        packed.save(plan_packing(raw.sites, raw, checksum=False))
+        packed.save(plan_packing(packing, SiteFiles(Folder(root), list(CHANNELS), packing), checksum=False))
 
         def ours(gigabytes: float) -> Callable[[], float]:
             pictures = SitePictures(packed.load(), sites, statistics, gigabytes)
