@@ -94,7 +94,7 @@ def test_pretrained_weights_come_from_a_safetensors_file(tmp_path, channels):
 
 
 def test_pretrained_weights_that_cannot_be_had_say_so(tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # as without network, wherever the test runs
     with pytest.raises(InputError, match="is 'timm', but the weights of test_resnet could not be had"):
         Network(SPEC, "timm")
     with pytest.raises(InputError, match="pretrained_weights is 'imagenet'; allowed: none, timm, or the path"):
