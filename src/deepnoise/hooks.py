@@ -20,7 +20,14 @@ from deepnoise.parameters import validate_parameters
 from deepnoise.pipeline_registry import OWN_SCORES, SIMULATED
 
 logger = logging.getLogger("deepnoise")
-PICTURES = ("contact_sheet", "score_plot", "signal_leak_plot", "growth_ladder_plot", "growth_scatter_plot")
+PICTURES = (
+    "contact_sheet",
+    "score_plot",
+    "reliability_plot",
+    "signal_leak_plot",
+    "growth_ladder_plot",
+    "growth_scatter_plot",
+)
 PRINTED = ("score_table", "growth_table")
 EXTERNAL = (
     ({"scores", "scores_tier"}, "well_scores", ExternalScoresDataset, "external_scores"),

@@ -243,15 +243,21 @@ class InferenceParameters(Block):
     device: Literal["auto", "cpu", "cuda", "mps"]
 
 
+BalancingMethod = Literal["none", "matching", "sinkhorn", "assignment", "greedy"]
+
+
 class PlateBalancingParameters(Block):
     """What knowledge of the plate design adds."""
 
+    pooling: Literal["logits", "probabilities"]
+    temperature: Annotated[float, Field(gt=0)] | Literal["auto"]
+    unlisted: NonNegativeFloat
     group_inference: Literal["infer", "none"]
+    group_statistic: Literal["auto", "raw", "centred", "rank"]
     group_posterior: float = Field(gt=0, le=1)
-    method: Literal["none", "sinkhorn", "assignment"]
-    temperature: float = Field(gt=0)
-    sinkhorn_iterations: PositiveInt
-    sinkhorn_tolerance: float = Field(gt=0)
+    method: BalancingMethod | Literal["auto"]
+    compare: list[BalancingMethod]
+    precision: float = Field(gt=0, le=1)
 
 
 class EvaluationParameters(Block):
@@ -278,7 +284,7 @@ class GrowthChartParameters(Block):
     start: dict[str, Any]
     steps: Annotated[list[GrowthStep], Field(min_length=1)]
     transductive: list[GrowthStep]
-    design: list[Literal["group_filter", "sinkhorn", "assignment"]]
+    design: list[Literal["group_filter", "sinkhorn", "assignment", "matching"]]
 
 
 class SearchRange(Block):

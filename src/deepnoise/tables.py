@@ -181,9 +181,14 @@ SCHEMAS: dict[str, TableSchema] = {
         allowed={"role": ("train", "validation", "heldout"), "unit": ("experiment", "plate")},
     ),
     "plate_layout": TableSchema(
-        "the plate group of each perturbation",
+        "the plate group of each perturbation, and in how many wells of a plate it stands at the most",
         ("perturbation",),
-        {"perturbation": "str", "group": "int"},
+        {"perturbation": "str", "group": "int", "per_plate": "int"},
+    ),
+    "plate_contents": TableSchema(
+        "which perturbations stand on a plate, where that is known beforehand",
+        ("experiment", "plate", "perturbation"),
+        {"experiment": "str", "plate": "str", "perturbation": "str", "wells": "int"},
     ),
     "plate_groups": TableSchema(
         "the plate group found for each plate; decided: sure enough for the filter",
@@ -195,7 +200,21 @@ SCHEMAS: dict[str, TableSchema] = {
             "posterior": "float",
             "margin": "float",
             "decided": "bool",
+            "statistic": "str",
         },
+        allowed={"statistic": ("raw", "centred", "rank")},
+    ),
+    "calibration": TableSchema(
+        "the temperature that scores of a cell type were divided by",
+        ("cell_type",),
+        {
+            "cell_type": "str",
+            "temperature": "float",
+            "source": "str",  # validation labels, the plate design alone, or given
+            "wells": "int",
+            "tier": "str",
+        },
+        allowed={"tier": TIERS, "source": ("given", "validation", "design")},
     ),
     "site_logits": TableSchema(
         "logits of a site, averaged over the views",
@@ -236,13 +255,23 @@ SCHEMAS: dict[str, TableSchema] = {
         "the call of a well after each step of plate balancing",
         ("id_code", "step"),
         WELL_KEY
-        | {"role": "str", "step": "str", "call": "str", "confidence": "float", "candidates": "int", "tier": "str"},
+        | {
+            "role": "str",
+            "step": "str",
+            "call": "str",
+            "confidence": "float",  # probability of the call
+            "margin": "float",  # that less the probability of the best other class
+            "entropy": "float",  # nats
+            "candidates": "int",  # classes that the step still allows
+            "reason": "str",  # why the call is no longer the plain one
+            "tier": "str",
+        },
         allowed={"tier": TIERS},
     ),
     "design_probabilities": TableSchema(
-        "probabilities of a well after the chosen balancing; rows sum to 1",
-        ("id_code",),
-        WELL_KEY | {"tier": "str"},
+        "probabilities of a well as scored, after the filter and after the chosen balancing; rows sum to 1",
+        ("id_code", "step"),
+        WELL_KEY | {"step": "str", "tier": "str"},
         prefix=SCORE,
         allowed={"tier": TIERS},
     ),
@@ -253,11 +282,29 @@ SCHEMAS: dict[str, TableSchema] = {
         | {
             "t1_call": "str",
             "t1_confidence": "float",  # probability
+            "t1_sure": "bool",  # confident enough for the wanted precision
             "t2_call": "str",
             "t2_confidence": "float",  # probability
+            "t2_sure": "bool",
+            "changed": "bool",
+            "reason": "str",  # why the design changed the call
+            "tied": "bool",  # another well of the plate claims the same class with the very same score
             "tier": "str",
         },
         allowed={"tier": TIERS},
+    ),
+    "reliability": TableSchema(
+        "confidence of held-out calls against the truth: bins of equal size (calibration), and the surest calls (coverage)",
+        (),
+        {
+            "step": "str",
+            "curve": "str",
+            "confidence": "float",  # mean of the bin; least of the calls kept
+            "accuracy": "float",  # share of right calls
+            "wells": "int",
+            "tier": "str",
+        },
+        allowed={"tier": TIERS, "curve": ("calibration", "coverage")},
     ),
     "heldout_labels": TableSchema(
         "withheld truth, read by evaluation alone",

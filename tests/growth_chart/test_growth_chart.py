@@ -17,10 +17,10 @@ from deepnoise.parameters import (
     GrowthChartParameters,
     InferenceParameters,
     NormalizationParameters,
-    PlateBalancingParameters,
 )
 from deepnoise.tables import validate_table
 from tests.conftest import PROJECT
+from tests.plate_balancing.helpers import OWN as OWN_BALANCING
 from tests.training.helpers import MEAN_TEACHER, STAGE, parameters
 
 NORMALIZATION = NormalizationParameters(
@@ -30,14 +30,7 @@ OWN = Settings(NORMALIZATION, parameters())
 TAUGHT = Settings(NORMALIZATION, parameters(mean_teacher=MEAN_TEACHER | {"epochs": 8}))
 SHIPPED = yaml.safe_load((PROJECT / "conf/base/parameters_growth_chart.yml").read_text())["growth_chart"]
 INFERENCE = InferenceParameters(views="dihedral", adabn="none", seen_experiments=0, batch_size=64, device="cpu")
-BALANCING = PlateBalancingParameters(
-    group_inference="infer",
-    group_posterior=0.95,
-    method="sinkhorn",
-    temperature=1.0,
-    sinkhorn_iterations=100,
-    sinkhorn_tolerance=1e-3,
-)
+BALANCING = OWN_BALANCING.model_copy(update={"temperature": 1.0})
 
 
 def chart(**changes) -> GrowthChartParameters:
@@ -63,6 +56,7 @@ def test_the_shipped_chart_switches_on_one_step_after_the_other():
         "group_filter",
         "sinkhorn",
         "assignment",
+        "matching",
     ]
     assert {arm.reference for arm in arms.values() if arm.kind in ("design", "transductive", "leave_one_out")} == {
         "TTA"

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from deepnoise.errors import InputError
-from deepnoise.ingestion.design import audit_design, discover_groups, make_folds, unequal_plate, without_heldout_labels
+from deepnoise.ingestion.design import audit_design, discover_groups, layouts_in_use, make_folds, without_heldout_labels
 from deepnoise.ingestion.findings import excluded_sites, findings_table
 from deepnoise.ingestion.validation import match_images, validate_wells
 
@@ -277,11 +277,15 @@ def test_duplicates_of_an_experiment_that_only_trains_do_not_matter():
     assert set(folds.loc[folds["experiment"] == "E-0", "role"]) == {"train"}
 
 
-def test_a_plate_whose_perturbations_are_not_equally_many_is_named():
+def test_a_layout_tells_how_often_a_perturbation_stands_on_a_plate_and_which_groups_are_where():
     even = labelled_screen(["E-0", "E-1"])
-    assert unequal_plate(even) is None
+    assert set(discover_groups(even)["per_plate"]) == {1}
     uneven = labelled_screen(["E-0"], perturbations="aaab")
-    assert unequal_plate(uneven) == "plate E-0/1 holds a in 3 wells and b in 1"
+    layout = discover_groups(uneven)
+    assert layout.set_index("perturbation")["per_plate"].to_dict().items() >= {"a": 3, "b": 1}.items()
+    assert layouts_in_use(uneven, layout)["group"].tolist() == [0]
+    nothing = discover_groups(even.assign(perturbation=None))
+    assert nothing.empty and layouts_in_use(even.assign(perturbation=None), nothing).empty
 
 
 def test_one_fold_of_a_fully_labelled_screen_is_refused():

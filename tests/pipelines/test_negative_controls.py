@@ -20,12 +20,13 @@ from deepnoise.normalization.features import measure_sites, normalise_features, 
 from deepnoise.normalization.statistics import add_histograms, histogram_table, histograms, plate_statistics
 from deepnoise.parameters import validate_parameters
 from deepnoise.pipelines.simulation.nodes import design_plates, noise_levels
-from deepnoise.plate_balancing.balancing import balance
+from deepnoise.plate_balancing.balancing import Knowledge, balance
 from deepnoise.plate_balancing.scores import META
 from deepnoise.simulation.cells import CHANNELS
 from deepnoise.simulation.screen import render_screen
 from deepnoise.training.baseline import score_hand_features
 from tests.conftest import PROJECT, MemoryStore
+from tests.plate_balancing.helpers import OWN
 
 
 class Smoke:
@@ -149,11 +150,6 @@ def test_a_planted_position_effect_is_found_and_none_is_not():
     assert planted["well_edge"]["verdict"] == "leak" and planted["well_edge"]["p"] == planted["well_edge"]["smallest_p"]
 
 
-OPTIONS = dict(
-    group_inference="infer", group_posterior=0.95, method="sinkhorn", temperature=1.0, iterations=200, tolerance=1e-3
-)
-
-
 def random_scores(smoke: Smoke, seed: int, known_group: bool) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Scores without any knowledge of the perturbation; with ``known_group`` of the plate's group alone."""
     layout = discover_groups(without_heldout_labels(smoke.wells, smoke.folds))
@@ -175,13 +171,14 @@ def test_random_scores_through_balancing_end_at_chance(smoke):
     for seed in range(20):
         for known in (True, False):
             table, layout = random_scores(smoke, seed, known)
-            _, steps, groups = balance(table, layout, **OPTIONS)
+            found = balance(table, Knowledge(layout), OWN.model_copy(update={"compare": ["sinkhorn", "assignment"]}))
+            steps = found.steps
             if not known:
-                decided.append(groups.drop_duplicates("experiment")["decided"].astype(bool).mean())
+                decided.append(found.groups.drop_duplicates("experiment")["decided"].astype(bool).mean())
             for step, rows in steps.groupby("step"):
                 right.setdefault((known, step), []).append(float((rows["call"] == rows["id_code"].map(truth)).mean()))
     size, classes = 4, 16
-    for step in ("group_filter", "sinkhorn", "assignment"):
+    for step in ("group_filter", "sinkhorn", "assignment", "matching"):
         assert np.mean(right[True, step]) == pytest.approx(1 / size, abs=0.04)
         assert np.mean(right[False, step]) == pytest.approx(1 / classes, abs=0.02)
     assert np.mean(decided) < 0.05

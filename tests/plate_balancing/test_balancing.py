@@ -1,6 +1,4 @@
-"""Plate balancing against brute force, scipy and invariances."""
-
-from itertools import permutations
+"""The steps of plate balancing over a whole table: groups, filter, methods, tiers, invariances, bad input."""
 
 import numpy as np
 import pandas as pd
@@ -9,162 +7,129 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepnoise.errors import InputError
-from deepnoise.plate_balancing.balancing import FORBIDDEN, METHODS, assign, balance, make_calls, sinkhorn
-from deepnoise.plate_balancing.groups import FLOOR, infer_groups
-from deepnoise.plate_balancing.scores import log_softmax, pool_scores
+from deepnoise.parameters import PlateBalancingParameters
+from deepnoise.plate_balancing.balancing import Knowledge, balance, make_calls, probability_table, tied_claims
+from deepnoise.plate_balancing.scores import filled, log_softmax, pool_scores
 from deepnoise.tables import SCORE, matrix
+from tests.plate_balancing.helpers import OWN, screen_scores
 
-OPTIONS = dict(
-    group_inference="infer", group_posterior=0.95, method="sinkhorn", temperature=1.0, iterations=500, tolerance=1e-6
-)
-
-
-def screen_scores(signal, rng, plates=4, size=6, experiments=2):
-    """Scores of a screen with plate groups: (pooled table, layout, truth)."""
-    classes = plates * size
-    rows, truth, values = [], {}, []
-    for e in range(experiments):
-        groups = rng.permutation(plates)
-        for p in range(plates):
-            members = groups[p] * size + rng.permutation(size)
-            for w, c in enumerate(members):
-                code = f"E{e}_{p}_A{w + 1:02d}"
-                rows.append((code, f"E{e}", str(p), f"A{w + 1:02d}", "heldout", "T1"))
-                truth[code] = str(c)
-                score = rng.normal(0, 1, classes)
-                score[c] += signal
-                values.append(score)
-    table = pd.DataFrame(rows, columns=["id_code", "experiment", "plate", "well", "role", "tier"])
-    names = [f"{SCORE}{c}" for c in range(classes)]
-    table = pd.concat([table, pd.DataFrame(np.array(values), columns=names)], axis=1)
-    layout = pd.DataFrame({"perturbation": [str(c) for c in range(classes)], "group": np.arange(classes) // size})
-    return table, layout, truth
+METHODS = ("matching", "sinkhorn", "assignment", "greedy")
 
 
 def accuracy(steps, truth):
     return {s: float((g["call"] == g["id_code"].map(truth)).mean()) for s, g in steps.groupby("step")}
 
 
-def test_group_inference_is_the_best_of_all_permutations():
-    rng = np.random.default_rng(0)
-    for _ in range(20):
-        log_p = log_softmax(rng.normal(0, 2, (16, 12)))
-        plate, group_of_class = np.repeat(np.arange(4), 4), np.repeat(np.arange(4), 3)
-        found = infer_groups(log_p, plate, group_of_class, 0.95)
-        mass = np.stack([np.exp(log_p)[:, group_of_class == g].sum(1) for g in range(4)], 1)
-        score = np.log(np.clip(mass, FLOOR, None))
-        totals = {p: sum(score[i, p[plate[i]]] for i in range(16)) for p in permutations(range(4))}
-        ranked = sorted(totals, key=totals.get, reverse=True)
-        assert tuple(found.groups) == ranked[0]
-        assert found.margin * 16 == pytest.approx(totals[ranked[0]] - totals[ranked[1]], abs=1e-9)
-
-
-def test_groups_are_undecided_on_random_scores_and_decided_on_good_ones():
-    rng = np.random.default_rng(1)
-    plate, group_of_class = np.repeat(np.arange(4), 60), np.repeat(np.arange(4), 60)
-    decided = [
-        infer_groups(log_softmax(rng.normal(0, 3, (240, 240))), plate, group_of_class, 0.95).decided for _ in range(100)
-    ]
-    assert np.mean(decided) <= 0.05
-    table, layout, _ = screen_scores(4.0, rng, size=20)
-    _, _, groups = balance(table, layout, **OPTIONS)
-    assert groups["decided"].all()
-
-
-def test_equal_scores_decide_nothing():
-    flat = np.full((16, 12), np.log(1 / 12))
-    found = infer_groups(flat, np.repeat(np.arange(4), 4), np.repeat(np.arange(4), 3), 0.95)
-    assert not found.decided and found.posterior == 0.5
-
-
-def test_more_plates_than_groups_leaves_plates_without_group():
-    rng = np.random.default_rng(2)
-    found = infer_groups(
-        log_softmax(rng.normal(0, 1, (20, 6))), np.repeat(np.arange(5), 4), np.repeat(np.arange(2), 3), 0.95
-    )
-    assert sorted(found.groups)[:3] == [-1, -1, -1] and set(found.groups) >= {0, 1}
-
-
-@pytest.mark.parametrize(("wells", "classes"), [(5, 5), (4, 6), (7, 5)])
-def test_sinkhorn_reaches_its_marginals(wells, classes):
-    log_p = log_softmax(np.random.default_rng(3).normal(0, 1, (wells, classes)))
-    before = log_p.copy()
-    balanced = np.exp(sinkhorn(log_p, 2000, 1e-9))
-    np.testing.assert_array_equal(log_p, before)
-    np.testing.assert_allclose(balanced.sum(axis=1), 1, atol=1e-9)
-    used = balanced.sum(axis=0)
-    if wells >= classes:
-        np.testing.assert_allclose(used, wells / classes, atol=1e-6)
-    else:
-        assert (used <= 1 + 1e-6).all()
-
-
-def test_sinkhorn_agrees_with_plain_alternate_scaling():
-    p = np.exp(log_softmax(np.random.default_rng(11).normal(0, 2, (6, 6))))
-    slow = p.copy()
-    for _ in range(3000):
-        slow /= slow.sum(axis=0, keepdims=True)
-        slow /= slow.sum(axis=1, keepdims=True)
-    np.testing.assert_allclose(np.exp(sinkhorn(np.log(p), 3000, 1e-12)), slow, atol=1e-9)
-
-
-def test_sinkhorn_of_a_balanced_plate_changes_nothing_and_ignores_a_bias_of_a_class():
-    rng = np.random.default_rng(4)
-    log_p = log_softmax(rng.normal(0, 1, (6, 6)))
-    balanced = sinkhorn(log_p, 5000, 1e-12)
-    np.testing.assert_allclose(sinkhorn(balanced, 10, 1e-6), balanced, atol=1e-6)
-    np.testing.assert_allclose(sinkhorn(log_softmax(log_p + rng.normal(0, 2, 6)), 5000, 1e-12), balanced, atol=1e-6)
-
-
-def test_assignment_is_the_best_of_all_permutations_and_uses_each_class_once():
-    rng = np.random.default_rng(5)
-    for _ in range(10):
-        log_p = log_softmax(rng.normal(0, 1, (5, 5)))
-        calls = assign(log_p)
-        best = max(permutations(range(5)), key=lambda p: sum(log_p[i, p[i]] for i in range(5)))
-        assert tuple(calls) == best
-
-
-def test_assignment_never_uses_a_forbidden_class():
-    log_p = np.log(np.array([[0.9, 0.1], [0.8, 0.2]]))
-    log_p[:, 1] = FORBIDDEN
-    assert assign(log_p).tolist() == [0, 0]
+def last_calls(table, known, own=OWN):
+    steps = balance(table, known, own).steps
+    return steps[steps["step"] == steps["step"].iloc[-1]].set_index("id_code")["call"]
 
 
 def test_each_step_gains_where_the_design_holds():
-    rng = np.random.default_rng(6)
-    table, layout, truth = screen_scores(2.5, rng, size=25, experiments=3)
+    table, layout, truth = screen_scores(2.5, np.random.default_rng(6), size=25, experiments=3)
     before = table.copy()
-    probabilities, steps, _ = balance(table, layout, **OPTIONS)
+    own = OWN.model_copy(update={"compare": list(METHODS)})
+    found = balance(table, Knowledge(layout), own)
     pd.testing.assert_frame_equal(table, before)
-    score = accuracy(steps, truth)
-    assert score["plain"] < score["group_filter"] < min(score["sinkhorn"], score["assignment"])
-    np.testing.assert_allclose(matrix(probabilities, SCORE).sum(axis=1), 1, atol=1e-9)
-    calls = make_calls(steps, "sinkhorn")
-    assert set(calls["tier"]) == {"T2"} and (calls["id_code"].map(truth) == calls["t2_call"]).mean() == pytest.approx(
-        score["sinkhorn"]
-    )
-    assert set(steps.loc[steps["step"] == "plain", "tier"]) == {"T1"}
-    assert steps.loc[steps["step"] == "group_filter", "candidates"].eq(25).all()
-    once = make_calls(steps, "assignment").groupby(["experiment", "plate"])["t2_call"]
+    score = accuracy(found.steps, truth)
+    assert score["plain"] < score["group_filter"] < min(score[name] for name in METHODS)
+    wide = probability_table(found, table)
+    assert set(wide["step"]) == {"plain", "group_filter", "matching"}
+    np.testing.assert_allclose(matrix(wide, SCORE).sum(axis=1), 1, atol=1e-5)
+    assert set(wide.loc[wide["step"] == "plain", "tier"]) == {"T1"} and set(found.steps["step"]) == {
+        "plain",
+        "group_filter",
+        *METHODS,
+    }
+    assert found.steps.loc[found.steps["step"] == "group_filter", "candidates"].eq(25).all()
+    for step in ("confidence", "margin", "entropy"):
+        assert np.isfinite(found.steps[step]).all()
+    assert found.steps["confidence"].between(0, 1).all() and (found.steps["entropy"] >= 0).all()
+    once = found.steps[found.steps["step"] == "assignment"].groupby(["experiment", "plate"])["call"]
     assert once.nunique().equals(once.size())
 
 
-def test_random_scores_stay_at_chance():
-    table, layout, truth = screen_scores(0.0, np.random.default_rng(7), size=25, experiments=4)
-    _, steps, groups = balance(table, layout, **OPTIONS)
-    for value in accuracy(steps, truth).values():
-        assert value < 0.04  # chance 0.01; 400 wells
-    assert groups["posterior"].max() < 0.99
+def test_calls_say_what_changed_and_why():
+    table, layout, truth = screen_scores(2.5, np.random.default_rng(6), size=25, experiments=3)
+    known = Knowledge(layout)
+    steps = balance(table, known, OWN).steps
+    calls = make_calls(steps, table, known, precision=0.9)
+    assert set(calls["tier"]) == {"T2"} and set(steps.loc[steps["step"] == "plain", "tier"]) == {"T1"}
+    assert (calls["changed"] == (calls["t1_call"] != calls["t2_call"])).all() and (
+        calls["changed"] == (calls["reason"] != "")
+    ).all()
+    group = layout.set_index("perturbation")["group"]
+    on_plate = calls["id_code"].map(truth).map(group)
+    outside = calls[calls["t1_call"].map(group) != on_plate]
+    assert len(outside) and outside["reason"].str.endswith("is not on this plate").all()
+    taken = calls[calls["reason"].str.contains(" is in ")]
+    for row in taken.itertuples():
+        well = row.reason.split(" is in ")[1].split(" (")[0]
+        holder = calls[
+            (calls["experiment"] == row.experiment) & (calls["plate"] == row.plate) & (calls["well"] == well)
+        ]
+        assert holder["t2_call"].tolist() == [row.t1_call]
+    assert calls.loc[calls["t2_sure"], "t2_confidence"].mean() >= 0.9 and not calls["tied"].any()
+
+
+@pytest.mark.parametrize("size", [25, 60])
+def test_random_scores_stay_at_chance_and_claim_nothing(size):
+    table, layout, truth = screen_scores(0.0, np.random.default_rng(7), size=size, experiments=4)
+    found = balance(table, Knowledge(layout), OWN)
+    for value in accuracy(found.steps, truth).values():
+        assert value < 5 / (4 * size)
+    assert not found.groups["decided"].any()
+    assert found.steps["confidence"].max() < 0.3  # one in 100 classes, and flat
+    assert not make_calls(found.steps, table, Knowledge(layout), 0.9)["t2_sure"].any()
+
+
+def test_wells_of_a_class_that_is_missing_or_doubled_do_not_spoil_the_others():
+    table, layout, truth = screen_scores(6.0, np.random.default_rng(12), size=12, experiments=1)
+    fewer = table.drop(index=[0, 5, 17]).reset_index(drop=True)
+    assert (last_calls(fewer, Knowledge(layout)) == fewer.set_index("id_code").index.map(truth)).mean() > 0.95
+    extra = pd.concat([table, table.iloc[[3]].assign(id_code="E0_0_extra", well="H12")], ignore_index=True)
+    calls = last_calls(extra, Knowledge(layout))
+    assert calls["E0_0_extra"] == truth[table["id_code"][3]] == calls[table["id_code"][3]]
+
+
+def test_known_contents_are_a_filter_that_is_not_inferred():
+    table, layout, truth = screen_scores(2.0, np.random.default_rng(13), size=8, experiments=2)
+    names = table["id_code"].map(truth)
+    contents = table[["experiment", "plate"]].assign(perturbation=names, wells=1)
+    one = contents[(contents["experiment"] == "E0") & (contents["plate"] == "0")]
+    flat = layout.assign(group=0)
+    steps = balance(table, Knowledge(flat, contents=one), OWN).steps
+    filtered = steps[steps["step"] == "group_filter"]
+    there = (filtered["experiment"] == "E0") & (filtered["plate"] == "0")
+    assert filtered.loc[there, "candidates"].eq(8).all() and filtered.loc[~there, "candidates"].eq(32).all()
+    with pytest.raises(InputError, match="plate_contents names 1 perturbations that are not scored: banana"):
+        balance(table, Knowledge(layout, contents=one.assign(perturbation=["banana", *one["perturbation"][1:]])), OWN)
+
+
+def test_replicates_of_a_class_fill_its_places():
+    rng = np.random.default_rng(14)
+    label = np.repeat(np.arange(4), [6, 2, 1, 1])
+    values = rng.normal(0, 0.5, (10, 4))
+    values[np.arange(10), label] += 1.0
+    table = pd.DataFrame(
+        {"id_code": [f"w{i}" for i in range(10)], "experiment": "E", "plate": "1", "role": "heldout", "tier": "T1"}
+    )
+    table["well"] = [f"A{i + 1:02d}" for i in range(10)]
+    table = table.join(pd.DataFrame(values, columns=[f"{SCORE}{c}" for c in "abcd"]))
+    layout = pd.DataFrame({"perturbation": list("abcd"), "group": 0, "per_plate": [6, 2, 1, 1]})
+    for method in METHODS[:3]:
+        calls = last_calls(table, Knowledge(layout), OWN.model_copy(update={"method": method, "temperature": 0.3}))
+        counts = calls.value_counts()
+        assert counts["a"] == 6 and counts["b"] == 2, method
 
 
 def test_none_is_a_real_choice():
     table, layout, _ = screen_scores(2.0, np.random.default_rng(8))
-    probabilities, steps, groups = balance(table, layout, **OPTIONS | {"group_inference": "none", "method": "none"})
-    calls = make_calls(steps, "none")
-    assert set(steps["step"]) == {"plain"} and groups.empty
-    assert (calls["t1_call"] == calls["t2_call"]).all() and set(calls["tier"]) == {"T1"} == set(probabilities["tier"])
-    assert "none" in METHODS
+    own = OWN.model_copy(update={"group_inference": "none", "method": "none"})
+    found = balance(table, Knowledge(layout), own)
+    calls = make_calls(found.steps, table, Knowledge(layout), 0.9)
+    assert set(found.steps["step"]) == {"plain"} and found.groups.empty
+    assert (calls["t1_call"] == calls["t2_call"]).all() and set(calls["tier"]) == {"T1"} and not calls["changed"].any()
 
 
 @pytest.mark.parametrize(
@@ -180,45 +145,91 @@ def test_none_is_a_real_choice():
 )
 def test_tiers_are_carried(tier, after):
     table, layout, _ = screen_scores(2.0, np.random.default_rng(9))
-    _, steps, _ = balance(table.assign(tier=tier), layout, **OPTIONS)
-    assert set(steps.loc[steps["step"] == "sinkhorn", "tier"]) == {after}
+    steps = balance(table.assign(tier=tier), Knowledge(layout), OWN).steps
+    assert set(steps.loc[steps["step"] == "matching", "tier"]) == {after}
     assert set(steps.loc[steps["step"] == "plain", "tier"]) == {tier}
 
 
-def test_invariances_order_of_wells_a_constant_a_well_and_names_of_classes():
-    table, layout, _ = screen_scores(2.0, np.random.default_rng(10))
+@pytest.mark.parametrize("method", METHODS)
+def test_invariances_order_of_wells_a_constant_a_well_and_names_of_classes(method):
+    table, layout, _ = screen_scores(3.0, np.random.default_rng(10))
+    own = OWN.model_copy(update={"method": method})
     scores = [c for c in table.columns if c.startswith(SCORE)]
-    calls = make_calls(balance(table, layout, **OPTIONS)[1], "sinkhorn").set_index("id_code")["t2_call"]
+    calls = last_calls(table, Knowledge(layout), own)
     shuffled = table.sample(frac=1, random_state=0).reset_index(drop=True)
     shuffled[scores] = shuffled[scores].add(np.random.default_rng(0).normal(0, 5, len(table)), axis=0)
-    again = make_calls(balance(shuffled, layout, **OPTIONS)[1], "sinkhorn").set_index("id_code")["t2_call"]
-    assert again.loc[calls.index].equals(calls)
+    assert last_calls(shuffled, Knowledge(layout), own).loc[calls.index].equals(calls)
     renamed = table.rename(columns={c: c + "x" for c in scores})
-    other = make_calls(
-        balance(renamed, layout.assign(perturbation=layout["perturbation"] + "x"), **OPTIONS)[1], "sinkhorn"
-    )
-    assert (other.set_index("id_code")["t2_call"].str.removesuffix("x") == calls).all()
+    other = last_calls(renamed, Knowledge(layout.assign(perturbation=layout["perturbation"] + "x")), own)
+    assert (other.str.removesuffix("x") == calls).all()
 
 
 @settings(max_examples=25, deadline=None)
 @given(
-    wells=st.integers(1, 9), classes=st.integers(1, 7), spread=st.sampled_from([0.1, 3, 300]), seed=st.integers(0, 999)
+    wells=st.integers(1, 9),
+    classes=st.integers(2, 7),
+    doubled=st.booleans(),
+    named=st.integers(1, 7),
+    seed=st.integers(0, 999),
 )
-def test_any_plate_gives_probabilities_and_calls(wells, classes, spread, seed):
-    log_p = log_softmax(np.random.default_rng(seed).normal(0, spread, (wells, classes)))
-    balanced = sinkhorn(log_p, 200, 1e-4)
-    assert np.isfinite(balanced).all()
-    np.testing.assert_allclose(np.exp(balanced).sum(axis=1), 1, atol=1e-9)
-    calls = assign(log_p)
-    assert ((calls >= 0) & (calls < classes)).all()
-    if wells <= classes:
-        assert len(set(calls)) == wells
+def test_any_table_gives_probabilities_and_calls(wells, classes, doubled, named, seed):
+    """Missing wells, wells too many, the same class twice, lists that name few classes."""
+    rng = np.random.default_rng(seed)
+    values = rng.normal(0, 3, (wells, classes))
+    rank = np.argsort(-values, axis=1).argsort(axis=1)
+    values[rank >= named] = np.nan
+    if doubled:
+        values[:, 0] = values[:, -1]
+        values[np.isnan(values).all(axis=1)] = 0.0
+    names = [f"{SCORE}{c}" for c in range(classes)]
+    table = pd.DataFrame(
+        {"id_code": [f"w{i}" for i in range(wells)], "experiment": "E", "plate": "1", "role": "heldout", "tier": "T1"}
+    )
+    table["well"] = [f"A{i + 1:02d}" for i in range(wells)]
+    table = table.join(pd.DataFrame(values, columns=names))
+    layout = pd.DataFrame({"perturbation": [str(c) for c in range(classes)], "group": 0, "per_plate": 1})
+    found = balance(table, Knowledge(layout), OWN.model_copy(update={"compare": list(METHODS)}))
+    for step, wide in found.probabilities.items():
+        np.testing.assert_allclose(wide.sum(axis=1), 1, atol=1e-4, err_msg=step)
+    assert found.steps["confidence"].between(0, 1 + 1e-6).all() and len(found.steps) == wells * len(
+        set(found.steps["step"])
+    )
+
+
+def test_one_hot_scores_tie_which_is_told_and_costs_nothing():
+    rng = np.random.default_rng(15)
+    table, layout, truth = screen_scores(1.6, rng, size=30, experiments=4)
+    values = matrix(table, SCORE)
+    hard = table.copy()
+    hard[[c for c in table.columns if c.startswith(SCORE)]] = np.where(
+        values == values.max(axis=1, keepdims=True), 1.0, np.nan
+    )
+    assert tied_claims(hard).mean() > 0.1 and tied_claims(table).mean() == 0
+    score = accuracy(balance(hard, Knowledge(layout), OWN.model_copy(update={"compare": ["assignment"]})).steps, truth)
+    assert score["matching"] >= score["plain"] - 0.005 and score["assignment"] < score["matching"]
+
+
+def test_auto_goes_by_validation_wells_where_there_are_any():
+    table, layout, truth = screen_scores(2.0, np.random.default_rng(16), size=20, experiments=2)
+    known = Knowledge(layout, validation=pd.Series(truth))
+    table["role"] = np.where(table["experiment"] == "E0", "validation", "heldout")
+    found = balance(table, known, OWN)
+    assert found.calibration["source"].tolist() == ["validation"] and found.steps["step"].iloc[-1] == "matching"
+    # of held-out wells no label is read
+    blind = Knowledge(layout, validation=pd.Series({k: v for k, v in truth.items() if k.startswith("E0")}))
+    pd.testing.assert_frame_equal(balance(table, blind, OWN).steps, found.steps)
+    # a design that does not hold: one class in every well of the plates, where each was said to stand once
+    broken = table.copy()
+    broken[[c for c in table.columns if c.startswith(SCORE)]] = 0.0
+    broken[f"{SCORE}3"] = np.random.default_rng(0).uniform(1, 3, len(table))
+    known = Knowledge(layout.assign(group=0), validation=pd.Series("3", index=table["id_code"]))
+    steps = balance(broken, known, OWN.model_copy(update={"temperature": 1.0, "method": "auto"})).steps
+    assert (steps["call"] == "3").mean() == 1 and "matching" not in set(steps["step"])
 
 
 def test_an_unknown_method_lists_the_known_ones():
-    table, layout, _ = screen_scores(1.0, np.random.default_rng(0))
-    with pytest.raises(InputError, match="'greedy'; allowed: none, sinkhorn, assignment"):
-        balance(table, layout, **OPTIONS | {"method": "greedy"})
+    with pytest.raises(ValueError, match="'none', 'matching', 'sinkhorn', 'assignment' or 'greedy'"):
+        PlateBalancingParameters.model_validate(OWN.model_dump() | {"method": "hungarian"})
 
 
 # pooling -----------------------------------------------------------------------------------------------------------
@@ -235,13 +246,18 @@ WELLS = pd.DataFrame(
 )
 
 
-def test_long_scores_are_summed_and_what_is_not_listed_scores_zero():
+def test_long_scores_are_summed_and_what_is_not_listed_ranks_behind():
     long = pd.DataFrame(
         {"id_code": ["a", "a", "b"], "perturbation": ["2", "2", "10"], "score": [0.5, 0.25, 1.0], "tier": "unknown"}
     )
     pooled = pool_scores(long, WELLS).set_index("id_code")
-    assert pooled[["score_2", "score_10"]].loc["a"].tolist() == [0.75, 0.0]
-    assert pooled[["score_2", "score_10"]].loc["b"].tolist() == [0.0, 1.0]
+    assert pooled.loc["a", "score_2"] == 0.75 and np.isnan(pooled.loc["a", "score_10"])
+    assert np.isnan(pooled.loc["b", "score_2"]) and pooled.loc["b", "score_10"] == 1.0
+    ranked = filled(pool_scores(long, WELLS)).set_index("id_code")
+    assert (
+        ranked.loc["a", "score_2"] > ranked.loc["a", "score_10"]
+        and ranked.loc["b", "score_2"] < ranked.loc["b", "score_10"]
+    )
 
 
 def test_a_well_that_is_held_out_in_one_fold_and_validates_another_is_scored_held_out():
@@ -271,6 +287,9 @@ def test_wide_scores_of_several_folds_are_averaged_and_controls_left_out():
     )
     pooled = pool_scores(wide, WELLS)
     assert pooled["id_code"].tolist() == ["a"] and pooled.loc[0, "score_x"] == 1.5
+    mean = log_softmax(pool_scores(wide, WELLS, "probabilities")[["score_x", "score_y"]].to_numpy())
+    p = np.exp(log_softmax(np.array([[1.0, 0.0], [2.0, 0.0]]))).mean(axis=0)
+    np.testing.assert_allclose(np.exp(mean)[0], p)
 
 
 @pytest.mark.parametrize(

@@ -10,13 +10,14 @@ from kedro.io import DatasetError
 from deepnoise.datasets.study import StudyStorageDataset
 from deepnoise.errors import InputError
 from deepnoise.ingestion.design import discover_groups, make_folds, without_heldout_labels
-from deepnoise.parameters import PlateBalancingParameters, SearchRange, TuningParameters, replace_values
-from deepnoise.plate_balancing.balancing import balance, make_calls
+from deepnoise.parameters import SearchRange, TuningParameters, replace_values
+from deepnoise.plate_balancing.balancing import Knowledge, balance
 from deepnoise.plate_balancing.scores import pool_scores
 from deepnoise.tables import SCORE, validate_table
 from deepnoise.tuning.figures import draw_study
 from deepnoise.tuning.objectives import balancing_objective, training_objective
 from deepnoise.tuning.study import run_file, run_study, suggest, trials_table
+from tests.plate_balancing.helpers import OWN
 from tests.training.helpers import MEAN_TEACHER, STAGE, parameters
 
 SPACE = {
@@ -175,23 +176,17 @@ def test_plate_balancing_is_tuned_on_stored_scores(wells):
     scores = asked[["id_code", "role"]].assign(tier="T1", fold=0)
     for name in names:
         scores[SCORE + name] = rng.normal(0, 1, len(asked)) + 1.5 * (asked["perturbation"] == name)
-    block = PlateBalancingParameters(
-        group_inference="infer", group_posterior=0.95, method="assignment", temperature=1.0, sinkhorn_iterations=100,
-        sinkhorn_tolerance=1e-3,
-    )  # fmt: skip
+    block = OWN.model_copy(update={"temperature": 1.0})
     objective = balancing_objective(scores, wells, layout, block)
-    space = {"plate_balancing.method": SearchRange(choices=["none", "sinkhorn", "assignment"])}
+    space = {"plate_balancing.method": SearchRange(choices=["none", "sinkhorn", "matching"])}
     study = run_study(optuna.storages.InMemoryStorage(), "s", "m", space, objective, tuning(trials=12))
     by_method = {t.params["plate_balancing.method"]: t.value for t in study.trials}
     pooled = pool_scores(scores[scores["role"] == "validation"], wells)
     truth = pooled["id_code"].map(wells.set_index("id_code")["perturbation"])
     for method, score in by_method.items():
-        _, steps, _ = balance(
-            pooled, layout, group_inference="infer", group_posterior=0.95, method=method, temperature=1.0, iterations=100,
-            tolerance=1e-3,
-        )  # fmt: skip
-        calls = make_calls(steps, method).set_index("id_code")
-        assert score == np.mean(calls.loc[pooled["id_code"], "t2_call"].to_numpy() == truth.to_numpy())
+        steps = balance(pooled, Knowledge(layout), block.model_copy(update={"method": method})).steps
+        called = steps[steps["step"] == steps["step"].iloc[-1]].set_index("id_code")["call"]
+        assert score == np.mean(called.loc[pooled["id_code"]].to_numpy() == truth.to_numpy())
     assert len(by_method) == 3 and len(set(by_method.values())) > 1
     with pytest.raises(InputError, match="no row of role 'validation'"):
         balancing_objective(scores[scores["role"] == "heldout"], wells, layout, block)

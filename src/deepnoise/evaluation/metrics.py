@@ -10,7 +10,6 @@ from sklearn.metrics import recall_score
 
 from deepnoise.errors import InputError, closest, first_few
 from deepnoise.evaluation.intervals import LEAST_EXPERIMENTS, summarise, uncertainty
-from deepnoise.ingestion.design import unequal_plate
 from deepnoise.tables import SCHEMAS, SCORE, class_names, matrix
 
 HEADLINE_TIERS = ("T0", "T1", "T1c")
@@ -275,9 +274,7 @@ def evaluate(
         "steps": score_steps(heldout, held) if score_now else [],
         "pairs": pair_scores,
         "plate_groups": score_groups(groups_found, layout, wells, held),
-        "notes": _notes(
-            wells, main_score, unit, len(site_logits) == 0, bool(set(steps["step"]) & {"sinkhorn", "assignment"})
-        )
+        "notes": _notes(wells, main_score, unit, len(site_logits) == 0)
         + _strange_labels([held[code] for code in targets & held.keys() & set(main["id_code"])], class_names(main)),
     }
 
@@ -372,7 +369,7 @@ def perturbation_scores(
     return table.reset_index()[list(SCHEMAS["perturbation_scores"].columns)]
 
 
-def _notes(wells: pd.DataFrame, score: dict[str, Any] | None, unit: str, external: bool, balanced: bool) -> list[str]:
+def _notes(wells: pd.DataFrame, score: dict[str, Any] | None, unit: str, external: bool) -> list[str]:
     notes = []
     if score is None:
         notes.append("no held-out labels: nothing was scored")
@@ -392,8 +389,6 @@ def _notes(wells: pd.DataFrame, score: dict[str, Any] | None, unit: str, externa
             f"class and well position are confounded: each of the {tied} perturbations stands at one well position "
             "on every plate, so part of any score may be position"
         )
-    if balanced and (example := unequal_plate(wells)):
-        notes.append(f"{example}: plate balancing assumes equal numbers, so its steps show no knowledge of this design")
     if score is not None and score["tier"] == "T1c":
         notes.append("T1c: the identity of the control wells was used for normalization, also on the scored plates")
     if score is not None and score["tier"] not in HEADLINE_TIERS:

@@ -27,7 +27,7 @@ from deepnoise.inference.prediction import (
 )
 from deepnoise.normalization.statistics import plate_statistics
 from deepnoise.parameters import InferenceParameters, PlateBalancingParameters
-from deepnoise.plate_balancing.balancing import balance
+from deepnoise.plate_balancing.balancing import Knowledge, balance
 from deepnoise.plate_balancing.scores import pool_scores
 from deepnoise.tables import EMBEDDING, SCORE, prefixed
 from deepnoise.training.images import PictureStore, checksums
@@ -248,11 +248,10 @@ def _score(
         wells, measured = read[views, sites, adabn]
         if arm.balancing:
             if (views, sites, adabn) not in balanced:
+                design = balancing.model_copy(update={"method": "matching", "compare": ["sinkhorn", "assignment"]})
                 balanced[views, sites, adabn] = balance(
-                    pool_scores(wells, screen.wells), screen.layout, group_inference=balancing.group_inference,
-                    group_posterior=balancing.group_posterior, method="sinkhorn", temperature=balancing.temperature,
-                    iterations=balancing.sinkhorn_iterations, tolerance=balancing.sinkhorn_tolerance,
-                )[1]  # fmt: skip
+                    pool_scores(wells, screen.wells, balancing.pooling), Knowledge(screen.layout), design
+                ).steps
             steps = balanced[views, sites, adabn]
             called = steps[(steps["step"] == arm.balancing) & (steps["role"] == truth.role)]
             if called.empty:

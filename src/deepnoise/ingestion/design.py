@@ -57,8 +57,8 @@ def discover_groups(wells: pd.DataFrame) -> pd.DataFrame:
         wells: The table ``wells``.
 
     Returns:
-        The table ``plate_layout`` (perturbation, group). One single group where perturbations do not travel
-        together, or where nothing is labelled.
+        The table ``plate_layout`` (perturbation, group, and per_plate: in how many wells of a plate it stands at the most). One single
+        group where perturbations do not travel together, or where nothing is labelled.
     """
     targets = labelled_targets(wells)
     at = targets.groupby(["perturbation", "experiment"])["plate"].agg(["min", "max"])
@@ -85,20 +85,20 @@ def discover_groups(wells: pd.DataFrame) -> pd.DataFrame:
         group[:] = 0
     # number the groups by their first member, so that the names do not depend on missing wells
     order = {g: n for n, g in enumerate(dict.fromkeys(group))}
-    return pd.DataFrame({"perturbation": table.index.astype(str), "group": [order[g] for g in group]})
+    counts = targets.groupby(["perturbation", "experiment", "plate"]).size().groupby(level="perturbation").max()
+    return pd.DataFrame(
+        {
+            "perturbation": table.index.astype(str),
+            "group": np.array([order[g] for g in group], dtype=int),
+            "per_plate": counts.reindex(table.index).to_numpy(int),
+        }
+    )
 
 
-def unequal_plate(wells: pd.DataFrame) -> str | None:
-    """A labelled plate on which one perturbation stands more than twice as often as another; None if there is none.
-
-    Plate balancing assumes that each perturbation of a plate stands there equally often.
-    """
-    counts = labelled_targets(wells).groupby(["experiment", "plate", "perturbation"]).size()
-    for (experiment, plate), own in counts.groupby(level=["experiment", "plate"]):
-        if own.max() > 2 * own.min():
-            most, least = own.idxmax()[2], own.idxmin()[2]
-            return f"plate {experiment}/{plate} holds {most} in {own.max()} wells and {least} in {own.min()}"
-    return None
+def layouts_in_use(wells: pd.DataFrame, layout: pd.DataFrame) -> pd.DataFrame:
+    """The plate group of each labelled plate: experiment, plate, group; that of most of its perturbations."""
+    targets = labelled_targets(wells).merge(layout, on="perturbation")
+    return targets.groupby(["experiment", "plate"])["group"].agg(lambda g: g.mode()[0]).reset_index()
 
 
 def without_heldout_labels(wells: pd.DataFrame, folds: pd.DataFrame) -> pd.DataFrame:

@@ -1,105 +1,63 @@
-"""Filter, Sinkhorn and assignment on one plate, and the steps over a whole table.
+"""What the plate design adds to a table of well scores, step by step: temperature, plate groups, filter, balancing.
 
-On a plate each perturbation stands at most once. METHODS is the table of balancing methods.
+Everything a step knows of a plate is one vector of capacities: in how many of its wells each perturbation can stand.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections import Counter
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.optimize import linear_sum_assignment
-from scipy.special import logsumexp
+from scipy.special import entr
 
-from deepnoise.errors import InputError
+from deepnoise.errors import InputError, closest, first_few
+from deepnoise.parameters import PlateBalancingParameters
 from deepnoise.plate_balancing.groups import infer_groups
+from deepnoise.plate_balancing.methods import METHODS, shut_out
 from deepnoise.plate_balancing.scores import META, log_probabilities
-from deepnoise.tables import SCORE, class_names, prefixed
+from deepnoise.plate_balancing.temperature import DOUBT, LEAST_WELLS, abstention_threshold, fit_to_design, fit_to_labels
+from deepnoise.tables import SCHEMAS, SCORE, class_names, matrix, prefixed
 
 logger = logging.getLogger(__name__)
-FORBIDDEN = -1e9  # log probability of a class the filter shuts out
-ROUNDS = 25  # rounds of Sinkhorn between two that are taken in logs
+ASSUMED = "matching"  # what `auto` means where no validation label says otherwise
+UNFILTERED_PLATES, PLATES = (
+    4,
+    12,
+)  # of each cell type, on which the design is asked for a temperature: before and after groups are known
+Plates = dict[tuple[str, str], np.ndarray]  # (experiment, plate) -> rows
+Capacities = dict[tuple[str, str], np.ndarray]  # (experiment, plate) -> (K,) int
 
 
-def sinkhorn(log_p: np.ndarray, iterations: int, tolerance: float) -> np.ndarray:
-    """Scale probabilities until every class of the plate is used once (Sinkhorn-Knopp, in logs).
-
-    Missing wells take up the slack: with W < K wells one further, flat row of mass K - W is added; with W > K
-    every class is used W / K times. Source of the scaling: Cuturi 2013, arXiv 1306.0895.
-
-    Args:
-        log_p: (W, K) log probabilities, rows normalized; FORBIDDEN marks classes that cannot be there.
-        iterations: Most rounds, taken in steps of ROUNDS.
-        tolerance: Stop when no class is used more than this away from its share.
-
-    Returns:
-        (W, K) log probabilities; rows sum to 1.
-    """
-    allowed = (log_p > FORBIDDEN / 2).any(axis=0)
-    inner = log_p[:, allowed]
-    wells, classes = inner.shape
-    rows = np.zeros(wells)  # log marginals
-    column = np.log(max(wells / classes, 1.0))
-    if wells < classes:
-        inner = np.vstack([inner, np.zeros((1, classes))])
-        rows = np.append(rows, np.log(classes - wells))
-    row_mass, column_mass = np.exp(rows), np.exp(column)
-    u, v = np.zeros(len(inner)), np.zeros(classes)
-    for _ in range(-(-iterations // ROUNDS)):
-        # one round in logs, safe at any spread of the scores; the others on plain numbers, much faster
-        v = column - logsumexp(inner + u[:, None], axis=0)
-        u = rows - logsumexp(inner + v[None], axis=1)
-        kernel = np.exp(inner + u[:, None] + v[None])
-        a = np.ones(len(inner))
-        for _ in range(ROUNDS - 1):
-            b = column_mass / (a @ kernel)
-            a = row_mass / (kernel @ b)
-        u, v = u + np.log(a), v + np.log(b)
-        if np.abs((a @ kernel) * b - column_mass).max() < tolerance:
-            break
-    balanced = np.full(log_p.shape, FORBIDDEN)
-    balanced[:, allowed] = (inner + u[:, None] + v[None])[:wells]
-    return balanced - logsumexp(balanced, axis=1, keepdims=True)
-
-
-def assign(log_p: np.ndarray) -> np.ndarray:
-    """One well a perturbation, with the greatest sum of log probabilities.
+@dataclass(frozen=True)
+class Knowledge:
+    """What may be known beside the scores; all of it may be empty.
 
     Args:
-        log_p: (W, K) log probabilities.
-
-    Returns:
-        (W,) int class of each well; a well that is left over, or could only take a forbidden class, keeps its
-        most probable one.
+        layout: The table ``plate_layout``: group and number of wells a plate of each perturbation.
+        in_use: experiment, plate, group of labelled experiments: a prior, never the only candidates.
+        contents: The table ``plate_contents``: which perturbations stand on a plate, where that is known.
+        cell_type: id_code -> cell type.
+        validation: id_code -> perturbation of validation wells.
     """
-    calls = log_p.argmax(axis=1)
-    rows, columns = linear_sum_assignment(log_p, maximize=True)
-    fits = log_p[rows, columns] > FORBIDDEN / 2
-    calls[rows[fits]] = columns[fits]
-    return calls
+
+    layout: pd.DataFrame
+    in_use: pd.DataFrame | None = None
+    contents: pd.DataFrame | None = None
+    cell_type: pd.Series | None = None
+    validation: pd.Series | None = None
 
 
-def _balance_none(log_p: np.ndarray, iterations: int, tolerance: float) -> tuple[np.ndarray, np.ndarray]:
-    return log_p, log_p.argmax(axis=1)
+@dataclass(frozen=True)
+class Balanced:
+    """Result of :func:`balance`; tables of :data:`deepnoise.tables.SCHEMAS`. The last step is that of the chosen method."""
 
-
-def _balance_sinkhorn(log_p: np.ndarray, iterations: int, tolerance: float) -> tuple[np.ndarray, np.ndarray]:
-    balanced = sinkhorn(log_p, iterations, tolerance)
-    return balanced, balanced.argmax(axis=1)
-
-
-def _balance_assignment(log_p: np.ndarray, iterations: int, tolerance: float) -> tuple[np.ndarray, np.ndarray]:
-    return log_p, assign(log_p)
-
-
-METHODS: dict[str, Callable[[np.ndarray, int, float], tuple[np.ndarray, np.ndarray]]] = {
-    "none": _balance_none,
-    "sinkhorn": _balance_sinkhorn,
-    "assignment": _balance_assignment,
-}
-"""Name -> function of (log_p, iterations, tolerance) that gives (log probabilities, calls) of one plate."""
+    steps: pd.DataFrame  # balancing_steps
+    groups: pd.DataFrame  # plate_groups
+    calibration: pd.DataFrame  # calibration
+    probabilities: dict[str, np.ndarray]  # step -> (W, K) float32: as scored, after the filter, after the chosen method
 
 
 def design_tier(tier: str) -> str:
@@ -109,118 +67,304 @@ def design_tier(tier: str) -> str:
     return {"T3": "T2+T3", "unknown": "T2+unknown"}.get(tier, "T2")
 
 
-def filter_groups(
-    table: pd.DataFrame, log_p: np.ndarray, layout: pd.DataFrame, threshold: float
-) -> tuple[np.ndarray, pd.DataFrame]:
-    """Shut out the classes of other plate groups where the groups of an experiment are decided.
-
-    Args:
-        table: Pooled scores (for experiment and plate).
-        log_p: (W, K) log probabilities.
-        layout: The table ``plate_layout``.
-        threshold: See :func:`deepnoise.plate_balancing.groups.infer_groups`.
-
-    Returns:
-        (W, K) log probabilities, renormalized, and one row a plate: experiment, plate, group, posterior,
-        margin, decided.
-    """
-    group_of = layout.set_index("perturbation")["group"]
-    group_of_class = np.array([group_of.get(name, -1) for name in class_names(table)])
-    filtered = log_p.copy()
-    found = []
-    for experiment, rows in table.groupby("experiment", sort=True).indices.items():
-        plates, plate = np.unique(table["plate"].to_numpy()[rows], return_inverse=True)
-        inference = infer_groups(log_p[rows], plate, group_of_class, threshold)
-        for name, group in zip(plates, inference.groups, strict=True):
-            found.append((experiment, name, group, inference.posterior, inference.margin, inference.decided))
-        if inference.decided:
-            group_of_well = np.array(inference.groups)[plate][:, None]
-            shut = (group_of_class[None] != group_of_well) & (group_of_well >= 0)
-            filtered[rows] = np.where(shut, FORBIDDEN, filtered[rows])
-    filtered -= logsumexp(filtered, axis=1, keepdims=True)
-    return filtered, pd.DataFrame(found, columns=["experiment", "plate", "group", "posterior", "margin", "decided"])
-
-
-def balance(
-    table: pd.DataFrame,
-    layout: pd.DataFrame,
-    *,
-    group_inference: str,
-    group_posterior: float,
-    method: str,
-    temperature: float,
-    iterations: int,
-    tolerance: float,
-) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+def balance(table: pd.DataFrame, known: Knowledge, own: PlateBalancingParameters) -> Balanced:
     """Take a table of well scores through every step of plate balancing.
 
     Args:
         table: Pooled scores of :func:`deepnoise.plate_balancing.scores.pool_scores`.
-        layout: The table ``plate_layout``; one group means that plates carry no groups.
-        group_inference: ``infer`` or ``none``.
-        group_posterior: Posterior from which on a group is believed.
-        method: Key of METHODS; its result is the design-aware call. With ``none`` only the filter remains.
-        temperature: Divides the scores before the softmax.
-        iterations: For Sinkhorn.
-        tolerance: For Sinkhorn.
-
-    Returns:
-        ``design_probabilities``, ``balancing_steps`` and the groups found (a row a plate).
+        known: What is known beside them.
+        own: The block ``plate_balancing``.
 
     Raises:
-        InputError: Unknown method.
+        InputError: ``plate_contents`` names a perturbation that is not scored.
     """
-    if method not in METHODS:
-        raise InputError(f"plate_balancing.method is {method!r}; allowed: {', '.join(METHODS)}")
-    names = np.array(class_names(table), dtype=object)
-    base = table[META[:-1]]
-    log_p = log_probabilities(table, temperature)
+    names = class_names(table)
     tier = str(table["tier"].iloc[0])
-    steps: list[pd.DataFrame] = []
+    scores = matrix(table, SCORE)
+    plates: Plates = {key: rows for key, rows in table.groupby(["experiment", "plate"], sort=True).indices.items()}
+    kind = _cell_types(table, known.cell_type)
+    validation = _validation_labels(table, names, known.validation)
+    given = _given_contents(known.contents, names)
+    layout = known.layout.set_index("perturbation")
+    group_of_class = layout["group"].reindex(names).fillna(-1).to_numpy(int)
+    usual = layout["per_plate"].reindex(names).fillna(0).to_numpy(int)
 
-    def record(step: str, calls: np.ndarray, log_q: np.ndarray, step_tier: str) -> None:
-        confidence = np.exp(log_q[np.arange(len(calls)), calls])
-        candidates = (log_q > FORBIDDEN / 2).sum(axis=1)  # classes that the step still allows
-        steps.append(
-            base.assign(step=step, call=names[calls], confidence=confidence, candidates=candidates, tier=step_tier)
+    def anything(rows: np.ndarray) -> np.ndarray:
+        """Capacities of a plate of which nothing is known: each perturbation as often as on a labelled plate, or all alike."""
+        return np.where(usual > 0, usual, -(-len(rows) // len(names)))
+
+    capacity: Capacities = {key: given[key] if key in given else anything(rows) for key, rows in plates.items()}
+    temperature, source = _temperatures(scores, kind, validation, plates, capacity, own, UNFILTERED_PLATES, 0.0)
+    log_p = log_probabilities(scores, kind.map(temperature).to_numpy(float), own.unlisted)
+    found = _find_groups(log_p, table, known, group_of_class, own)
+    capacity = _within_groups(capacity, found, group_of_class, given)
+    if "design" in source.values():  # again, among the classes that are left
+        temperature, source = _temperatures(scores, kind, validation, plates, capacity, own, PLATES, DOUBT)
+        log_p = log_probabilities(scores, kind.map(temperature).to_numpy(float), own.unlisted)
+        if not found["decided"].all():  # the first temperature may have been far off
+            open_ = table["experiment"].isin(found.loc[~found["decided"].astype(bool), "experiment"]).to_numpy()
+            again = _find_groups(log_p[open_], table[open_].reset_index(drop=True), known, group_of_class, own)
+            found = pd.concat([found[found["decided"]], again]).sort_values(["experiment", "plate"], ignore_index=True)
+            capacity = _within_groups(capacity, again, group_of_class, given)
+
+    method = _best_on_validation(log_p, plates, capacity, validation) if own.method == "auto" else own.method
+    filters = ["group_filter"] if len(found) or given else []
+    others = [name for name in own.compare if name not in (method, "none")]
+    order = ["plain", *filters, *others, *([] if method == "none" else [method])]  # the chosen one last
+    steps = {name: _Step(len(table), name) for name in order}
+    wide = {name: np.zeros(log_p.shape, np.float32) for name in ("plain", *filters, method) if name in steps}
+    for key, rows in plates.items():
+        plain = log_p[rows]
+        on_plate = np.flatnonzero(capacity[key])
+        room = capacity[key][on_plate]
+        filtered = shut_out(plain, capacity[key])[:, on_plate]
+        for name, step in steps.items():
+            if name == "plain":
+                columns, log_q, calls = np.arange(len(names)), plain, plain.argmax(axis=1)
+            else:
+                columns = on_plate
+                log_q, calls = METHODS.get(name, METHODS["none"])(filtered, room)
+            p = np.exp(log_q)
+            step.note(rows, p, calls, columns)
+            if name in wide:
+                wide[name][np.ix_(rows, columns)] = p
+        for step in steps.values():
+            step.explain(rows, steps["plain"].calls, capacity[key], table["well"].to_numpy(), names)
+    base = table[META[:-1]]
+    tiers = {name: tier if name == "plain" else design_tier(tier) for name in order}
+    return Balanced(
+        pd.concat(
+            [step.table(base, names).assign(tier=tiers[step.name]) for step in steps.values()], ignore_index=True
+        ),
+        found,
+        pd.DataFrame(
+            [(cell, t, source[cell], int((kind == cell).sum()), tier) for cell, t in temperature.items()],
+            columns=list(SCHEMAS["calibration"].columns),
+        ),
+        wide,
+    )
+
+
+class _Step:
+    """What a step says of each well, filled plate by plate."""
+
+    def __init__(self, wells: int, name: str) -> None:
+        self.name = name
+        self.calls = np.zeros(wells, int)
+        self._confidence, self._margin, self._entropy = np.zeros(wells), np.zeros(wells), np.zeros(wells)
+        self._candidates = np.zeros(wells, int)
+        self._reason = np.full(wells, "", dtype=object)
+
+    def note(self, rows: np.ndarray, p: np.ndarray, calls: np.ndarray, columns: np.ndarray) -> None:
+        """(W, K') probabilities and (W,) calls among the classes that the step allows, which are ``columns`` of all."""
+        at = np.arange(len(p)), calls
+        self.calls[rows] = columns[calls]
+        self._confidence[rows] = p[at]
+        self._entropy[rows] = entr(p).sum(axis=1)
+        self._candidates[rows] = len(columns)
+        rival = p.copy()
+        rival[at] = 0.0
+        self._margin[rows] = p[at] - rival.max(axis=1)
+
+    def explain(
+        self, rows: np.ndarray, plain: np.ndarray, capacity: np.ndarray, wells: np.ndarray, names: list[str]
+    ) -> None:
+        """Say of each well of a plate why its call is no longer the plain one."""
+        changed = rows[self.calls[rows] != plain[rows]]
+        holder = dict(zip(self.calls[rows], rows, strict=True)) if len(changed) else {}
+        for well in changed:
+            lost = plain[well]
+            if capacity[lost] == 0:
+                self._reason[well] = f"{names[lost]} is not on this plate"
+            elif lost in holder:
+                other = holder[lost]
+                self._reason[well] = f"{names[lost]} is in {wells[other]} (probability {self._confidence[other]:.2f})"
+            else:
+                self._reason[well] = f"{names[lost]} is as likely elsewhere on this plate"
+
+    def table(self, base: pd.DataFrame, names: list[str]) -> pd.DataFrame:
+        """Rows of ``balancing_steps``, but for the tier."""
+        return base.assign(
+            step=self.name, call=np.array(names, dtype=object)[self.calls], confidence=self._confidence, margin=self._margin,
+            entropy=self._entropy, candidates=self._candidates, reason=self._reason,
+        )  # fmt: skip
+
+
+def probability_table(found: Balanced, table: pd.DataFrame) -> pd.DataFrame:
+    """The table ``design_probabilities``: as scored, after the filter, after the chosen method."""
+    names, base = class_names(table), table[META[:-1]].drop(columns="role")
+    tier = found.steps.drop_duplicates("step").set_index("step")["tier"]
+    parts = [
+        pd.concat([base.assign(step=step, tier=tier[step]), prefixed(values, names, SCORE, base.index)], axis=1)
+        for step, values in found.probabilities.items()
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def tied_claims(table: pd.DataFrame) -> np.ndarray:
+    """(W,) bool: wells whose best class is as well the best of another well of the plate, with the very same score.
+
+    Between such wells no balancing can choose; scores that are one-hot (single hard calls) tie wherever they collide.
+    """
+    values = np.nan_to_num(matrix(table, SCORE), nan=-np.inf)
+    claims = pd.DataFrame(
+        {
+            "experiment": table["experiment"].to_numpy(),
+            "plate": table["plate"].to_numpy(),
+            "class": values.argmax(axis=1),
+            "score": values.max(axis=1),
+        }
+    )
+    return claims.duplicated(keep=False).to_numpy()
+
+
+def _cell_types(table: pd.DataFrame, cell_type: pd.Series | None) -> pd.Series:
+    kind = table["id_code"].map(cell_type) if cell_type is not None else pd.Series(index=table.index, dtype="str")
+    return kind.fillna("all").astype("str").rename("cell_type")
+
+
+def _validation_labels(table: pd.DataFrame, names: list[str], labels: pd.Series | None) -> np.ndarray:
+    """(W,) int class of validation wells, -1 for the others."""
+    number = {name: i for i, name in enumerate(names)}
+    if labels is None:
+        return np.full(len(table), -1)
+    known = table["id_code"].map(labels).map(number).where(table["role"] == "validation")
+    return known.fillna(-1).to_numpy(int)
+
+
+def _given_contents(contents: pd.DataFrame | None, names: list[str]) -> dict[tuple[str, str], np.ndarray]:
+    """(experiment, plate) -> capacities of the plates whose contents are known."""
+    if contents is None or contents.empty:
+        return {}
+    strange = sorted(set(contents["perturbation"]) - set(names))
+    if strange:
+        raise InputError(
+            f"plate_contents names {len(strange)} perturbations that are not scored: {first_few(strange)}.{closest(strange[0], names)}"
         )
-
-    record("plain", log_p.argmax(axis=1), log_p, tier)
-    found = pd.DataFrame(columns=["experiment", "plate", "group", "posterior", "margin", "decided"])
-    final, final_tier = log_p, tier
-    if group_inference == "infer" and layout["group"].nunique() > 1:
-        final, found = filter_groups(table, log_p, layout, group_posterior)
-        final_tier = design_tier(tier) if found["decided"].any() else tier
-        record("group_filter", final.argmax(axis=1), final, design_tier(tier))
-    chosen = final
-    if method != "none":
-        final_tier = design_tier(tier)
-        for name, function in METHODS.items():
-            if name == "none":
-                continue
-            balanced, calls = final.copy(), np.empty(len(table), int)
-            for rows in table.groupby(["experiment", "plate"], sort=True).indices.values():
-                balanced[rows], calls[rows] = function(final[rows], iterations, tolerance)
-            record(name, calls, balanced, final_tier)
-            if name == method:
-                chosen = balanced
-    probabilities = base.drop(columns="role").assign(tier=final_tier)
-    wide = prefixed(np.exp(chosen), list(names), SCORE, table.index)
-    return pd.concat([probabilities, wide], axis=1), pd.concat(steps, ignore_index=True), found
+    number = {name: i for i, name in enumerate(names)}
+    found = {}
+    for key, rows in contents.groupby(["experiment", "plate"]):
+        capacity = np.zeros(len(names), int)
+        np.add.at(capacity, rows["perturbation"].map(number).to_numpy(), rows["wells"].to_numpy(int))
+        found[key] = capacity
+    return found
 
 
-def make_calls(steps: pd.DataFrame, method: str) -> pd.DataFrame:
+def _temperatures(
+    scores: np.ndarray,
+    kind: pd.Series,
+    validation: np.ndarray,
+    plates: Plates,
+    capacity: Capacities,
+    own: PlateBalancingParameters,
+    most_plates: int,
+    doubt: float,
+) -> tuple[dict[str, float], dict[str, str]]:
+    """Temperature of each cell type, and where it comes from: given, validation, or design, which gives one to all cell types left."""
+    temperature, source = {}, {}
+    for cell in sorted(kind.unique()):
+        labelled = np.flatnonzero((kind == cell).to_numpy() & (validation >= 0))
+        if own.temperature != "auto":
+            temperature[cell], source[cell] = float(own.temperature), "given"
+        elif len(labelled) >= LEAST_WELLS:
+            temperature[cell] = fit_to_labels(scores[labelled], validation[labelled], own.unlisted)
+            source[cell] = "validation"
+    left = [cell for cell in kind.unique() if cell not in temperature]
+    if left:
+        keys = [key for key, rows in plates.items() if kind.iloc[rows[0]] in left]
+        asked = np.unique(np.linspace(0, len(keys) - 1, min(most_plates, len(keys))).astype(int))  # spread evenly
+        common = fit_to_design(
+            [scores[plates[keys[i]]] for i in asked], [capacity[keys[i]] for i in asked], own.unlisted, doubt
+        )
+        temperature |= dict.fromkeys(left, common)
+        source |= dict.fromkeys(left, "design")
+    return temperature, source
+
+
+def _find_groups(
+    log_p: np.ndarray, table: pd.DataFrame, known: Knowledge, group_of_class: np.ndarray, own: PlateBalancingParameters
+) -> pd.DataFrame:
+    """The table ``plate_groups``; no rows where perturbations do not travel in groups."""
+    groups = int(group_of_class.max()) + 1
+    if own.group_inference == "none" or groups < 2:
+        return SCHEMAS["plate_groups"].empty()
+    found = []
+    for experiment, rows in table.groupby("experiment", sort=True).indices.items():
+        plates, plate = np.unique(table["plate"].to_numpy()[rows], return_inverse=True)
+        layouts = _other_layouts(known.in_use, experiment, plates)
+        answer = infer_groups(log_p[rows], plate, group_of_class, own.group_posterior, own.group_statistic, layouts)
+        for name, group in zip(plates, answer.groups, strict=True):
+            found.append((experiment, name, group, answer.posterior, answer.margin, answer.decided, answer.statistic))
+    return pd.DataFrame(found, columns=list(SCHEMAS["plate_groups"].columns))
+
+
+def _within_groups(
+    capacity: Capacities, found: pd.DataFrame, group_of_class: np.ndarray, given: Capacities
+) -> Capacities:
+    """Capacities in which plates of a decided group hold no class of another one; given contents stay as they are."""
+    narrowed = dict(capacity)
+    for row in found[found["decided"].astype(bool) & (found["group"] >= 0)].itertuples():
+        if (key := (row.experiment, row.plate)) not in given:
+            narrowed[key] = np.where((group_of_class == row.group) | (group_of_class < 0), capacity[key], 0)
+    return narrowed
+
+
+def _other_layouts(in_use: pd.DataFrame | None, experiment: str, plates: np.ndarray) -> dict[tuple[int, ...], int]:
+    """How many other experiments use each layout, as groups in the order of ``plates``; those with all these plates count."""
+    if in_use is None or in_use.empty:
+        return {}
+    others = in_use[in_use["experiment"] != experiment].pivot(index="experiment", columns="plate", values="group")
+    complete = others.reindex(columns=plates).dropna().astype(int)
+    return dict(Counter(complete.itertuples(index=False, name=None)))
+
+
+def _best_on_validation(log_p: np.ndarray, plates: Plates, capacity: Capacities, validation: np.ndarray) -> str:
+    """The method with most right calls on validation wells; ASSUMED unless another is better by more than a standard error of the difference."""
+    labelled = validation >= 0
+    if labelled.sum() < LEAST_WELLS:
+        return ASSUMED
+    candidates = {
+        name: function for name, function in METHODS.items() if name != "greedy"
+    }  # which is there to be compared
+    right = {name: np.zeros(len(log_p), bool) for name in candidates}
+    for key, rows in plates.items():
+        if labelled[rows].any():
+            filtered = shut_out(log_p[rows], capacity[key])
+            for name, function in candidates.items():
+                right[name][rows] = function(filtered, capacity[key])[1] == validation[rows]
+    best, gain = ASSUMED, 0.0
+    for name, own in right.items():
+        difference = own[labelled].astype(float) - right[ASSUMED][labelled]
+        if difference.mean() > max(gain, difference.std() / np.sqrt(labelled.sum())):
+            best, gain = name, float(difference.mean())
+    return best
+
+
+def make_calls(steps: pd.DataFrame, table: pd.DataFrame, known: Knowledge, precision: float) -> pd.DataFrame:
     """The table ``calls``: the plain call beside the design-aware one.
 
     Args:
-        steps: ``balancing_steps``.
-        method: The method whose call counts; ``none``: the last step there is.
+        steps: ``balancing_steps``; the last one is that of the chosen method.
+        table: The pooled scores they come from.
+        known: For the labels of validation wells, on which the thresholds of abstention are set.
+        precision: Wanted share of right calls among those that are not abstained from.
     """
-    available = list(dict.fromkeys(steps["step"]))
-    last = method if method in available else available[-1]
-    key = ["id_code", "experiment", "plate", "well"]
-    plain = steps[steps["step"] == "plain"].rename(columns={"call": "t1_call", "confidence": "t1_confidence"})
-    design = steps[steps["step"] == last].rename(columns={"call": "t2_call", "confidence": "t2_confidence"})
-    return plain[[*key, "t1_call", "t1_confidence"]].merge(
-        design[["id_code", "t2_call", "t2_confidence", "tier"]], on="id_code"
+    order = list(dict.fromkeys(steps["step"]))
+    plain = steps[steps["step"] == order[0]].set_index("id_code")
+    design = steps[steps["step"] == order[-1]].set_index("id_code").loc[plain.index]
+    calls = plain[["experiment", "plate", "well"]].reset_index()
+    label = pd.Series(np.nan, index=plain.index, dtype=object)
+    if known.validation is not None:
+        label = pd.Series(plain.index.map(known.validation), index=plain.index).where(plain["role"] == "validation")
+    for mark, part in (("t1", plain), ("t2", design)):
+        right = (part["call"] == label)[label.notna()].to_numpy()
+        threshold = abstention_threshold(part["confidence"].to_numpy(), label.notna().to_numpy(), right, precision)
+        calls[f"{mark}_call"] = part["call"].to_numpy()
+        calls[f"{mark}_confidence"] = part["confidence"].to_numpy()
+        calls[f"{mark}_sure"] = part["confidence"].to_numpy() >= threshold
+    return calls.assign(
+        changed=plain["call"].to_numpy() != design["call"].to_numpy(),
+        reason=design["reason"].to_numpy(),
+        tied=calls["id_code"].map(pd.Series(tied_claims(table), index=table["id_code"])).to_numpy(bool),
+        tier=design["tier"].to_numpy(),
     )

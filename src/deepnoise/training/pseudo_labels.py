@@ -7,15 +7,18 @@ import pandas as pd
 import torch
 
 from deepnoise.ingestion.design import discover_groups
-from deepnoise.parameters import PseudoLabelParameters
-from deepnoise.plate_balancing.balancing import balance
+from deepnoise.parameters import PlateBalancingParameters, PseudoLabelParameters
+from deepnoise.plate_balancing.balancing import Knowledge, balance
 from deepnoise.tables import SCORE, prefixed
 from deepnoise.training import schedules
 from deepnoise.training.split import FoldView
 
 WELL = ["id_code", "experiment", "plate", "well", "target"]
-GROUP_POSTERIOR = 0.95
-"""Posterior from which on plate groups are believed, as in conf/base/parameters_plate_balancing.yml."""
+BALANCING = PlateBalancingParameters(
+    pooling="logits", temperature=1.0, unlisted=0.0, group_inference="infer", group_statistic="auto", group_posterior=0.95,
+    method="sinkhorn", compare=[], precision=1.0,
+)  # fmt: skip
+"""How balanced pseudo-labels are made; without groups all perturbations are of one."""
 
 
 class PseudoLabels:
@@ -32,11 +35,11 @@ class PseudoLabels:
         self.wells = view.unlabelled[WELL].drop_duplicates("id_code").reset_index(drop=True)
         number = pd.Series(np.arange(len(self.wells)), index=self.wells["id_code"])
         self._well = number.reindex(view.unlabelled["id_code"]).to_numpy(np.int64, copy=True)
-        self._layout = pd.DataFrame({"perturbation": view.targets, "group": 0})
-        if parameters.groups:
-            known = view.labelled.drop_duplicates("id_code")
-            names = np.array(view.classes, dtype=object)[known["label"]]
-            self._layout = discover_groups(known.assign(perturbation=names))
+        known = view.labelled.drop_duplicates("id_code")
+        names = np.array(view.classes, dtype=object)[known["label"]]
+        self._layout = discover_groups(known.assign(perturbation=names))
+        if not parameters.groups:
+            self._layout["group"] = 0
         self.logits: torch.Tensor | None = None  # (W, K) float32, of wells
         self.of_site: torch.Tensor | None = None  # (U,) int64 classes, or with soft labels (U, K) float32
 
@@ -93,11 +96,8 @@ class PseudoLabels:
             names = self.classes[: self.targets]
             part = self.wells[treated].drop(columns="target").reset_index(drop=True).assign(role="heldout", tier="T1")
             part = pd.concat([part, prefixed(scores[treated][:, : self.targets], names, SCORE, part.index)], axis=1)
-            balanced, _, _ = balance(
-                part, self._layout, group_inference="infer" if own.groups else "none", group_posterior=GROUP_POSTERIOR,
-                method="sinkhorn", temperature=1.0, iterations=100, tolerance=1e-3,
-            )  # fmt: skip
-            probability[treated, : self.targets] = balanced[[SCORE + name for name in names]].to_numpy()
+            balanced = balance(part, Knowledge(self._layout), BALANCING).probabilities
+            probability[treated, : self.targets] = balanced[BALANCING.method]
         by_well = (
             torch.from_numpy(probability.astype(np.float32))
             if own.method == "soft"

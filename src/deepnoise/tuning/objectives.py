@@ -11,7 +11,7 @@ import pandas as pd
 
 from deepnoise.errors import InputError
 from deepnoise.parameters import PlateBalancingParameters, TrainingParameters, replace_values
-from deepnoise.plate_balancing.balancing import balance, make_calls
+from deepnoise.plate_balancing.balancing import Knowledge, balance
 from deepnoise.plate_balancing.scores import pool_scores
 from deepnoise.training.images import PictureStore
 from deepnoise.tuning.study import Objective
@@ -74,14 +74,12 @@ def balancing_objective(
         )
     pooled = pool_scores(scores[scores["role"] == "validation"], wells)
     truth = pooled["id_code"].map(wells.set_index("id_code")["perturbation"])
+    cell_type = wells.set_index("id_code")["cell_type"]
 
     def objective(trial: optuna.Trial, values: Mapping[str, Any]) -> float:
         own = replace_values(parameters, "plate_balancing", values, WHERE)
-        _, steps, _ = balance(
-            pooled, layout, group_inference=own.group_inference, group_posterior=own.group_posterior, method=own.method,
-            temperature=own.temperature, iterations=own.sinkhorn_iterations, tolerance=own.sinkhorn_tolerance,
-        )  # fmt: skip
-        calls = make_calls(steps, own.method).set_index("id_code")["t2_call"]
+        steps = balance(pooled, Knowledge(layout, cell_type=cell_type), own).steps
+        calls = steps[steps["step"] == steps["step"].iloc[-1]].set_index("id_code")["call"]
         return float(np.mean(calls.loc[pooled["id_code"]].to_numpy() == truth.to_numpy()))
 
     return objective

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from deepnoise.evaluation import card, figures, leaks, metrics, retrieval, suspects
+from deepnoise.evaluation import card, figures, leaks, metrics, reliability, retrieval, suspects
 from deepnoise.evaluation.profiles import Profiles, join_profiles, true_labels
 from deepnoise.parameters import EvaluationParameters
-from deepnoise.plate_balancing.scores import pool_scores
+from deepnoise.plate_balancing.scores import filled, pool_scores
 from deepnoise.tables import SCHEMAS
 
 logger = logging.getLogger(__name__)
@@ -53,6 +53,14 @@ def score_calls(
             "with plate design, %s: %.1f %% (chance %.1f %%)", step["step"], 100 * step["top1"], 100 * step["chance"]
         )
     return scores
+
+
+def measure_reliability(
+    balancing_steps: pd.DataFrame, calls: pd.DataFrame, heldout_labels: pd.DataFrame
+) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
+    """Whether confidences mean what they say, after each step."""
+    truth = heldout_labels.set_index("id_code")["perturbation"]
+    return reliability.measure_reliability(balancing_steps, calls, truth)
 
 
 def measure_retrieval(
@@ -166,14 +174,24 @@ def make_card(
     )
 
 
-def format_scores(scores: dict[str, Any], signal_leak_card: dict[str, Any]) -> str:
+def format_scores(
+    scores: dict[str, Any], reliability_summary: list[dict[str, Any]], signal_leak_card: dict[str, Any]
+) -> str:
     """The score table as text."""
-    return metrics.format_scores(scores) + "\n" + card.format_card(signal_leak_card)
+    parts = (
+        metrics.format_scores(scores), reliability.format_reliability(reliability_summary), card.format_card(signal_leak_card)
+    )  # fmt: skip
+    return "\n".join(part for part in parts if part)
 
 
 def draw_scores(scores: dict[str, Any]) -> Figure:
     """The scores as a figure."""
     return figures.draw_scores(scores)
+
+
+def draw_reliability(reliability_table: pd.DataFrame) -> Figure:
+    """The reliability and risk-coverage curves."""
+    return reliability.draw_reliability(reliability_table)
 
 
 def draw_card(signal_leak_card: dict[str, Any]) -> Figure:
@@ -188,7 +206,7 @@ def _profiles(well_embeddings: pd.DataFrame, wells: pd.DataFrame, heldout_labels
 def _pooled(well_scores: pd.DataFrame, wells: pd.DataFrame) -> pd.DataFrame:
     """One wide row a well; no rows where there are no scores at all."""
     return (
-        pool_scores(well_scores, wells)
+        filled(pool_scores(well_scores, wells))
         if len(well_scores)
         else well_scores.assign(role="", experiment="", plate="", well="")
     )

@@ -28,6 +28,12 @@ def create_pipeline() -> Pipeline:
                 name="score_calls",
             ),
             Node(
+                nodes.measure_reliability,
+                ["balancing_steps", "calls", "heldout_labels"],
+                ["reliability", "reliability_summary"],
+                name="measure_reliability",
+            ),
+            Node(
                 nodes.measure_retrieval,
                 ["well_embeddings", *LABELS, "params:evaluation"],
                 ["replicate_retrieval", "retrieval_summary"],
@@ -72,8 +78,14 @@ def create_pipeline() -> Pipeline:
                 "signal_leak_card",
                 name="make_card",
             ),
-            Node(nodes.format_scores, ["scores", "signal_leak_card"], "score_table", name="format_scores"),
+            Node(
+                nodes.format_scores,
+                ["scores", "reliability_summary", "signal_leak_card"],
+                "score_table",
+                name="format_scores",
+            ),
             Node(nodes.draw_scores, "scores", "score_plot", name="draw_scores"),
+            Node(nodes.draw_reliability, "reliability", "reliability_plot", name="draw_reliability"),
             Node(nodes.draw_card, "signal_leak_card", "signal_leak_plot", name="draw_card"),
         ],
         namespace="evaluation",

@@ -6,49 +6,56 @@ import logging
 
 import pandas as pd
 
-from deepnoise.ingestion.design import discover_groups, unequal_plate, without_heldout_labels
+from deepnoise.ingestion import design
 from deepnoise.parameters import PlateBalancingParameters
 from deepnoise.plate_balancing import balancing, scores
 
 logger = logging.getLogger(__name__)
 
 
-def discover_layout(wells: pd.DataFrame, folds: pd.DataFrame) -> pd.DataFrame:
-    """Plate groups, from the labels of plates that no fold holds out."""
-    known = without_heldout_labels(wells, folds)
-    if example := unequal_plate(known):
-        logger.warning(
-            "%s: plate balancing assumes equal numbers, so its calls may be worse than the plain ones; compare the steps, "
-            "or set plate_balancing.method to none",
-            example,
-        )
-    return discover_groups(known)
+def discover_layout(wells: pd.DataFrame, folds: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Plate groups and the layouts in use, from the labels of plates that no fold holds out."""
+    known = design.without_heldout_labels(wells, folds)
+    layout = design.discover_groups(known)
+    return layout, design.layouts_in_use(known, layout)
 
 
-def pool_scores(well_scores: pd.DataFrame, wells: pd.DataFrame) -> pd.DataFrame:
+def pool_scores(well_scores: pd.DataFrame, wells: pd.DataFrame, parameters: PlateBalancingParameters) -> pd.DataFrame:
     """One wide row a target well, from any table of scores."""
-    return scores.pool_scores(well_scores, wells)
+    pooled = scores.pool_scores(well_scores, wells, parameters.pooling)
+    tied = balancing.tied_claims(pooled).mean()
+    if tied > 0.1:
+        logger.warning(
+            "%.0f %% of the wells claim a perturbation that another well of their plate claims with the very same score; between such "
+            "wells no balancing can choose. Give graded scores, or several models, rather than single hard calls",
+            100 * tied,
+        )
+    return pooled
 
 
 def balance_plates(
-    pooled_scores: pd.DataFrame, plate_layout: pd.DataFrame, parameters: PlateBalancingParameters
-) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """Group inference, filter and balancing, each as its own step."""
-    probabilities, steps, groups = balancing.balance(
-        pooled_scores,
-        plate_layout,
-        group_inference=parameters.group_inference,
-        group_posterior=parameters.group_posterior,
-        method=parameters.method,
-        temperature=parameters.temperature,
-        iterations=parameters.sinkhorn_iterations,
-        tolerance=parameters.sinkhorn_tolerance,
-    )
-    if len(groups):
-        logger.info("plate groups decided on %s of %s plates", int(groups["decided"].sum()), len(groups))
-    return probabilities, steps, groups
-
-
-def make_calls(balancing_steps: pd.DataFrame, parameters: PlateBalancingParameters) -> pd.DataFrame:
-    """The plain call beside the design-aware one."""
-    return balancing.make_calls(balancing_steps, parameters.method)
+    pooled_scores: pd.DataFrame,
+    wells: pd.DataFrame,
+    plate_layout: pd.DataFrame,
+    layouts_in_use: pd.DataFrame,
+    plate_contents: pd.DataFrame,
+    parameters: PlateBalancingParameters,
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Temperature, plate groups, filter and balancing, each as its own step; the calls that come of it."""
+    known = balancing.Knowledge(
+        plate_layout, layouts_in_use, plate_contents,
+        cell_type=wells.set_index("id_code")["cell_type"], validation=wells.set_index("id_code")["perturbation"].dropna(),
+    )  # fmt: skip
+    found = balancing.balance(pooled_scores, known, parameters)
+    calls = balancing.make_calls(found.steps, pooled_scores, known, parameters.precision)
+    for row in found.calibration.itertuples():
+        logger.info("temperature of %s: %.3g, by %s", row.cell_type, row.temperature, row.source)
+    if len(found.groups):
+        logger.info("plate groups decided on %s of %s plates", int(found.groups["decided"].sum()), len(found.groups))
+    logger.info(
+        "calls by %s: %s of %s wells changed; sure enough for a precision of %.0f %%: %s before, %s after",
+        found.steps["step"].iloc[-1], int(calls["changed"].sum()), len(calls), 100 * parameters.precision,
+        int(calls["t1_sure"].sum()), int(calls["t2_sure"].sum()),
+    )  # fmt: skip
+    probabilities = balancing.probability_table(found, pooled_scores)
+    return probabilities, found.steps, found.groups, found.calibration, calls

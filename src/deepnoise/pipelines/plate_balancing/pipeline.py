@@ -1,4 +1,4 @@
-"""well_scores, wells, folds -> pool_scores, discover_layout -> balance_plates -> design_probabilities -> make_calls -> calls."""
+"""well_scores, wells -> pool_scores, discover_layout -> balance_plates -> plate_groups, balancing_steps, calls."""
 
 from kedro.pipeline import Node, Pipeline
 
@@ -9,15 +9,26 @@ def create_pipeline() -> Pipeline:
     """The pipeline ``plate_balancing``."""
     return Pipeline(
         [
-            Node(nodes.discover_layout, ["wells", "folds"], "plate_layout", name="discover_layout"),
-            Node(nodes.pool_scores, ["well_scores", "wells"], "pooled_scores", name="pool_scores"),
+            Node(nodes.discover_layout, ["wells", "folds"], ["plate_layout", "layouts_in_use"], name="discover_layout"),
+            Node(
+                nodes.pool_scores,
+                ["well_scores", "wells", "params:plate_balancing"],
+                "pooled_scores",
+                name="pool_scores",
+            ),
             Node(
                 nodes.balance_plates,
-                ["pooled_scores", "plate_layout", "params:plate_balancing"],
-                ["design_probabilities", "balancing_steps", "plate_groups"],
+                [
+                    "pooled_scores",
+                    "wells",
+                    "plate_layout",
+                    "layouts_in_use",
+                    "plate_contents",
+                    "params:plate_balancing",
+                ],
+                ["design_probabilities", "balancing_steps", "plate_groups", "calibration", "calls"],
                 name="balance_plates",
             ),
-            Node(nodes.make_calls, ["balancing_steps", "params:plate_balancing"], "calls", name="make_calls"),
         ],
         namespace="plate_balancing",
         prefix_datasets_with_namespace=False,

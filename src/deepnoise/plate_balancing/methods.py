@@ -1,0 +1,323 @@
+"""Balancing one plate whose contents are known: matching marginals, Sinkhorn, assignment, the published greedy coefficients.
+
+Each function takes log probabilities (W, K) and capacities (K,): the most wells of the plate that a perturbation can stand in, 0 for one
+that cannot be there, 1 where each stands once. METHODS is the table of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from heapq import heapify, heappop, heappush
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+from scipy.special import logsumexp
+
+FORBIDDEN = -1e9  # log probability of a class that cannot be there
+SURE = 1e-6  # a marginal is held this far from 0 and 1: float32 tells no closer
+LEAST = -60.0  # log of the least weight beside the best of a well, so that float32 does not round it to nothing
+ITERATIONS = 200  # most rounds of the matching; it takes 15 to 60
+SETTLED = 1e-3  # the matching stops when no marginal moves by more in four rounds
+SINKHORN_ITERATIONS = 500
+SINKHORN_TOLERANCE = 1e-3  # wells a class
+ROUNDS = 25  # rounds of Sinkhorn between two that are taken in logs
+GREEDY_STEPS = 3000
+GREEDY_RATES = (0.01, 0.0001)  # first and last step of a multiplier
+
+
+def shut_out(log_p: np.ndarray, capacity: np.ndarray) -> np.ndarray:
+    """Log probabilities among the classes that can be on the plate.
+
+    Args:
+        log_p: (W, K) log probabilities or scores.
+        capacity: (K,) int.
+
+    Returns:
+        (W, K); rows sum to 1, classes without capacity are FORBIDDEN.
+    """
+    allowed = capacity > 0
+    inner = np.full(log_p.shape, FORBIDDEN)
+    if allowed.any():
+        inner[:, allowed] = log_p[:, allowed] - logsumexp(log_p[:, allowed], axis=1, keepdims=True)
+    return inner
+
+
+def match_marginals(
+    log_p: np.ndarray, capacity: np.ndarray, iterations: int = ITERATIONS, settled: float = SETTLED
+) -> tuple[np.ndarray, float]:
+    """Probability of each class in each well, given that no class stands in more wells than its capacity.
+
+    The wells' labels are independent draws from ``log_p``, looked at only where they make a possible plate. The marginals of that
+    distribution (a ratio of permanents) are those of belief propagation on the bipartite graph of wells and classes, which converges to
+    the minimum of the Bethe free energy (Vontobel 2013, arXiv 1107.4196; Huang and Jebara 2009, arXiv 0908.1769). Sinkhorn is its
+    mean-field neighbour, the linear assignment its limit at temperature 0. Copies stand for a class of capacity above 1, so that missing
+    wells leave each place of the layout as likely empty. Wells beyond all capacity may be anything, at 1 / K.
+
+    Args:
+        log_p: (W, K) log probabilities, rows normalized.
+        capacity: (K,) int; a class with room for all wells is not constrained.
+        iterations: Most rounds.
+        settled: See SETTLED.
+
+    Returns:
+        (W, K) log marginals, rows sum to 1, and the log Bethe partition function: how likely independent draws from ``log_p`` are to make a
+        possible plate (nats, up to a constant of the design).
+    """
+    wells = len(log_p)
+    allowed = np.flatnonzero((capacity > 0) & (log_p > FORBIDDEN / 2).any(axis=0))
+    room = np.minimum(capacity[allowed], wells)
+    free = room >= wells
+    copies = np.where(free, 1, room)
+    column = np.repeat(np.arange(len(allowed)), copies)
+    inner = log_p[:, allowed]
+    top = inner.max(axis=1, keepdims=True)
+    p = np.exp(np.maximum(inner - top, LEAST))[:, column].astype(np.float32)
+    free = free[column]
+    places = int(copies.sum())
+    if not free.any() and places < wells:  # wells too many: one more place, for any number of them
+        extra = np.exp(-top - np.log(len(allowed))).astype(np.float32)
+        p, free = np.hstack([p, extra]), np.append(free, True)
+    absent = np.float32(free.any() or places > wells)  # weight of a place that stays empty
+    constrained = ~free if free.any() else slice(None)
+    message = np.ones_like(p)  # from class to well: odds that the place is left to it
+    odds, rest = np.empty_like(p), np.empty_like(p)
+    before: np.ndarray | None = None
+    for round_ in range(iterations):
+        np.multiply(p, message, out=rest)
+        total = rest.sum(axis=1, keepdims=True)
+        np.subtract(total, rest, out=rest)
+        np.maximum(rest, SURE * total, out=rest)
+        np.divide(p, rest, out=odds)
+        claimed = odds.sum(axis=0, keepdims=True) + absent
+        np.subtract(claimed, odds, out=rest)
+        np.maximum(rest, SURE * claimed, out=rest)
+        np.divide(1, rest, out=rest)
+        message[:, constrained] = rest[:, constrained]
+        if round_ % 4 == 3:
+            marginal = odds * message
+            marginal /= 1 + marginal
+            if before is not None and np.abs(marginal - before).max() < settled:
+                break
+            before = marginal
+    joint = (odds * message).astype(np.float64)
+    evidence = (
+        float(np.log((p.astype(np.float64) * message).sum(axis=1)).sum() + top.sum())
+        + float(np.log(absent + odds.sum(axis=0, dtype=np.float64))[constrained].sum())
+        - float(np.log1p(joint)[:, constrained].sum())
+    )
+    marginal = joint / (1 + joint)
+    by_class = marginal[:, : len(column)]
+    if len(column) > len(allowed):
+        by_class = np.add.reduceat(by_class, np.searchsorted(column, np.arange(len(allowed))), axis=1)
+    if marginal.shape[1] > len(column):
+        by_class = by_class + marginal[:, -1:] * np.exp(inner)
+    by_class = np.maximum(by_class, 1e-30)
+    result = np.full(log_p.shape, FORBIDDEN)
+    result[:, allowed] = np.log(by_class / by_class.sum(axis=1, keepdims=True))
+    return result, evidence
+
+
+def sinkhorn(
+    log_p: np.ndarray,
+    capacity: np.ndarray,
+    iterations: int = SINKHORN_ITERATIONS,
+    tolerance: float = SINKHORN_TOLERANCE,
+) -> np.ndarray:
+    """Scale probabilities until every class is used as often as it stands on the plate (Sinkhorn-Knopp, in logs).
+
+    Missing wells take up the slack: with fewer wells than places one further, flat row holds the difference; with more wells than places
+    each class is used in proportion. Source of the scaling: Cuturi 2013, arXiv 1306.0895.
+
+    Args:
+        log_p: (W, K) log probabilities, rows normalized; FORBIDDEN marks classes that cannot be there.
+        capacity: (K,) int.
+        iterations: Most rounds, taken in steps of ROUNDS.
+        tolerance: Stop when no class is used more than this away from its share.
+
+    Returns:
+        (W, K) log probabilities; rows sum to 1.
+    """
+    allowed = (capacity > 0) & (log_p > FORBIDDEN / 2).any(axis=0)
+    inner = log_p[:, allowed]
+    wells, classes = inner.shape
+    room = np.minimum(capacity[allowed], wells).astype(np.float64)
+    places = room.sum()
+    rows = np.zeros(wells)  # log marginals
+    column_mass = room * max(wells / places, 1.0)
+    if wells < places:
+        inner = np.vstack([inner, np.zeros((1, classes))])
+        rows = np.append(rows, np.log(places - wells))
+    column, row_mass = np.log(column_mass), np.exp(rows)
+    u, v = np.zeros(len(inner)), np.zeros(classes)
+    for _ in range(-(-iterations // ROUNDS)):
+        # one round in logs, safe at any spread of the scores; the others on plain numbers, much faster
+        v = column - logsumexp(inner + u[:, None], axis=0)
+        u = rows - logsumexp(inner + v[None], axis=1)
+        kernel = np.exp(inner + u[:, None] + v[None])
+        a = np.ones(len(inner))
+        for _ in range(ROUNDS - 1):
+            b = column_mass / (a @ kernel)
+            a = row_mass / (kernel @ b)
+        u, v = u + np.log(a), v + np.log(b)
+        if np.abs((a @ kernel) * b - column_mass).max() < tolerance:
+            break
+    balanced = np.full(log_p.shape, FORBIDDEN)
+    balanced[:, allowed] = (inner + u[:, None] + v[None])[:wells]
+    return balanced - logsumexp(balanced, axis=1, keepdims=True)
+
+
+def assign(log_p: np.ndarray, capacity: np.ndarray) -> np.ndarray:
+    """The possible plate with the greatest sum of log probabilities (linear sum assignment).
+
+    Args:
+        log_p: (W, K) log probabilities.
+        capacity: (K,) int.
+
+    Returns:
+        (W,) int class of each well; a well that is left over, or could only take a forbidden class, keeps its
+        most probable one.
+    """
+    calls = log_p.argmax(axis=1)
+    column = np.repeat(np.arange(len(capacity)), np.minimum(capacity, len(log_p)))
+    rows, places = linear_sum_assignment(log_p[:, column], maximize=True)
+    fits = log_p[rows, column[places]] > FORBIDDEN / 2
+    calls[rows[fits]] = column[places[fits]]
+    return calls
+
+
+def greedy_coefficients(p: np.ndarray) -> np.ndarray:
+    """The published balancing: multipliers of classes, lowered by turns where a class has most calls (method: section 6c).
+
+    The score of multipliers is the sum over classes of min(share of calls, 1 / K). A round takes the rate off the multiplier of the class
+    with most calls, up to GREEDY_STEPS times, keeping the best multipliers met; the next starts from those; a round without gain halves the
+    rate. Calls change only when a multiplier falls under the point where one of its wells turns to another class, so a well is asked again
+    only then; the calls are those of recounting all wells after every step.
+
+    Args:
+        p: (W, K) positive weights.
+
+    Returns:
+        (K,) multipliers.
+    """
+    wells, classes = p.shape
+    even, more = divmod(wells, classes)
+    # scores in units of 1 / (W K), so that they compare exactly
+    perfect = more * min((even + 1) * classes, wells) + (classes - more) * min(even * classes, wells)
+    best = np.ones(classes)
+    best_score = int(np.minimum(np.bincount(p.argmax(axis=1), minlength=classes) * classes, wells).sum())
+    rate, last = GREEDY_RATES
+    while rate >= last and best_score < perfect:
+        start_score = best_score
+        best, best_score = _greedy_round(p, best, best_score, rate, perfect)
+        if best_score == start_score:
+            rate /= 2
+    return best
+
+
+def _greedy_round(
+    p: np.ndarray, start: np.ndarray, best_score: int, rate: float, perfect: int
+) -> tuple[np.ndarray, int]:
+    """One round of :func:`greedy_coefficients`: the best multipliers met and their score."""
+    wells, classes = p.shape
+    best, factors = start, start.copy()
+    weighted = p * factors
+    calls = weighted.argmax(axis=1)
+    counts = np.bincount(calls, minlength=classes)
+    score = int(np.minimum(counts * classes, wells).sum())
+    weighted[np.arange(wells), calls] = -1.0
+    turns = weighted.max(axis=1) / p[np.arange(wells), calls]
+    # of each class its wells, by the multiplier under which they turn away; rivals only sink, so a well turns there at the earliest
+    leaving: list[list[tuple[float, int]]] = [[] for _ in range(classes)]
+    for well in range(wells):
+        leaving[calls[well]].append((-turns[well], well))
+    for heap in leaving:
+        heapify(heap)
+    steps = 0
+    while steps < GREEDY_STEPS:
+        c = int(counts.argmax())
+        heap = leaving[c]
+        factor, turn = float(factors[c]), -heap[0][0] * (1 + 1e-12)
+        factor -= rate
+        steps += 1
+        while factor > turn and steps < GREEDY_STEPS:
+            factor -= rate
+            steps += 1
+        factors[c] = factor
+        stays = []
+        turned = False
+        while heap and -heap[0][0] * (1 + 1e-12) >= factor:
+            well = heappop(heap)[1]
+            row = p[well] * factors
+            call = int(row.argmax())
+            row[call] = -1.0
+            item = (-row[row.argmax()] / p[well, call], well)
+            if call == c:
+                stays.append(item)
+                continue
+            heappush(leaving[call], item)
+            score += min((int(counts[call]) + 1) * classes, wells) - min(int(counts[call]) * classes, wells)
+            score += min((int(counts[c]) - 1) * classes, wells) - min(int(counts[c]) * classes, wells)
+            counts[call] += 1
+            counts[c] -= 1
+            turned = True
+        for item in stays:
+            heappush(heap, item)
+        if turned and score > best_score:
+            best_score, best = score, factors.copy()
+            if best_score == perfect:
+                break
+    return best, best_score
+
+
+def greedy(log_p: np.ndarray, capacity: np.ndarray) -> np.ndarray:
+    """Probabilities after the published greedy coefficients.
+
+    Its input is, as published, the softmax of each class over the wells of the plate; every class counts as standing once.
+
+    Args:
+        log_p: (W, K) log probabilities.
+        capacity: (K,) int.
+
+    Returns:
+        (W, K) log probabilities, rows sum to 1.
+    """
+    allowed = (capacity > 0) & (log_p > FORBIDDEN / 2).any(axis=0)
+    inner = log_p[:, allowed]
+    over_wells = np.exp(inner - logsumexp(inner, axis=0, keepdims=True))
+    factors = greedy_coefficients(over_wells)
+    result = np.full(log_p.shape, FORBIDDEN)
+    result[:, allowed] = np.log(np.maximum(over_wells * factors, 1e-300))
+    return result - logsumexp(result, axis=1, keepdims=True)
+
+
+def _none(log_p: np.ndarray, capacity: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return log_p, log_p.argmax(axis=1)
+
+
+def _matching(log_p: np.ndarray, capacity: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    balanced, _ = match_marginals(log_p, capacity)
+    return balanced, balanced.argmax(axis=1)
+
+
+def _sinkhorn(log_p: np.ndarray, capacity: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    balanced = sinkhorn(log_p, capacity)
+    return balanced, balanced.argmax(axis=1)
+
+
+def _assignment(log_p: np.ndarray, capacity: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return log_p, assign(log_p, capacity)
+
+
+def _greedy(log_p: np.ndarray, capacity: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    balanced = greedy(log_p, capacity)
+    return balanced, balanced.argmax(axis=1)
+
+
+METHODS: dict[str, Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]] = {
+    "none": _none,
+    "matching": _matching,
+    "sinkhorn": _sinkhorn,
+    "assignment": _assignment,
+    "greedy": _greedy,
+}
+"""Name -> function of (log_p, capacity) that gives (log probabilities, calls) of one plate."""

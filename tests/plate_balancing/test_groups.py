@@ -1,0 +1,88 @@
+"""Group inference against brute force, under plate bias, on random scores, with layouts in use."""
+
+from itertools import permutations
+
+import numpy as np
+import pytest
+
+from deepnoise.plate_balancing.groups import FLOOR, infer_groups
+from deepnoise.plate_balancing.scores import log_softmax
+
+PLATE, GROUP = np.repeat(np.arange(4), 60), np.repeat(np.arange(4), 60)
+
+
+def experiment(signal, seed, bias=None, strength=0.0, groups=(2, 0, 3, 1)):
+    """(240, 240) scores of four plates of 60 wells, each class of its plate's group once."""
+    rng = np.random.default_rng(seed)
+    scores = rng.normal(0, 1, (240, 240))
+    for i, g in enumerate(groups):
+        scores[np.arange(60 * i, 60 * i + 60), 60 * g + rng.permutation(60)] += signal
+    if bias == "class":  # a plate favours some classes
+        scores += strength * rng.normal(size=(4, 240))[PLATE]
+    if bias == "group":  # a plate favours a whole group
+        scores += strength * rng.normal(size=(4, 4))[PLATE][:, GROUP]
+    if bias == "well":  # some wells are far surer than others
+        scores *= np.exp(strength * rng.normal(size=(240, 1)))
+    if bias == "wild":  # a few scores are far off
+        scores += strength * rng.standard_t(1.5, size=scores.shape)
+    return log_softmax(scores)
+
+
+def test_group_inference_is_the_best_of_all_permutations():
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        log_p = log_softmax(rng.normal(0, 2, (16, 12)))
+        plate, group_of_class = np.repeat(np.arange(4), 4), np.repeat(np.arange(4), 3)
+        found = infer_groups(log_p, plate, group_of_class, 0.95, "raw")
+        mass = np.stack([np.exp(log_p)[:, group_of_class == g].sum(1) for g in range(4)], 1)
+        score = np.log(np.clip(mass, FLOOR, None))
+        totals = {p: sum(score[i, p[plate[i]]] for i in range(16)) for p in permutations(range(4))}
+        ranked = sorted(totals, key=totals.get, reverse=True)
+        assert tuple(found.groups) == ranked[0]
+        assert found.margin * 16 == pytest.approx(totals[ranked[0]] - totals[ranked[1]], abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("bias", "strength"), [(None, 0.0), ("class", 1.0), ("group", 1.0), ("well", 1.0), ("wild", 0.3)]
+)
+def test_auto_finds_the_groups_under_every_bias(bias, strength):
+    for seed in range(3):
+        found = infer_groups(experiment(3.0, seed, bias, strength), PLATE, GROUP, 0.95)
+        assert found.groups == [2, 0, 3, 1] and (found.decided or bias == "wild"), (seed, found)
+
+
+def test_the_raw_statistic_takes_bias_for_groups():
+    found = [infer_groups(experiment(3.0, s, "group", 2.0), PLATE, GROUP, 0.95, "raw") for s in range(5)]
+    assert any(f.decided and f.groups != [2, 0, 3, 1] for f in found)
+
+
+@pytest.mark.parametrize(
+    ("bias", "strength"), [(None, 0.0), ("class", 1.5), ("group", 1.0), ("well", 1.0), ("wild", 0.3)]
+)
+def test_random_scores_are_undecided_in_95_of_100_experiments(bias, strength):
+    layouts = {} if bias == "class" else {(1, 2, 3, 0): 22, (3, 0, 1, 2): 7, (2, 3, 0, 1): 4}
+    decided = [
+        infer_groups(experiment(0.0, s, bias, strength), PLATE, GROUP, 0.95, "auto", layouts).decided for s in range(40)
+    ]
+    assert np.mean(decided) <= 0.05
+
+
+def test_a_layout_in_use_needs_less_evidence_and_one_that_none_uses_is_found_all_the_same():
+    weak = [s for s in range(40) if 0.8 < infer_groups(experiment(1.1, s), PLATE, GROUP, 0.95).posterior < 0.95]
+    right = [s for s in weak if infer_groups(experiment(1.1, s), PLATE, GROUP, 0.95).groups == [2, 0, 3, 1]]
+    assert right, "no experiment is weak enough to be a test"
+    assert infer_groups(experiment(1.1, right[0]), PLATE, GROUP, 0.95, "auto", {(2, 0, 3, 1): 10}).decided
+    strong = infer_groups(experiment(3.0, 1), PLATE, GROUP, 0.95, "auto", {(0, 1, 2, 3): 30})
+    assert strong.groups == [2, 0, 3, 1] and strong.decided
+
+
+def test_equal_scores_decide_nothing():
+    flat = np.full((16, 12), np.log(1 / 12))
+    found = infer_groups(flat, np.repeat(np.arange(4), 4), np.repeat(np.arange(4), 3), 0.95)
+    assert not found.decided and found.posterior == 0.5
+
+
+def test_more_plates_than_groups_leaves_plates_without_group():
+    log_p = log_softmax(np.random.default_rng(2).normal(0, 1, (20, 6)))
+    found = infer_groups(log_p, np.repeat(np.arange(5), 4), np.repeat(np.arange(2), 3), 0.95)
+    assert sorted(found.groups)[:3] == [-1, -1, -1] and set(found.groups) >= {0, 1}

@@ -1,0 +1,230 @@
+"""Balancing of one plate against brute force, scipy and plainly written references."""
+
+from itertools import permutations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deepnoise.plate_balancing.methods import (
+    FORBIDDEN,
+    GREEDY_STEPS,
+    assign,
+    greedy_coefficients,
+    match_marginals,
+    shut_out,
+    sinkhorn,
+)
+from deepnoise.plate_balancing.scores import log_softmax
+from deepnoise.plate_balancing.temperature import abstention_threshold, fit_to_design, fit_to_labels
+
+
+def once(log_p):
+    return np.ones(log_p.shape[1], int)
+
+
+def random_plate(wells, classes, spread=1.0, seed=3):
+    return log_softmax(np.random.default_rng(seed).normal(0, spread, (wells, classes)))
+
+
+def exact_marginals(p, capacity):
+    """By summing over every way to put the wells on the places of the layout."""
+    places = np.repeat(np.arange(len(capacity)), capacity)
+    total, marginal = 0.0, np.zeros(p.shape)
+    for order in permutations(range(len(places)), len(p)):
+        classes = places[list(order)]
+        weight = np.prod(p[np.arange(len(p)), classes])
+        total += weight
+        marginal[np.arange(len(p)), classes] += weight
+    return marginal / total, np.log(total)
+
+
+@pytest.mark.parametrize(("wells", "capacity"), [(6, [1] * 6), (4, [1] * 6), (4, [2, 1, 1]), (5, [2, 2, 2])])
+def test_matching_is_closer_to_the_exact_marginals_than_sinkhorn(wells, capacity):
+    capacity = np.array(capacity)
+    ours, theirs = [], []
+    for seed in range(8):
+        log_p = random_plate(wells, len(capacity), 1.0, seed)
+        exact, total = exact_marginals(np.exp(log_p), capacity)
+        log_b, evidence = match_marginals(log_p, capacity)
+        np.testing.assert_allclose(np.exp(log_b).sum(axis=1), 1, atol=1e-6)
+        ours.append(np.abs(np.exp(log_b) - exact).mean())
+        theirs.append(np.abs(np.exp(sinkhorn(log_p, capacity)) - exact).mean())
+        assert (
+            total - np.log(np.sqrt(2) ** wells) <= evidence <= total + 1e-3
+        )  # bounds of the Bethe permanent (Gurvits 2011)
+    assert np.mean(ours) < 0.7 * np.mean(theirs)
+
+
+def test_matching_of_a_plate_without_constraint_changes_nothing():
+    log_p = random_plate(5, 3)
+    log_b, evidence = match_marginals(log_p, np.full(3, 5))
+    np.testing.assert_allclose(log_b, log_p, atol=1e-5)
+    assert evidence == pytest.approx(0, abs=1e-5)
+
+
+def test_matching_keeps_capacities_and_leaves_wells_that_are_too_many_their_own_class():
+    capacity = np.array([3, 1, 1, 2])
+    log_b, _ = match_marginals(random_plate(7, 4, 2.0), capacity, settled=1e-6)
+    np.testing.assert_allclose(np.exp(log_b).sum(axis=0), capacity, atol=1e-3)
+    log_p = np.log(np.array([[0.9, 0.05, 0.05], [0.05, 0.9, 0.05], [0.05, 0.05, 0.9], [0.9, 0.05, 0.05]]))
+    assert match_marginals(log_p, once(log_p))[0].argmax(axis=1).tolist() == [0, 1, 2, 0]
+
+
+@pytest.mark.parametrize(("wells", "classes"), [(5, 5), (4, 6), (7, 5)])
+def test_sinkhorn_reaches_its_marginals(wells, classes):
+    log_p = random_plate(wells, classes)
+    before = log_p.copy()
+    balanced = np.exp(sinkhorn(log_p, once(log_p), 2000, 1e-9))
+    np.testing.assert_array_equal(log_p, before)
+    np.testing.assert_allclose(balanced.sum(axis=1), 1, atol=1e-9)
+    used = balanced.sum(axis=0)
+    if wells >= classes:
+        np.testing.assert_allclose(used, wells / classes, atol=1e-6)
+    else:
+        assert (used <= 1 + 1e-6).all()
+
+
+def test_sinkhorn_reaches_unequal_marginals():
+    capacity = np.array([3, 1, 2])
+    balanced = np.exp(sinkhorn(random_plate(6, 3), capacity, 2000, 1e-9))
+    np.testing.assert_allclose(balanced.sum(axis=0), capacity, atol=1e-6)
+
+
+def test_sinkhorn_agrees_with_plain_alternate_scaling():
+    p = np.exp(random_plate(6, 6, 2.0, 11))
+    slow = p.copy()
+    for _ in range(3000):
+        slow /= slow.sum(axis=0, keepdims=True)
+        slow /= slow.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(np.exp(sinkhorn(np.log(p), once(p), 3000, 1e-12)), slow, atol=1e-9)
+
+
+def test_balancing_ignores_a_bias_of_a_class():
+    rng = np.random.default_rng(4)
+    log_p = random_plate(6, 6, 1.0, 4)
+    biased = log_softmax(log_p + rng.normal(0, 2, 6))
+    balanced = sinkhorn(log_p, once(log_p), 5000, 1e-12)
+    np.testing.assert_allclose(sinkhorn(balanced, once(log_p), 10, 1e-6), balanced, atol=1e-6)
+    np.testing.assert_allclose(sinkhorn(biased, once(log_p), 5000, 1e-12), balanced, atol=1e-6)
+    tight = {"iterations": 5000, "settled": 1e-7}
+    np.testing.assert_allclose(
+        np.exp(match_marginals(biased, once(log_p), **tight)[0]),
+        np.exp(match_marginals(log_p, once(log_p), **tight)[0]),
+        atol=1e-3,
+    )
+
+
+def test_assignment_is_the_best_of_all_permutations_and_uses_each_class_once():
+    rng = np.random.default_rng(5)
+    for _ in range(10):
+        log_p = log_softmax(rng.normal(0, 1, (5, 5)))
+        best = max(permutations(range(5)), key=lambda p: sum(log_p[i, p[i]] for i in range(5)))
+        assert tuple(assign(log_p, once(log_p))) == best
+
+
+def test_matching_becomes_the_assignment_as_scores_get_sharp():
+    for seed in range(10):
+        scores = np.random.default_rng(seed).normal(0, 1, (6, 6))
+        sharp = log_softmax(scores / 0.05)
+        assert match_marginals(sharp, once(sharp))[0].argmax(axis=1).tolist() == assign(sharp, once(sharp)).tolist()
+
+
+def test_no_method_uses_a_class_that_is_shut_out():
+    log_p = shut_out(np.log(np.array([[0.4, 0.6], [0.3, 0.7]])), np.array([1, 0]))
+    assert assign(log_p, np.array([1, 0])).tolist() == [0, 0] and (log_p[:, 1] == FORBIDDEN).all()
+    for function in (sinkhorn, lambda p, c: match_marginals(p, c)[0]):
+        assert (np.exp(function(log_p, np.array([1, 0])))[:, 1] == 0).all()
+
+
+def recounted_coefficients(p):
+    """The greedy balancing as published, every call counted again after every step."""
+    wells, classes = p.shape
+
+    def score(counts):
+        return int(np.minimum(counts * classes, wells).sum())
+
+    def count(factors):
+        return np.bincount((p * factors).argmax(axis=1), minlength=classes)
+
+    best = np.ones(classes)
+    best_score, rate = score(count(best)), 0.01
+    while rate >= 0.0001:
+        factors, start = best.copy(), best_score
+        counts = count(factors)
+        for _ in range(GREEDY_STEPS):
+            factors[counts.argmax()] -= rate
+            counts = count(factors)
+            if score(counts) > best_score:
+                best_score, best = score(counts), factors.copy()
+        if best_score == start:
+            rate /= 2
+    return best
+
+
+@pytest.mark.parametrize(("wells", "classes", "seed"), [(6, 6, 0), (8, 6, 1), (5, 7, 2), (12, 12, 3)])
+def test_greedy_makes_the_calls_of_recounting_everything(wells, classes, seed):
+    p = np.exp(log_softmax(random_plate(wells, classes, 2.0, seed).T).T)
+    slow = recounted_coefficients(p)
+    assert ((p * greedy_coefficients(p)).argmax(axis=1) == (p * slow).argmax(axis=1)).all()
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    wells=st.integers(1, 9),
+    classes=st.integers(1, 7),
+    spread=st.sampled_from([0.1, 3, 300]),
+    most=st.integers(1, 3),
+    seed=st.integers(0, 999),
+)
+def test_any_plate_gives_probabilities_and_calls(wells, classes, spread, most, seed):
+    log_p = random_plate(wells, classes, spread, seed)
+    capacity = np.random.default_rng(seed).integers(1, most + 1, classes)
+    for balanced in (sinkhorn(log_p, capacity), match_marginals(log_p, capacity)[0]):
+        assert np.isfinite(balanced).all()
+        np.testing.assert_allclose(np.exp(balanced).sum(axis=1), 1, atol=1e-6)
+    calls = assign(log_p, capacity)
+    assert ((calls >= 0) & (calls < classes)).all()
+    if wells <= capacity.sum():
+        assert (np.bincount(calls, minlength=classes) <= capacity).all()
+
+
+# temperature -------------------------------------------------------------------------------------------------------
+
+
+def drawn_plates(temperature, seed, plates=6, size=40):
+    """Scores whose softmax at the temperature is right: log likelihood ratios of noisy class vectors, times the temperature."""
+    rng = np.random.default_rng(seed)
+    scores, labels = [], []
+    for _ in range(plates):
+        centres = rng.normal(0, 0.55, (size, 12))
+        label = rng.permutation(size)
+        seen = centres[label] + rng.normal(0, 1, (size, 12))
+        scores.append(temperature * -0.5 * ((seen[:, None] - centres[None]) ** 2).sum(axis=2))
+        labels.append(label)
+    return scores, labels
+
+
+@pytest.mark.parametrize("temperature", [0.05, 1.0, 30.0])
+def test_temperatures_are_found_with_labels_and_without(temperature):
+    scores, labels = drawn_plates(temperature, 1)
+    by_labels = fit_to_labels(np.vstack(scores), np.concatenate(labels), 0.0)
+    by_design = fit_to_design(scores, [np.ones(40, int)] * len(scores), 0.0)
+    assert by_labels == pytest.approx(temperature, rel=0.15) and by_design == pytest.approx(temperature, rel=0.35)
+
+
+def test_random_scores_are_found_to_mean_nothing():
+    scores = [np.random.default_rng(s).normal(0, 1, (40, 40)) for s in range(6)]
+    temperature = fit_to_design(scores, [np.ones(40, int)] * 6, 0.0)
+    assert np.exp(log_softmax(scores[0] / temperature)).max() < 0.1
+
+
+def test_abstention_counts_right_calls_and_believes_confidence_only_without_labels():
+    confidence = np.array([0.9, 0.8, 0.8, 0.4])
+    labelled = np.ones(4, bool)
+    assert abstention_threshold(confidence, ~labelled, np.array([], bool), 0.8) == 0.8
+    assert abstention_threshold(confidence, ~labelled, np.array([], bool), 0.95) == np.inf
+    many = np.tile(confidence, 20)
+    right = np.tile([True, True, False, False], 20)  # of those at 0.8 one is wrong: they stand or fall together
+    assert abstention_threshold(many, np.ones(80, bool), right, 0.8) == 0.9
