@@ -14,7 +14,7 @@ from kedro.pipeline import Pipeline
 from tqdm import tqdm
 
 from deepnoise.datasets.profiles import ProfilesDataset
-from deepnoise.datasets.scores import ExternalScoresDataset
+from deepnoise.datasets.scores import ExternalScoresDataset, ScoredWellsDataset
 from deepnoise.errors import InputError
 from deepnoise.parameters import validate_parameters
 from deepnoise.pipeline_registry import OWN_SCORES, SIMULATED
@@ -32,6 +32,7 @@ PRINTED = ("score_table", "growth_table")
 EXTERNAL = (
     ({"scores", "scores_tier"}, "well_scores", ExternalScoresDataset, "external_scores"),
     ({"profiles"}, "well_embeddings", ProfilesDataset, "external_profiles"),
+    ({"labels"}, "wells", ScoredWellsDataset, "score_table"),
 )
 """Parameters of the command line, the entry that must read them, and an environment whose entry does."""
 NOW = "made in this run"  # sorts after every time stamp

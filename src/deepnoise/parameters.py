@@ -236,10 +236,13 @@ class TrainingParameters(Block):
 class InferenceParameters(Block):
     """From a model to scores."""
 
-    views: Literal["none", "dihedral"]
+    only: str
+    views: Literal["none", "flips", "dihedral", "multicrop"]
+    pooling: Literal["logits", "probabilities"]
+    ensemble_weights: Literal["equal", "validation"]
     adabn: Literal["auto", "none", "experiment", "plate"]
     seen_experiments: int = Field(ge=0)
-    batch_size: PositiveInt
+    batch_size: PositiveInt | Literal["auto"]
     device: Literal["auto", "cpu", "cuda", "mps"]
 
 
@@ -336,6 +339,9 @@ class ProjectParameters(Block):
     data_root: str | None = None
     scores: str | None = None
     scores_tier: str | None = None
+    contents: str | None = None
+    ensemble: str | None = None
+    labels: str | None = None
     profiles: str | None = None
     study_url: str | None = None
 

@@ -29,7 +29,9 @@ NORMALIZATION = NormalizationParameters(
 OWN = Settings(NORMALIZATION, parameters())
 TAUGHT = Settings(NORMALIZATION, parameters(mean_teacher=MEAN_TEACHER | {"epochs": 8}))
 SHIPPED = yaml.safe_load((PROJECT / "conf/base/parameters_growth_chart.yml").read_text())["growth_chart"]
-INFERENCE = InferenceParameters(views="dihedral", adabn="none", seen_experiments=0, batch_size=64, device="cpu")
+INFERENCE = InferenceParameters(
+    only="", views="dihedral", pooling="logits", ensemble_weights="equal", adabn="none", seen_experiments=0, batch_size=64, device="cpu",
+)  # fmt: skip
 BALANCING = OWN_BALANCING.model_copy(update={"temperature": 1.0})
 
 

@@ -8,20 +8,26 @@ import torch
 from deepnoise.errors import InputError
 from deepnoise.fingerprint import fingerprint
 from deepnoise.inference.prediction import (
+    VIEWS,
     adabn_of,
+    average_members,
+    best_calls,
     check_fit,
     pool_wells,
     predict_folds,
     predict_sites,
+    profiles_table,
     sites_to_predict,
+    skewed_plates,
     tier_of_reading,
 )
 from deepnoise.ingestion.design import make_folds
 from deepnoise.normalization.statistics import statistics_of_plates
+from deepnoise.plate_balancing.scores import log_softmax
 from deepnoise.tables import EMBEDDING, SCORE, matrix, validate_table
 from deepnoise.training.augmentation import dihedral_view
 from deepnoise.training.model import TrainedModel
-from deepnoise.training.network import Network, NetworkSpec, reestimate_batch_norm
+from deepnoise.training.network import Network, NetworkSpec, choose_batch_size, reestimate_batch_norm
 
 
 @pytest.fixture(scope="module")
@@ -302,3 +308,163 @@ def test_specialists_together_predict_every_cell_type(screen, wells, folds, mode
     only = {"fold_0_GAMMA": models["fold_0_GAMMA"]}
     with pytest.raises(InputError, match="none of the specialists was trained on the cell types of this screen"):
         predict_folds(only, store, sites, wells, folds, statistics, **OPTIONS)
+
+
+# views, ensembles, single wells ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("views", "count"), [("none", 1), ("flips", 4), ("dihedral", 8), ("multicrop", 5)])
+def test_views_are_those_of_their_name(views, count):
+    pictures = torch.arange(2 * 3 * 16 * 16).reshape(2, 3, 16, 16)
+    seen = [view(pictures) for view in VIEWS[views]]
+    assert len(seen) == count == len({s.numpy().tobytes() for s in seen})
+    if views == "flips":
+        expected = [pictures, pictures.flip(-1), pictures.flip(-2), pictures.flip(-1, -2)]
+        assert {s.numpy().tobytes() for s in seen} == {e.contiguous().numpy().tobytes() for e in expected}
+    if views == "multicrop":
+        assert {s.shape[-2:] for s in seen} == {(14, 14)} and torch.equal(seen[4], pictures[..., 1:15, 1:15])
+
+
+def test_probabilities_are_averaged_where_that_is_asked(screen, wells, folds, model):
+    store, sites, statistics = screen
+    asked = sites_to_predict(model.facts, sites, wells, folds).head(3)
+    one = [
+        predict_sites(model, Turned(store, v), asked, statistics, **OPTIONS | {"views": "none"})[0] for v in range(8)
+    ]
+    log_p, _ = predict_sites(model, store, asked, statistics, pooling="probabilities", **OPTIONS)
+    p = np.mean([np.exp(log_softmax(own)) for own in one], axis=0)
+    np.testing.assert_allclose(np.exp(log_p), p, atol=1e-4)
+    logits, _ = predict_sites(model, store, asked, statistics, **OPTIONS)
+    np.testing.assert_allclose(logits, np.mean(one, axis=0), atol=1e-4)
+
+
+class Turned:
+    """A store whose pictures are turned, for views that are made by hand."""
+
+    def __init__(self, store, view):
+        self.store, self.view, self.channels = store, view, store.channels
+
+    def read(self, experiment, plate, store_rows=None):
+        pictures = torch.from_numpy(self.store.read(experiment, plate, store_rows))
+        return dihedral_view(pictures, self.view).contiguous().numpy()
+
+
+def test_sites_of_a_well_are_averaged_as_probabilities():
+    meta = {"fold": 0, "role": "heldout", "id_code": "a", "experiment": "e", "plate": "1", "well": "B02", "tier": "T1"}
+    sites = pd.DataFrame([meta | {"site": 1}, meta | {"site": 2}]).assign(score_x=[0.0, 4.0], score_y=[1.0, 0.0])
+    logits, _ = pool_wells(sites, sites[[*meta, "site"]].assign(plate_seen=False, embedding_0=1.0), "probabilities")
+    p = np.exp(log_softmax(sites[["score_x", "score_y"]].to_numpy())).mean(axis=0)
+    np.testing.assert_allclose(np.exp(matrix(logits, SCORE))[0], p)
+    assert logits.loc[0, "entropy"] == pytest.approx(-(p * np.log(p)).sum())
+
+
+def test_each_picture_is_read_once_with_adabn_too_and_a_large_unit_twice(screen, wells, folds, model, monkeypatch):
+    store, sites, statistics = screen
+    asked = sites_to_predict(model.facts, sites, wells, folds)
+    before = store.reads
+    once = predict_sites(model, store, asked, statistics, adabn="plate", **OPTIONS)[0]
+    assert store.reads - before == len(asked)
+    monkeypatch.setattr("deepnoise.training.network.HELD_BYTES", 0)
+    before = store.reads
+    twice = predict_sites(model, store, asked, statistics, adabn="plate", **OPTIONS)[0]
+    assert store.reads - before == 2 * len(asked)
+    np.testing.assert_array_equal(once, twice)
+
+
+@pytest.mark.parametrize("adabn", ["none", "plate", "experiment"])
+def test_a_single_well_is_called_as_among_the_whole_screen(screen, wells, folds, model, adabn):
+    store, sites, statistics = screen
+    options = OPTIONS | {"adabn": adabn}
+    whole, _ = predict_folds({"fold_0": model}, store, sites, wells, folds, statistics, **options)
+    one = whole.iloc[3]
+    name = f"{one['experiment']}/{one['plate']}/{one['well']}"
+    alone, embedded = predict_folds({"fold_0": model}, store, sites, wells, folds, statistics, only=name, **options)
+    assert alone["id_code"].tolist() == [one["id_code"]] == embedded["id_code"].tolist()
+    np.testing.assert_allclose(
+        matrix(alone, SCORE)[0], one[[c for c in whole if c.startswith(SCORE)]].to_numpy(float), atol=1e-4
+    )
+    assert best_calls(alone)[0].startswith(name + ": ")
+
+
+def test_a_name_that_is_not_there_or_was_trained_on_is_refused(screen, wells, folds, model):
+    store, sites, statistics = screen
+    for only, message in (
+        ("ALPHA-99", "there is no experiment 'ALPHA-99'; there are ALPHA-01"),
+        ("ALPHA-04/7", "there is no plate '7'"),
+        ("ALPHA-04/1/Z99", "there is no well 'Z99'"),
+        ("ALPHA-02", "whose pictures the model was trained on"),
+    ):
+        with pytest.raises(InputError, match=message):
+            predict_folds({"fold_0": model}, store, sites, wells, folds, statistics, only=only, **OPTIONS)
+
+
+def test_an_ensemble_averages_its_members_and_finds_who_is_right(screen, wells, folds, model):
+    store, sites, statistics = screen
+    torch.manual_seed(1)
+    spec = model.facts["network"]
+    other = TrainedModel(Network(NetworkSpec(**spec)).state_dict(), model.facts)
+    alone = [predict_folds({"fold_0": m}, store, sites, wells, folds, statistics, **OPTIONS)[0] for m in (model, other)]
+    together, _ = predict_folds(
+        {"fold_0": model}, store, sites, wells, folds, statistics, further={"student": {"fold_0": other}}, **OPTIONS
+    )
+    np.testing.assert_allclose(matrix(together, SCORE), np.mean([matrix(a, SCORE) for a in alone], axis=0), atol=1e-5)
+    columns = [c for c in alone[0] if c.startswith(SCORE)]
+    label = alone[0]["id_code"].map(wells.set_index("id_code")["perturbation"])
+    known = label.notna() & label.isin([c.removeprefix(SCORE) for c in columns])
+    good = alone[1].copy()
+    good[columns] = np.random.default_rng(0).normal(0, 1, (len(good), len(columns)))
+    for i in np.flatnonzero(known):
+        good.loc[good.index[i], SCORE + label.iloc[i]] += 3.0
+    for pooling in ("logits", "probabilities"):
+        found = average_members([alone[0], good], ["", "good"], wells, "validation", pooling)
+        validation = (found["role"] == "validation") & known
+        called = np.array(columns)[matrix(found, SCORE).argmax(axis=1)]
+        assert (called == SCORE + label.fillna("?"))[validation].mean() > 0.8
+    with pytest.raises(InputError, match="student is of tier T3, the teacher of T1"):
+        average_members([alone[0], alone[1].assign(tier="T3")], ["", "student"], wells, "equal", "logits")
+    with pytest.raises(InputError, match="student does not call the same perturbations; different: 7"):
+        average_members([alone[0], alone[1].drop(columns="score_7")], ["", "student"], wells, "equal", "logits")
+
+
+def test_partial_and_skewed_plates_are_told_where_batchnorm_adapts_to_them(screen, wells, folds, model, caplog):
+    store, sites, statistics = screen
+    unseen = sites_to_predict(model.facts, sites, wells, folds)
+    plate = unseen.loc[0, ["experiment", "plate"]]
+    on_it = (sites["experiment"] == plate["experiment"]) & (sites["plate"] == plate["plate"])
+    few = sites[~on_it | (on_it & (on_it.cumsum() <= 2))]
+    predict_folds({"fold_0": model}, store, few, wells, folds, statistics, adabn="plate", **OPTIONS)
+    assert f"plate {plate['experiment']}/{plate['plate']} has 2 wells with pictures" in caplog.text
+    logits = pd.DataFrame({"fold": 0, "id_code": [str(i) for i in range(12)], "experiment": "E", "plate": "1"})
+    logits = logits.assign(score_a=1.0, score_b=[0.0] * 8 + [2.0] * 4)
+    assert skewed_plates(logits, "plate") == [
+        "plate E/1: 67% of 12 wells are called a; if one perturbation fills the plate, AdaBN takes what it does for noise: compare "
+        "with inference.adabn none"
+    ]
+    assert skewed_plates(logits, "none") == [] and skewed_plates(logits.head(9), "plate") == []
+
+
+def test_profiles_carry_the_names_that_other_tools_know(screen, wells, folds, model):
+    store, sites, statistics = screen
+    _, embeddings = predict_folds({"fold_0": model}, store, sites, wells, folds, statistics, **OPTIONS)
+    table = validate_table(profiles_table(embeddings, wells), "profiles", "x")
+    assert len(table) == len(embeddings)
+    held = table["Metadata_Experiment"].isin(["ALPHA-04", "BETA-04"]) & (table["Metadata_Control"] == "treatment")
+    assert (
+        table.loc[held, "Metadata_Perturbation"].isna().all()
+        and table.loc[~held, "Metadata_Perturbation"].notna().all()
+    )
+
+
+def test_batches_are_sized_to_the_device(model):
+    network = Network(NetworkSpec(**model.facts["network"]))
+    cpu = torch.device("cpu")
+    assert choose_batch_size(network, cpu, 6, (64, 64)) == 128 and choose_batch_size(network, cpu, 6, (512, 512)) == 8
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_batches_fit_a_gpu(model):
+    network = Network(NetworkSpec(**model.facts["network"])).cuda()
+    size = choose_batch_size(network, torch.device("cuda"), 6, (512, 512))
+    assert 8 <= size <= 1024
+    network.embed(torch.zeros(size, 6, 512, 512, device="cuda"))

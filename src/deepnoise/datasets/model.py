@@ -8,10 +8,10 @@ import os
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from kedro.io import AbstractDataset, AbstractVersionedDataset, Version
+from kedro.io import AbstractDataset, AbstractVersionedDataset, DatasetError, Version
 
 from deepnoise.datasets.files import read_json, write_json
-from deepnoise.errors import InputError
+from deepnoise.errors import InputError, closest, first_few
 from deepnoise.training.model import TrainedModel
 
 if TYPE_CHECKING:
@@ -94,6 +94,43 @@ class ModelDataset(AbstractVersionedDataset):
 
     def _describe(self) -> dict[str, Any]:
         return {"filepath": str(self._filepath), "version": self._version}
+
+
+class EnsembleDataset(AbstractDataset[Any, dict[str, dict[str, TrainedModel]]]):
+    """Loads further models by name and version, for an ensemble.
+
+    Args:
+        folder: Where the entries ``teacher`` and ``student`` lie.
+        members: Words such as ``student`` (the last version) or ``teacher@2026-01-31T12.00.00.000Z``, with spaces between; or a list of them.
+        metadata: For kedro-viz.
+    """
+
+    def __init__(self, *, folder: str, members: str | list[str] = "", metadata: dict[str, Any] | None = None) -> None:
+        self._folder = folder
+        self._members = members.split() if isinstance(members, str) else list(members)
+        self.metadata = metadata
+
+    def load(self) -> dict[str, dict[str, TrainedModel]]:
+        found = {}
+        for member in self._members:
+            entry, _, version = member.partition("@")
+            if entry not in ("teacher", "student"):
+                raise InputError(f"ensemble names {member!r}; expected teacher or student, or these with @VERSION")
+            dataset = ModelDataset(filepath=f"{self._folder}/{entry}", version=Version(version or None, None))
+            try:
+                found[member] = dataset.load()
+            except DatasetError as error:
+                versions = sorted(path.name for path in Path(f"{self._folder}/{entry}").glob("*"))
+                raise InputError(
+                    f"ensemble names {member!r}, which is not there; versions of {entry}: {first_few(versions) or 'none'}.{closest(version, versions)}"
+                ) from error
+        return found
+
+    def save(self, data: Any) -> None:
+        raise InputError("the members of an ensemble are written by training")
+
+    def _describe(self) -> dict[str, Any]:
+        return {"folder": self._folder, "members": self._members}
 
 
 def _glob(pattern: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Scores of somebody else's model: a parquet or csv table, a table of neighbours, or a folder of submissions."""
+"""Scores of somebody else's model: a parquet or csv table, a table of neighbours, or a folder of submissions; and their wells."""
 
 from __future__ import annotations
 
@@ -8,8 +8,69 @@ from typing import Any
 import pandas as pd
 from kedro.io import AbstractDataset
 
+from deepnoise.datasets.files import read_csv
 from deepnoise.errors import InputError, first_few
+from deepnoise.ingestion.validation import validate_wells
 from deepnoise.tables import SCORE, TIERS, validate_table
+
+PLACE = ("experiment", "plate", "well")
+
+
+class ScoredWellsDataset(AbstractDataset[pd.DataFrame, pd.DataFrame]):
+    """The table ``wells`` from a table of scores alone, all wells unlabelled: for screens of which nothing else is at hand.
+
+    Their places are the columns experiment, plate and well; without these ``id_code`` is read as ``<experiment>_<plate>_<well>``. A column
+    ``cell_type`` is taken along.
+
+    Args:
+        filepath: A csv or parquet of scores, or a folder of submissions.
+        metadata: For kedro-viz.
+    """
+
+    def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
+        self._path = Path(filepath)
+        self.metadata = metadata
+
+    def load(self) -> pd.DataFrame:
+        parts = []
+        for file in _csv_files(self._path) if self._path.is_dir() else [self._path]:
+            if not file.is_file():
+                raise InputError(f"{file}: no such file or folder; give the scores as --params scores=PATH")
+            table = pd.read_parquet(file) if file.suffix == ".parquet" else read_csv(file, ["id_code"])
+            if "id_code" not in table:
+                raise InputError(f"{file}: column 'id_code' is missing; it has {first_few(map(str, table.columns), 8)}")
+            parts.append(table[[c for c in ("id_code", *PLACE, "cell_type") if c in table]].assign(source=file.name))
+        rows = pd.concat(parts, ignore_index=True).drop_duplicates("id_code", ignore_index=True)
+        if not set(PLACE) <= set(rows):
+            split = rows["id_code"].str.rsplit("_", n=2, expand=True)
+            wrong = split.isna().any(axis=1) if split.shape[1] == 3 else pd.Series(True, rows.index)
+            if wrong.any():
+                raise InputError(
+                    f"{self._path}: id_code {rows.loc[wrong, 'id_code'].iloc[0]!r} does not tell the place of the well; expected "
+                    "<experiment>_<plate>_<well>, or columns experiment, plate and well"
+                )
+            rows[list(PLACE)] = split.set_axis(list(PLACE), axis=1)
+        rows = rows.assign(well_type="treatment", perturbation=None, split="heldout")
+        if "cell_type" not in rows:
+            rows["cell_type"] = "all"
+        wells = validate_wells(rows, ["treatment"])[0]
+        strange = wells[~wells["id_code"].isin(rows["id_code"])]
+        if len(strange):
+            raise InputError(
+                f"{self._path}: id_code of well {'/'.join(strange[list(PLACE)].iloc[0])} is not {strange['id_code'].iloc[0]!r}; expected "
+                "<experiment>_<plate>_<well> with a well such as B02"
+            )
+        return wells
+
+    def save(self, data: pd.DataFrame) -> None:
+        raise InputError("scores of another model are an input and are never written")
+
+    def _describe(self) -> dict[str, Any]:
+        return {"filepath": str(self._path)}
+
+
+def _csv_files(folder: Path) -> list[Path]:
+    return sorted([*folder.glob("*.csv"), *folder.glob("*.csv.gz")])
 
 
 class ExternalScoresDataset(AbstractDataset[pd.DataFrame, pd.DataFrame]):
@@ -34,7 +95,7 @@ class ExternalScoresDataset(AbstractDataset[pd.DataFrame, pd.DataFrame]):
 
     def load(self) -> pd.DataFrame:
         if self._path.is_dir():
-            files = sorted([*self._path.glob("*.csv"), *self._path.glob("*.csv.gz")])
+            files = _csv_files(self._path)
             if not files:
                 raise InputError(f"{self._path}: holds no .csv or .csv.gz file; expected submissions (id_code, sirna)")
             table = pd.concat([self._votes(file) for file in files], ignore_index=True)

@@ -18,7 +18,14 @@ from deepnoise.parameters import PlateBalancingParameters
 from deepnoise.plate_balancing.groups import infer_groups
 from deepnoise.plate_balancing.methods import METHODS, shut_out
 from deepnoise.plate_balancing.scores import META, log_probabilities
-from deepnoise.plate_balancing.temperature import DOUBT, LEAST_WELLS, abstention_threshold, fit_to_design, fit_to_labels
+from deepnoise.plate_balancing.temperature import (
+    DOUBT,
+    LEAST_WELLS,
+    TEMPERATURE_WELLS,
+    abstention_threshold,
+    fit_to_design,
+    fit_to_labels,
+)
 from deepnoise.tables import SCHEMAS, SCORE, class_names, matrix, prefixed
 
 logger = logging.getLogger(__name__)
@@ -260,14 +267,19 @@ def _temperatures(
     most_plates: int,
     doubt: float,
 ) -> tuple[dict[str, float], dict[str, str]]:
-    """Temperature of each cell type, and where it comes from: given, validation, or design, which gives one to all cell types left."""
+    """Temperature of each cell type, and where it comes from.
+
+    Given; or by the labels of validation wells, those of the cell type if there are enough, else all; or by the design, one for all.
+    """
     temperature, source = {}, {}
+    labelled = np.flatnonzero(validation >= 0)
     for cell in sorted(kind.unique()):
-        labelled = np.flatnonzero((kind == cell).to_numpy() & (validation >= 0))
+        of_cell = labelled[(kind.to_numpy() == cell)[labelled]]
+        asked = of_cell if len(of_cell) >= TEMPERATURE_WELLS else labelled
         if own.temperature != "auto":
             temperature[cell], source[cell] = float(own.temperature), "given"
-        elif len(labelled) >= LEAST_WELLS:
-            temperature[cell] = fit_to_labels(scores[labelled], validation[labelled], own.unlisted)
+        elif len(asked) >= TEMPERATURE_WELLS:
+            temperature[cell] = fit_to_labels(scores[asked], validation[asked], own.unlisted)
             source[cell] = "validation"
     left = [cell for cell in kind.unique() if cell not in temperature]
     if left:

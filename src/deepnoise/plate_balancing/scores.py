@@ -6,7 +6,7 @@ import logging
 
 import numpy as np
 import pandas as pd
-from scipy.special import logsumexp
+from scipy.special import entr, logsumexp
 
 from deepnoise.errors import InputError, first_few
 from deepnoise.tables import SCORE, class_names, matrix, natural_order, prefixed
@@ -127,6 +127,11 @@ def log_probabilities(scores: np.ndarray, temperature: np.ndarray | float, unlis
         least = np.where(missing, 0.0, scaled).min(axis=1, keepdims=True)
         scaled = np.where(missing, least - unlisted, scaled)
     return log_softmax(scaled)
+
+
+def entropies(scores: np.ndarray) -> np.ndarray:
+    """(W,) entropy of the softmax of each row, in nats."""
+    return entr(np.exp(log_softmax(np.asarray(scores, np.float64)))).sum(axis=1)
 
 
 def log_softmax(scores: np.ndarray) -> np.ndarray:

@@ -10,7 +10,8 @@ from scipy.optimize import minimize_scalar
 from deepnoise.plate_balancing.methods import match_marginals
 from deepnoise.plate_balancing.scores import log_probabilities
 
-LEAST_WELLS = 50  # labelled wells that a temperature, a method or a threshold is chosen on
+TEMPERATURE_WELLS = 30  # labelled wells that a temperature is fitted on
+LEAST_WELLS = 50  # labelled wells that a method or a threshold of abstention is chosen on
 ROUNDS = 24  # of the matching that tells how well plates fit the design
 DOUBT = (
     2.0  # nats (a likelihood ratio at 95 %) by which scores must explain the plates better than scores that say nothing

@@ -8,6 +8,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from deepnoise.plate_balancing.scores import entropies
 from deepnoise.tables import FEATURE, SCHEMAS, SCORE, natural_order, prefixed
 
 
@@ -38,7 +39,9 @@ def score_hand_features(features: pd.DataFrame, wells: pd.DataFrame, folds: pd.D
         log_p = model.predict_log_proba(asked[names].to_numpy())
         order = natural_order(known)
         log_p = np.clip(log_p[:, [known.index(name) for name in order]], -50, 0)
-        meta = asked[["role", "id_code", "experiment", "plate", "well", "site"]].assign(fold=fold, tier=tier)
+        meta = asked[["role", "id_code", "experiment", "plate", "well", "site"]].assign(
+            fold=fold, tier=tier, entropy=entropies(log_p)
+        )
         parts.append(pd.concat([meta, prefixed(log_p.astype(np.float32), order, SCORE, meta.index)], axis=1))
     if not parts:
         return SCHEMAS["site_logits"].empty()

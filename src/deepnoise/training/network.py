@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,9 @@ from torch import nn
 
 from deepnoise.errors import InputError, closest
 from deepnoise.training.images import Batch, SitePictures
+
+HELD_BYTES = 2 * 1024**3
+"""Most raw pictures that stay in memory between the two readings of AdaBN: a plate of RxRx1 takes 1 GB."""
 
 
 class ArcFace(nn.Module):
@@ -204,8 +207,11 @@ def adapted_batches(
     size: int,
     pixels: Callable[[Batch], torch.Tensor],
     adapt: bool,
+    chosen: np.ndarray | None = None,
 ) -> Iterator[tuple[Batch, torch.Tensor]]:
     """Batches with their normalized pictures, unit by unit; with ``adapt`` BatchNorm statistics are first re-estimated on each unit.
+
+    A unit of at most HELD_BYTES of raw pictures is read once; a larger one a second time.
 
     Args:
         network: Changed in place where it adapts.
@@ -214,13 +220,52 @@ def adapted_batches(
         size: Most pictures a batch.
         pixels: Makes the input of the network from a batch.
         adapt: See above.
+        chosen: (S,) bool rows that are asked for, the others only serve to adapt; None: all.
     """
     for unit in units:
         order = np.array_split(unit, max(1, -(-len(unit) // size)))
-        if adapt:
-            reestimate_batch_norm(network, (pixels(batch) for batch in pictures.batches(order)))
-        for batch in pictures.batches(order):
+        held: list[Batch] = []
+        if adapt and (chosen is None or chosen[unit].any()):
+            reestimate_batch_norm(network, map(pixels, _holding(pictures.batches(order), held)))
+            if len(held) < len(order):  # not all would fit
+                held.clear()
+        if chosen is not None and not chosen[unit].all():
+            asked = unit[chosen[unit]]
+            order, held = [part for part in np.array_split(asked, max(1, -(-len(asked) // size))) if len(part)], []
+        for batch in held or pictures.batches(order):
             yield batch, pixels(batch)
+
+
+def _holding(batches: Iterable[Batch], held: list[Batch]) -> Iterator[Batch]:
+    """The batches, which are put into ``held`` as long as there is room for their pictures."""
+    room = HELD_BYTES
+    for batch in batches:
+        room -= batch.pictures.nbytes
+        if room >= 0:
+            held.append(batch)
+        yield batch
+
+
+def choose_batch_size(network: Network, device: torch.device, channels: int, image_size: Sequence[int]) -> int:
+    """Pictures a batch of inference: on a GPU what fits in half of its free memory, by a trial of two; on a CPU what stays in its caches.
+
+    Args:
+        network: On the device.
+        device: See :func:`choose_device`.
+        channels: Of the pictures.
+        image_size: (H, W).
+
+    Returns:
+        8 to 1,024 pictures on a GPU, 8 to 128 elsewhere.
+    """
+    if device.type != "cuda":
+        return int(np.clip(128 * 64 * 64 // (image_size[0] * image_size[1]), 8, 128))
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    with torch.inference_mode(), autocast(device):
+        network.embed(torch.zeros(2, channels, *image_size, device=device))
+    each = max(torch.cuda.max_memory_allocated(device) - before, 2) / 2
+    return int(np.clip(torch.cuda.mem_get_info(device)[0] / 2 / each, 8, 1024))
 
 
 def choose_device(name: str) -> torch.device:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import pandas as pd
@@ -10,9 +11,12 @@ from deepnoise.normalization.illumination import corrected_store
 from deepnoise.parameters import InferenceParameters
 from deepnoise.training.model import TrainedModel
 
+logger = logging.getLogger(__name__)
+
 
 def predict_sites(
     teacher: dict[str, TrainedModel],
+    further_models: dict[str, dict[str, TrainedModel]],
     image_store: Any,
     illumination_fields: pd.DataFrame,
     sites: pd.DataFrame,
@@ -24,14 +28,30 @@ def predict_sites(
     """Logits and embeddings of every site that the teacher was not trained on, and of a few experiments that it was."""
     from deepnoise.inference.prediction import predict_folds
 
+    own = parameters
     return predict_folds(
-        teacher, corrected_store(image_store, illumination_fields), sites, wells, folds, plate_statistics,
-        views=parameters.views, adabn=parameters.adabn, seen_experiments=parameters.seen_experiments, batch_size=parameters.batch_size, device_name=parameters.device,
+        teacher, corrected_store(image_store, illumination_fields), sites, wells, folds, plate_statistics, further=further_models,
+        weights=own.ensemble_weights, only=own.only, views=own.views, pooling=own.pooling, adabn=own.adabn,
+        seen_experiments=own.seen_experiments, batch_size=own.batch_size, device_name=own.device,
     )  # fmt: skip
 
 
-def pool_sites(site_logits: pd.DataFrame, site_embeddings: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Average the sites of each well."""
-    from deepnoise.inference.prediction import pool_wells
+def pool_sites(
+    site_logits: pd.DataFrame, site_embeddings: pd.DataFrame, parameters: InferenceParameters
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Average the sites of each well; the calls of a few named wells are told at once."""
+    from deepnoise.inference.prediction import best_calls, pool_wells
 
-    return pool_wells(site_logits, site_embeddings)
+    wells, embeddings = pool_wells(site_logits, site_embeddings, parameters.pooling)
+    if parameters.only:
+        logger.info("later stages read these %s wells alone until inference runs again on the whole", len(wells))
+        for line in best_calls(wells.head(8)):
+            logger.info("%s", line)
+    return wells, embeddings
+
+
+def export_profiles(site_embeddings: pd.DataFrame, wells: pd.DataFrame) -> pd.DataFrame:
+    """Embeddings of sites under the column names of other tools."""
+    from deepnoise.inference.prediction import profiles_table
+
+    return profiles_table(site_embeddings, wells)

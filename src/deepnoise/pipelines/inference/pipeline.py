@@ -1,4 +1,4 @@
-"""teacher, image_store, plate_statistics -> predict_sites -> site_logits -> pool_sites -> well_logits, well_embeddings."""
+"""teacher, image_store, plate_statistics -> predict_sites -> site_logits, profiles -> pool_sites -> well_logits, well_embeddings."""
 
 from kedro.pipeline import Node, Pipeline
 
@@ -13,6 +13,7 @@ def create_pipeline() -> Pipeline:
                 nodes.predict_sites,
                 [
                     "teacher",
+                    "further_models",
                     "image_store",
                     "illumination_fields",
                     "sites",
@@ -26,10 +27,11 @@ def create_pipeline() -> Pipeline:
             ),
             Node(
                 nodes.pool_sites,
-                ["site_logits", "site_embeddings"],
+                ["site_logits", "site_embeddings", "params:inference"],
                 ["well_logits", "well_embeddings"],
                 name="pool_sites",
             ),
+            Node(nodes.export_profiles, ["site_embeddings", "wells"], "profiles", name="export_profiles"),
         ],
         namespace="inference",
         prefix_datasets_with_namespace=False,
