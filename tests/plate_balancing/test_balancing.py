@@ -102,6 +102,11 @@ def test_known_contents_are_a_filter_that_is_not_inferred():
     filtered = steps[steps["step"] == "group_filter"]
     there = (filtered["experiment"] == "E0") & (filtered["plate"] == "0")
     assert filtered.loc[there, "candidates"].eq(8).all() and filtered.loc[~there, "candidates"].eq(32).all()
+    allowed = set(one["perturbation"])
+    for _, rows in steps[(steps["experiment"] == "E0") & (steps["plate"] == "0") & (steps["step"] != "plain")].groupby(
+        "step"
+    ):
+        assert set(rows["call"]) <= allowed
     with pytest.raises(InputError, match="plate_contents names 1 perturbations that are not scored: banana"):
         balance(table, Knowledge(layout, contents=one.assign(perturbation=["banana", *one["perturbation"][1:]])), OWN)
 
@@ -189,8 +194,8 @@ def test_any_table_gives_probabilities_and_calls(wells, classes, doubled, named,
     table = table.join(pd.DataFrame(values, columns=names))
     layout = pd.DataFrame({"perturbation": [str(c) for c in range(classes)], "group": 0, "per_plate": 1})
     found = balance(table, Knowledge(layout), OWN.model_copy(update={"compare": list(METHODS)}))
-    for step, wide in found.probabilities.items():
-        np.testing.assert_allclose(wide.sum(axis=1), 1, atol=1e-4, err_msg=step)
+    for step in found.blocks:
+        np.testing.assert_allclose(found.probabilities(step).sum(axis=1), 1, atol=1e-4, err_msg=step)
     assert found.steps["confidence"].between(0, 1 + 1e-6).all() and len(found.steps) == wells * len(
         set(found.steps["step"])
     )

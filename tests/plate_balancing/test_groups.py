@@ -39,7 +39,7 @@ def test_group_inference_is_the_best_of_all_permutations():
         totals = {p: sum(score[i, p[plate[i]]] for i in range(16)) for p in permutations(range(4))}
         ranked = sorted(totals, key=totals.get, reverse=True)
         assert tuple(found.groups) == ranked[0]
-        assert found.margin * 16 == pytest.approx(totals[ranked[0]] - totals[ranked[1]], abs=1e-9)
+        assert found.margin * 16 == pytest.approx(totals[ranked[0]] - totals[ranked[1]], abs=1e-4)
 
 
 @pytest.mark.parametrize(

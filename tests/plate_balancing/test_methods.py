@@ -8,12 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepnoise.plate_balancing.methods import (
-    FORBIDDEN,
     GREEDY_STEPS,
     assign,
     greedy_coefficients,
     match_marginals,
-    shut_out,
     sinkhorn,
 )
 from deepnoise.plate_balancing.scores import log_softmax
@@ -129,13 +127,6 @@ def test_matching_becomes_the_assignment_as_scores_get_sharp():
         scores = np.random.default_rng(seed).normal(0, 1, (6, 6))
         sharp = log_softmax(scores / 0.05)
         assert match_marginals(sharp, once(sharp))[0].argmax(axis=1).tolist() == assign(sharp, once(sharp)).tolist()
-
-
-def test_no_method_uses_a_class_that_is_shut_out():
-    log_p = shut_out(np.log(np.array([[0.4, 0.6], [0.3, 0.7]])), np.array([1, 0]))
-    assert assign(log_p, np.array([1, 0])).tolist() == [0, 0] and (log_p[:, 1] == FORBIDDEN).all()
-    for function in (sinkhorn, lambda p, c: match_marginals(p, c)[0]):
-        assert (np.exp(function(log_p, np.array([1, 0])))[:, 1] == 0).all()
 
 
 def recounted_coefficients(p):

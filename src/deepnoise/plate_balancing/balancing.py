@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.special import entr
 
 from deepnoise.errors import InputError, closest, first_few
 from deepnoise.parameters import PlateBalancingParameters
 from deepnoise.plate_balancing.groups import infer_groups
-from deepnoise.plate_balancing.methods import METHODS, shut_out
-from deepnoise.plate_balancing.scores import META, log_probabilities
+from deepnoise.plate_balancing.methods import METHODS
+from deepnoise.plate_balancing.scores import META, log_probabilities, log_softmax
 from deepnoise.plate_balancing.temperature import (
     DOUBT,
     LEAST_WELLS,
@@ -36,6 +36,8 @@ UNFILTERED_PLATES, PLATES = (
 )  # of each cell type, on which the design is asked for a temperature: before and after groups are known
 Plates = dict[tuple[str, str], np.ndarray]  # (experiment, plate) -> rows
 Capacities = dict[tuple[str, str], np.ndarray]  # (experiment, plate) -> (K,) int
+Block = tuple[np.ndarray, np.ndarray, np.ndarray]  # rows, columns and (W, K') float32 probabilities of a plate
+LogP = Callable[[np.ndarray], np.ndarray]  # rows -> (W, K) log probabilities
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,15 @@ class Balanced:
     steps: pd.DataFrame  # balancing_steps
     groups: pd.DataFrame  # plate_groups
     calibration: pd.DataFrame  # calibration
-    probabilities: dict[str, np.ndarray]  # step -> (W, K) float32: as scored, after the filter, after the chosen method
+    blocks: dict[str, list[Block]]  # step -> plates, for the scores, the filter and the chosen method
+    shape: tuple[int, ...]  # (W, K)
+
+    def probabilities(self, step: str) -> np.ndarray:
+        """(W, K) float32 probabilities after a step."""
+        dense = np.zeros(self.shape, np.float32)
+        for rows, columns, p in self.blocks[step]:
+            dense[np.ix_(rows, columns)] = p
+        return dense
 
 
 def design_tier(tier: str) -> str:
@@ -101,16 +111,24 @@ def balance(table: pd.DataFrame, known: Knowledge, own: PlateBalancingParameters
         return np.where(usual > 0, usual, -(-len(rows) // len(names)))
 
     capacity: Capacities = {key: given[key] if key in given else anything(rows) for key, rows in plates.items()}
+
+    def log_p(rows: np.ndarray) -> np.ndarray:
+        """(W, K) log probabilities of some wells, at the present temperature; made anew for each plate, so that memory stays bounded."""
+        together = (
+            slice(rows[0], rows[-1] + 1) if rows[-1] - rows[0] + 1 == len(rows) else rows
+        )  # a slice is not copied
+        return log_probabilities(scores[together], degrees[together], own.unlisted)
+
     temperature, source = _temperatures(scores, kind, validation, plates, capacity, own, UNFILTERED_PLATES, 0.0)
-    log_p = log_probabilities(scores, kind.map(temperature).to_numpy(float), own.unlisted)
+    degrees = kind.map(temperature).to_numpy(float)
     found = _find_groups(log_p, table, known, group_of_class, own)
     capacity = _within_groups(capacity, found, group_of_class, given)
     if "design" in source.values():  # again, among the classes that are left
         temperature, source = _temperatures(scores, kind, validation, plates, capacity, own, PLATES, DOUBT)
-        log_p = log_probabilities(scores, kind.map(temperature).to_numpy(float), own.unlisted)
+        degrees = kind.map(temperature).to_numpy(float)
         if not found["decided"].all():  # the first temperature may have been far off
-            open_ = table["experiment"].isin(found.loc[~found["decided"].astype(bool), "experiment"]).to_numpy()
-            again = _find_groups(log_p[open_], table[open_].reset_index(drop=True), known, group_of_class, own)
+            open_ = set(found.loc[~found["decided"].astype(bool), "experiment"])
+            again = _find_groups(log_p, table, known, group_of_class, own, open_)
             found = pd.concat([found[found["decided"]], again]).sort_values(["experiment", "plate"], ignore_index=True)
             capacity = _within_groups(capacity, again, group_of_class, given)
 
@@ -119,24 +137,24 @@ def balance(table: pd.DataFrame, known: Knowledge, own: PlateBalancingParameters
     others = [name for name in own.compare if name not in (method, "none")]
     order = ["plain", *filters, *others, *([] if method == "none" else [method])]  # the chosen one last
     steps = {name: _Step(len(table), name) for name in order}
-    wide = {name: np.zeros(log_p.shape, np.float32) for name in ("plain", *filters, method) if name in steps}
+    kept: dict[str, list[Block]] = {name: [] for name in ("plain", *filters, method) if name in steps}
+    wells, everything = table["well"].to_numpy(object), np.arange(len(names))
     for key, rows in plates.items():
-        plain = log_p[rows]
+        plain = log_p(rows)
         on_plate = np.flatnonzero(capacity[key])
         room = capacity[key][on_plate]
-        filtered = shut_out(plain, capacity[key])[:, on_plate]
+        filtered = log_softmax(plain[:, on_plate].astype(np.float64))
         for name, step in steps.items():
             if name == "plain":
-                columns, log_q, calls = np.arange(len(names)), plain, plain.argmax(axis=1)
+                columns, log_q, calls = everything, plain, plain.argmax(axis=1)
             else:
                 columns = on_plate
                 log_q, calls = METHODS.get(name, METHODS["none"])(filtered, room)
-            p = np.exp(log_q)
-            step.note(rows, p, calls, columns)
-            if name in wide:
-                wide[name][np.ix_(rows, columns)] = p
+            p = step.note(rows, log_q.astype(np.float32, copy=False), calls, columns)
+            if name in kept:
+                kept[name].append((rows, columns, p))
         for step in steps.values():
-            step.explain(rows, steps["plain"].calls, capacity[key], table["well"].to_numpy(), names)
+            step.explain(rows, steps["plain"].calls, capacity[key], wells, names)
     base = table[META[:-1]]
     tiers = {name: tier if name == "plain" else design_tier(tier) for name in order}
     return Balanced(
@@ -148,7 +166,8 @@ def balance(table: pd.DataFrame, known: Knowledge, own: PlateBalancingParameters
             [(cell, t, source[cell], int((kind == cell).sum()), tier) for cell, t in temperature.items()],
             columns=list(SCHEMAS["calibration"].columns),
         ),
-        wide,
+        kept,
+        scores.shape,
     )
 
 
@@ -162,16 +181,18 @@ class _Step:
         self._candidates = np.zeros(wells, int)
         self._reason = np.full(wells, "", dtype=object)
 
-    def note(self, rows: np.ndarray, p: np.ndarray, calls: np.ndarray, columns: np.ndarray) -> None:
-        """(W, K') probabilities and (W,) calls among the classes that the step allows, which are ``columns`` of all."""
-        at = np.arange(len(p)), calls
+    def note(self, rows: np.ndarray, log_q: np.ndarray, calls: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        """Take (W, K') log probabilities and (W,) calls among the classes that the step allows, ``columns`` of all; gives the probabilities."""
+        at = np.arange(len(calls)), calls
+        p = np.exp(log_q)
         self.calls[rows] = columns[calls]
-        self._confidence[rows] = p[at]
-        self._entropy[rows] = entr(p).sum(axis=1)
+        self._confidence[rows] = called = p[at]
+        self._entropy[rows] = -np.einsum("ij,ij->i", p, log_q)
         self._candidates[rows] = len(columns)
-        rival = p.copy()
-        rival[at] = 0.0
-        self._margin[rows] = p[at] - rival.max(axis=1)
+        p[at] = 0.0
+        self._margin[rows] = called - p.max(axis=1)
+        p[at] = called
+        return p
 
     def explain(
         self, rows: np.ndarray, plain: np.ndarray, capacity: np.ndarray, wells: np.ndarray, names: list[str]
@@ -202,8 +223,11 @@ def probability_table(found: Balanced, table: pd.DataFrame) -> pd.DataFrame:
     names, base = class_names(table), table[META[:-1]].drop(columns="role")
     tier = found.steps.drop_duplicates("step").set_index("step")["tier"]
     parts = [
-        pd.concat([base.assign(step=step, tier=tier[step]), prefixed(values, names, SCORE, base.index)], axis=1)
-        for step, values in found.probabilities.items()
+        pd.concat(
+            [base.assign(step=step, tier=tier[step]), prefixed(found.probabilities(step), names, SCORE, base.index)],
+            axis=1,
+        )
+        for step in found.blocks
     ]
     return pd.concat(parts, ignore_index=True)
 
@@ -294,17 +318,25 @@ def _temperatures(
 
 
 def _find_groups(
-    log_p: np.ndarray, table: pd.DataFrame, known: Knowledge, group_of_class: np.ndarray, own: PlateBalancingParameters
+    log_p: LogP,
+    table: pd.DataFrame,
+    known: Knowledge,
+    group_of_class: np.ndarray,
+    own: PlateBalancingParameters,
+    only: set[str] | None = None,
 ) -> pd.DataFrame:
-    """The table ``plate_groups``; no rows where perturbations do not travel in groups."""
+    """The table ``plate_groups``, of some experiments or all; no rows where perturbations do not travel in groups."""
     groups = int(group_of_class.max()) + 1
     if own.group_inference == "none" or groups < 2:
         return SCHEMAS["plate_groups"].empty()
     found = []
+    names = table["plate"].to_numpy(object)
     for experiment, rows in table.groupby("experiment", sort=True).indices.items():
-        plates, plate = np.unique(table["plate"].to_numpy()[rows], return_inverse=True)
+        if only is not None and experiment not in only:
+            continue
+        plates, plate = np.unique(names[rows], return_inverse=True)
         layouts = _other_layouts(known.in_use, experiment, plates)
-        answer = infer_groups(log_p[rows], plate, group_of_class, own.group_posterior, own.group_statistic, layouts)
+        answer = infer_groups(log_p(rows), plate, group_of_class, own.group_posterior, own.group_statistic, layouts)
         for name, group in zip(plates, answer.groups, strict=True):
             found.append((experiment, name, group, answer.posterior, answer.margin, answer.decided, answer.statistic))
     return pd.DataFrame(found, columns=list(SCHEMAS["plate_groups"].columns))
@@ -330,7 +362,7 @@ def _other_layouts(in_use: pd.DataFrame | None, experiment: str, plates: np.ndar
     return dict(Counter(complete.itertuples(index=False, name=None)))
 
 
-def _best_on_validation(log_p: np.ndarray, plates: Plates, capacity: Capacities, validation: np.ndarray) -> str:
+def _best_on_validation(log_p: LogP, plates: Plates, capacity: Capacities, validation: np.ndarray) -> str:
     """The method with most right calls on validation wells; ASSUMED unless another is better by more than a standard error of the difference."""
     labelled = validation >= 0
     if labelled.sum() < LEAST_WELLS:
@@ -338,12 +370,14 @@ def _best_on_validation(log_p: np.ndarray, plates: Plates, capacity: Capacities,
     candidates = {
         name: function for name, function in METHODS.items() if name != "greedy"
     }  # which is there to be compared
-    right = {name: np.zeros(len(log_p), bool) for name in candidates}
+    right = {name: np.zeros(len(validation), bool) for name in candidates}
     for key, rows in plates.items():
         if labelled[rows].any():
-            filtered = shut_out(log_p[rows], capacity[key])
+            on_plate = np.flatnonzero(capacity[key])
+            filtered = log_softmax(log_p(rows)[:, on_plate].astype(np.float64))
             for name, function in candidates.items():
-                right[name][rows] = function(filtered, capacity[key])[1] == validation[rows]
+                calls = on_plate[function(filtered, capacity[key][on_plate])[1]]
+                right[name][rows] = calls == validation[rows]
     best, gain = ASSUMED, 0.0
     for name, own in right.items():
         difference = own[labelled].astype(float) - right[ASSUMED][labelled]

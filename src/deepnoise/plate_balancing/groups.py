@@ -114,11 +114,11 @@ def _infer(
     layouts: Mapping[tuple[int, ...], int],
 ) -> GroupInference:
     plates, count = int(plate.max()) + 1, int(group_of_class.max()) + 1
-    member = (group_of_class[:, None] == np.arange(count)).astype(np.float64)  # (K, G)
+    member = (group_of_class[:, None] == np.arange(count)).astype(np.float32)  # (K, G)
     per_well = np.empty((len(log_p), count))
     for i in range(plates):
         taken = STATISTICS[statistic](log_p[plate == i])
-        weight = np.exp(taken - taken.max(axis=1, keepdims=True))
+        weight = np.exp(taken - taken.max(axis=1, keepdims=True), dtype=np.float32, casting="same_kind")
         per_well[plate == i] = np.log(np.clip(weight @ member / weight.sum(axis=1, keepdims=True), FLOOR, None))
     score = np.stack([per_well[plate == i].sum(axis=0) for i in range(plates)])  # (P, G)
     best = _assignment(score)

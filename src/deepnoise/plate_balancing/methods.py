@@ -1,7 +1,7 @@
 """Balancing one plate whose contents are known: matching marginals, Sinkhorn, assignment, the published greedy coefficients.
 
-Each function takes log probabilities (W, K) and capacities (K,): the most wells of the plate that a perturbation can stand in, 0 for one
-that cannot be there, 1 where each stands once. METHODS is the table of them.
+Each function takes log probabilities (W, K) of the classes that can be on the plate, and their capacities (K,): the most wells that each
+can stand in, 1 where it stands once. METHODS is the table of them.
 """
 
 from __future__ import annotations
@@ -13,33 +13,15 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 from scipy.special import logsumexp
 
-FORBIDDEN = -1e9  # log probability of a class that cannot be there
-SURE = 1e-6  # a marginal is held this far from 0 and 1: float32 tells no closer
+SURE = np.float32(1e-6)  # a marginal is held this far from 1: float32 tells no closer
 LEAST = -60.0  # log of the least weight beside the best of a well, so that float32 does not round it to nothing
 ITERATIONS = 200  # most rounds of the matching; it takes 15 to 60
-SETTLED = 1e-3  # the matching stops when no marginal moves by more in four rounds
+SETTLED = 4e-3  # the matching stops when no marginal moves by more in four rounds
 SINKHORN_ITERATIONS = 500
 SINKHORN_TOLERANCE = 1e-3  # wells a class
 ROUNDS = 25  # rounds of Sinkhorn between two that are taken in logs
 GREEDY_STEPS = 3000
 GREEDY_RATES = (0.01, 0.0001)  # first and last step of a multiplier
-
-
-def shut_out(log_p: np.ndarray, capacity: np.ndarray) -> np.ndarray:
-    """Log probabilities among the classes that can be on the plate.
-
-    Args:
-        log_p: (W, K) log probabilities or scores.
-        capacity: (K,) int.
-
-    Returns:
-        (W, K); rows sum to 1, classes without capacity are FORBIDDEN.
-    """
-    allowed = capacity > 0
-    inner = np.full(log_p.shape, FORBIDDEN)
-    if allowed.any():
-        inner[:, allowed] = log_p[:, allowed] - logsumexp(log_p[:, allowed], axis=1, keepdims=True)
-    return inner
 
 
 def match_marginals(
@@ -63,19 +45,17 @@ def match_marginals(
         (W, K) log marginals, rows sum to 1, and the log Bethe partition function: how likely independent draws from ``log_p`` are to make a
         possible plate (nats, up to a constant of the design).
     """
-    wells = len(log_p)
-    allowed = np.flatnonzero((capacity > 0) & (log_p > FORBIDDEN / 2).any(axis=0))
-    room = np.minimum(capacity[allowed], wells)
+    wells, classes = log_p.shape
+    room = np.minimum(capacity, wells)
     free = room >= wells
     copies = np.where(free, 1, room)
-    column = np.repeat(np.arange(len(allowed)), copies)
-    inner = log_p[:, allowed]
-    top = inner.max(axis=1, keepdims=True)
-    p = np.exp(np.maximum(inner - top, LEAST))[:, column].astype(np.float32)
-    free = free[column]
+    top = log_p.max(axis=1, keepdims=True)
+    p = np.exp(np.maximum(log_p - top, LEAST)).astype(np.float32)
     places = int(copies.sum())
+    if places > classes:
+        p, free = np.repeat(p, copies, axis=1), np.repeat(free, copies)
     if not free.any() and places < wells:  # wells too many: one more place, for any number of them
-        extra = np.exp(-top - np.log(len(allowed))).astype(np.float32)
+        extra = np.exp(-top - np.log(classes)).astype(np.float32)
         p, free = np.hstack([p, extra]), np.append(free, True)
     absent = np.float32(free.any() or places > wells)  # weight of a place that stays empty
     constrained = ~free if free.any() else slice(None)
@@ -85,36 +65,34 @@ def match_marginals(
     for round_ in range(iterations):
         np.multiply(p, message, out=rest)
         total = rest.sum(axis=1, keepdims=True)
-        np.subtract(total, rest, out=rest)
-        np.maximum(rest, SURE * total, out=rest)
+        np.subtract((1 + SURE) * total, rest, out=rest)
         np.divide(p, rest, out=odds)
         claimed = odds.sum(axis=0, keepdims=True) + absent
-        np.subtract(claimed, odds, out=rest)
-        np.maximum(rest, SURE * claimed, out=rest)
-        np.divide(1, rest, out=rest)
-        message[:, constrained] = rest[:, constrained]
+        np.subtract((1 + SURE) * claimed, odds, out=rest)
+        if free.any():
+            message[:, constrained] = 1 / rest[:, constrained]
+        else:
+            np.divide(1, rest, out=message)
         if round_ % 4 == 3:
-            marginal = odds * message
-            marginal /= 1 + marginal
+            np.multiply(odds, message, out=rest)
+            marginal = rest / (1 + rest)
             if before is not None and np.abs(marginal - before).max() < settled:
                 break
             before = marginal
     joint = (odds * message).astype(np.float64)
     evidence = (
-        float(np.log((p.astype(np.float64) * message).sum(axis=1)).sum() + top.sum())
+        float(np.log((p * message).sum(axis=1, dtype=np.float64)).sum() + top.sum())
         + float(np.log(absent + odds.sum(axis=0, dtype=np.float64))[constrained].sum())
         - float(np.log1p(joint)[:, constrained].sum())
     )
     marginal = joint / (1 + joint)
-    by_class = marginal[:, : len(column)]
-    if len(column) > len(allowed):
-        by_class = np.add.reduceat(by_class, np.searchsorted(column, np.arange(len(allowed))), axis=1)
-    if marginal.shape[1] > len(column):
-        by_class = by_class + marginal[:, -1:] * np.exp(inner)
+    by_class = marginal[:, :places]
+    if places > classes:
+        by_class = np.add.reduceat(by_class, np.cumsum(copies) - copies, axis=1)
+    if p.shape[1] > places:
+        by_class = by_class + marginal[:, -1:] * np.exp(log_p)
     by_class = np.maximum(by_class, 1e-30)
-    result = np.full(log_p.shape, FORBIDDEN)
-    result[:, allowed] = np.log(by_class / by_class.sum(axis=1, keepdims=True))
-    return result, evidence
+    return np.log(by_class / by_class.sum(axis=1, keepdims=True)), evidence
 
 
 def sinkhorn(
@@ -129,7 +107,7 @@ def sinkhorn(
     each class is used in proportion. Source of the scaling: Cuturi 2013, arXiv 1306.0895.
 
     Args:
-        log_p: (W, K) log probabilities, rows normalized; FORBIDDEN marks classes that cannot be there.
+        log_p: (W, K) log probabilities, rows normalized.
         capacity: (K,) int.
         iterations: Most rounds, taken in steps of ROUNDS.
         tolerance: Stop when no class is used more than this away from its share.
@@ -137,10 +115,9 @@ def sinkhorn(
     Returns:
         (W, K) log probabilities; rows sum to 1.
     """
-    allowed = (capacity > 0) & (log_p > FORBIDDEN / 2).any(axis=0)
-    inner = log_p[:, allowed]
+    inner = log_p
     wells, classes = inner.shape
-    room = np.minimum(capacity[allowed], wells).astype(np.float64)
+    room = np.minimum(capacity, wells).astype(np.float64)
     places = room.sum()
     rows = np.zeros(wells)  # log marginals
     column_mass = room * max(wells / places, 1.0)
@@ -161,8 +138,7 @@ def sinkhorn(
         u, v = u + np.log(a), v + np.log(b)
         if np.abs((a @ kernel) * b - column_mass).max() < tolerance:
             break
-    balanced = np.full(log_p.shape, FORBIDDEN)
-    balanced[:, allowed] = (inner + u[:, None] + v[None])[:wells]
+    balanced = (inner + u[:, None] + v[None])[:wells]
     return balanced - logsumexp(balanced, axis=1, keepdims=True)
 
 
@@ -174,14 +150,12 @@ def assign(log_p: np.ndarray, capacity: np.ndarray) -> np.ndarray:
         capacity: (K,) int.
 
     Returns:
-        (W,) int class of each well; a well that is left over, or could only take a forbidden class, keeps its
-        most probable one.
+        (W,) int class of each well; a well that is left over keeps its most probable one.
     """
     calls = log_p.argmax(axis=1)
     column = np.repeat(np.arange(len(capacity)), np.minimum(capacity, len(log_p)))
     rows, places = linear_sum_assignment(log_p[:, column], maximize=True)
-    fits = log_p[rows, column[places]] > FORBIDDEN / 2
-    calls[rows[fits]] = column[places[fits]]
+    calls[rows] = column[places]
     return calls
 
 
@@ -281,12 +255,8 @@ def greedy(log_p: np.ndarray, capacity: np.ndarray) -> np.ndarray:
     Returns:
         (W, K) log probabilities, rows sum to 1.
     """
-    allowed = (capacity > 0) & (log_p > FORBIDDEN / 2).any(axis=0)
-    inner = log_p[:, allowed]
-    over_wells = np.exp(inner - logsumexp(inner, axis=0, keepdims=True))
-    factors = greedy_coefficients(over_wells)
-    result = np.full(log_p.shape, FORBIDDEN)
-    result[:, allowed] = np.log(np.maximum(over_wells * factors, 1e-300))
+    over_wells = np.exp(log_p - logsumexp(log_p, axis=0, keepdims=True))
+    result = np.log(np.maximum(over_wells * greedy_coefficients(over_wells), 1e-300))
     return result - logsumexp(result, axis=1, keepdims=True)
 
 

@@ -96,8 +96,8 @@ class PseudoLabels:
             names = self.classes[: self.targets]
             part = self.wells[treated].drop(columns="target").reset_index(drop=True).assign(role="heldout", tier="T1")
             part = pd.concat([part, prefixed(scores[treated][:, : self.targets], names, SCORE, part.index)], axis=1)
-            balanced = balance(part, Knowledge(self._layout), BALANCING).probabilities
-            probability[treated, : self.targets] = balanced[BALANCING.method]
+            balanced = balance(part, Knowledge(self._layout), BALANCING)
+            probability[treated, : self.targets] = balanced.probabilities(BALANCING.method)
         by_well = (
             torch.from_numpy(probability.astype(np.float32))
             if own.method == "soft"

@@ -1,0 +1,236 @@
+"""Speed and accuracy of plate balancing and of the input side of test-time augmentation, on simulated scores and pictures.
+
+    OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 python benchmarks/plate_balancing.py speed      # 204 plates of 277 wells, 1,108 perturbations
+    OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 python benchmarks/plate_balancing.py greedy     # against recounting after every step
+    OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 python benchmarks/plate_balancing.py accuracy   # each method, plain calls 60 to 95 % right
+    python benchmarks/plate_balancing.py tta                                                 # against sixteen decoding passes
+
+Scores are cosines of noisy embeddings with the vectors of 1,108 perturbations in 250 families, with a bias of each plate; the layout is
+RxRx1's: four groups of 277, which change places between experiments, 2.6 % of the wells missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import time
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+from scipy.optimize import linear_sum_assignment
+
+from deepnoise.parameters import PlateBalancingParameters
+from deepnoise.plate_balancing.balancing import Knowledge, balance
+from deepnoise.plate_balancing.methods import GREEDY_STEPS, greedy_coefficients
+from deepnoise.plate_balancing.scores import log_softmax
+from deepnoise.tables import SCORE
+
+GROUPS, SIZE, DIMENSIONS, FAMILIES = 4, 277, 64, 250
+K = GROUPS * SIZE
+OWN = PlateBalancingParameters(
+    pooling="logits", temperature=1.0, unlisted=2.0, group_inference="infer", group_statistic="auto", group_posterior=0.95,
+    method="auto", compare=[], precision=0.95,
+)  # fmt: skip
+
+
+def simulate(experiments: int, noise: float, seed: int) -> tuple[pd.DataFrame, pd.DataFrame, np.ndarray, np.ndarray]:
+    """Pooled scores, layout, true class of each well, true group of its plate."""
+    rng = np.random.default_rng(seed)
+    family = rng.integers(0, FAMILIES, K)
+    vectors = rng.normal(size=(FAMILIES, DIMENSIONS))[family] + 0.9 * rng.normal(size=(K, DIMENSIONS))
+    vectors *= np.exp(rng.normal(0, 0.5, K))[:, None]  # strong and weak perturbations
+    rows, labels, groups, scores = [], [], [], []
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    for e in range(experiments):
+        for plate, group in enumerate(rng.permutation(GROUPS)):
+            label = group * SIZE + rng.permutation(SIZE)
+            label = label[rng.random(SIZE) > 0.026]
+            spread = noise * np.exp(0.5 * rng.normal(size=len(label)))[:, None]
+            seen = (
+                vectors[label] + 0.3 * rng.normal(size=DIMENSIONS) + spread * rng.normal(size=(len(label), DIMENSIONS))
+            )
+            scores.append(20 * (seen / np.linalg.norm(seen, axis=1, keepdims=True)) @ unit.T)
+            rows += [(f"E{e:02d}_{plate}_{w:03d}", f"E{e:02d}", str(plate), f"{w:03d}") for w in range(len(label))]
+            labels.append(label)
+            groups.append(np.full(len(label), group))
+    table = pd.DataFrame(rows, columns=["id_code", "experiment", "plate", "well"]).assign(role="heldout", tier="T1")
+    wide = pd.DataFrame(np.vstack(scores), columns=[f"{SCORE}{c}" for c in range(K)])
+    layout = pd.DataFrame({"perturbation": [str(c) for c in range(K)], "group": np.arange(K) // SIZE, "per_plate": 1})
+    return pd.concat([table, wide], axis=1), layout, np.concatenate(labels), np.concatenate(groups)
+
+
+def timed(run: Callable[[], object], rounds: int) -> list[float]:
+    """Seconds of each round."""
+    found = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        run()
+        found.append(time.perf_counter() - start)
+    return found
+
+
+def told(name: str, seconds: list[float]) -> float:
+    """Print the median and the range; give the median."""
+    print(f"{name:58} {np.median(seconds):7.2f} s ({min(seconds):.2f} to {max(seconds):.2f})", flush=True)
+    return float(np.median(seconds))
+
+
+def speed(rounds: int, seed: int) -> None:
+    """All of plate balancing against the bare kernels."""
+    table, layout, _, group = simulate(51, 2.0, seed)
+    scores = table[[f"{SCORE}{c}" for c in range(K)]].to_numpy()
+    plates = list(table.groupby(["experiment", "plate"]).indices.values())
+
+    def kernels() -> None:
+        for rows in plates:
+            own = scores[rows][:, group[rows[0]] * SIZE : (group[rows[0]] + 1) * SIZE]
+            log_p = log_softmax(own)
+            p = np.vstack([np.exp(log_p), np.ones((1, SIZE))])
+            mass = np.append(np.ones(len(rows)), max(SIZE - len(rows), 1e-9))
+            a = np.ones(len(p))
+            for _ in range(200):
+                b = 1 / (a @ p)
+                a = mass / (p @ b)
+            linear_sum_assignment(log_p, maximize=True)
+
+    known = Knowledge(layout)
+    bare = told("softmax, 200 rounds of Sinkhorn, assignment: bare", timed(kernels, rounds))
+    given = told("all of balance(), temperature given", timed(lambda: balance(table, known, OWN), rounds))
+    auto = OWN.model_copy(update={"temperature": "auto"})
+    told("all of balance(), temperature by the design", timed(lambda: balance(table, known, auto), rounds))
+    print(
+        f"balance() with groups takes {given / bare:.2f} times the bare kernels ({len(plates)} plates, {len(table)} wells, {K} perturbations)"
+    )
+
+
+def recounted(p: np.ndarray) -> np.ndarray:
+    """The greedy coefficients with every call counted again after every step."""
+    wells, classes = p.shape
+    best = np.ones(classes)
+    calls = (p * best).argmax(axis=1)
+    best_score = np.minimum(np.bincount(calls, minlength=classes) * classes, wells).sum()
+    even, more = divmod(wells, classes)
+    perfect = more * min((even + 1) * classes, wells) + (classes - more) * min(even * classes, wells)
+    rate = 0.01
+    while rate >= 0.0001 and best_score < perfect:
+        factors, start = best.copy(), best_score
+        calls = (p * factors).argmax(axis=1)
+        for _ in range(GREEDY_STEPS):
+            factors[np.bincount(calls, minlength=classes).argmax()] -= rate
+            calls = (p * factors).argmax(axis=1)
+            score = np.minimum(np.bincount(calls, minlength=classes) * classes, wells).sum()
+            if score > best_score:
+                best_score, best = score, factors.copy()
+        if best_score == start:
+            rate /= 2
+    return best
+
+
+def greedy(plates: int, seed: int) -> None:
+    """Ours against recounting, the same calls."""
+    table, _, _, group = simulate(plates // GROUPS, 2.0, seed)
+    scores = table[[f"{SCORE}{c}" for c in range(K)]].to_numpy()
+    ours = theirs = 0.0
+    for rows in table.groupby(["experiment", "plate"]).indices.values():
+        own = log_softmax(scores[rows][:, group[rows[0]] * SIZE : (group[rows[0]] + 1) * SIZE])
+        p = np.exp(log_softmax(own.T).T)
+        start = time.perf_counter()
+        fast = greedy_coefficients(p)
+        ours += time.perf_counter() - start
+        start = time.perf_counter()
+        slow = recounted(p)
+        theirs += time.perf_counter() - start
+        same = ((p * fast).argmax(axis=1) == (p * slow).argmax(axis=1)).all()
+        print(f"plate of {len(rows)} wells: the same calls: {same}", flush=True)
+    print(f"greedy coefficients: {ours:.2f} s, recounted {theirs:.2f} s: {theirs / ours:.0f} times as fast")
+
+
+def accuracy(seeds: list[int]) -> None:
+    """Right calls of each method at several levels of noise, 204 plates each; groups inferred, temperature by the design."""
+    print("simulated; right calls in %, groups inferred, temperature without labels")
+    print(
+        f"{'seed':>5} {'noise':>6} {'plain':>7} {'filter':>7} {'sinkhorn':>9} {'assignment':>11} {'matching':>9} {'groups right':>13}"
+    )
+    own = OWN.model_copy(update={"temperature": "auto", "compare": ["sinkhorn", "assignment"]})
+    for seed in seeds:
+        for noise in (0.8, 1.2, 1.5, 2.0, 2.5):
+            table, layout, label, group = simulate(51, noise, seed)
+            found = balance(table, Knowledge(layout), own)
+            right = {
+                step: float((rows["call"].to_numpy() == label.astype(str)).mean())
+                for step, rows in found.steps.groupby("step")
+            }
+            true = table.assign(group=group).drop_duplicates(["experiment", "plate"])["group"].to_numpy()
+            good = int((found.groups["group"].to_numpy() == true).sum())
+            print(
+                f"{seed:5d} {noise:6.1f} {100 * right['plain']:7.2f} {100 * right['group_filter']:7.2f} {100 * right['sinkhorn']:9.2f} "
+                f"{100 * right['assignment']:11.2f} {100 * right['matching']:9.2f} {good:9d}/{len(true)}",
+                flush=True,
+            )
+
+
+def tta(rounds: int, seed: int) -> None:
+    """Eight views of two sites: pictures decoded once each and turned on the device, against decoding for each view."""
+    import torch
+    from PIL import Image
+
+    from deepnoise.inference.prediction import VIEWS
+    from deepnoise.training.network import Network, NetworkSpec
+
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    network = Network(NetworkSpec("test_resnet", 6, 50, "arcface", 30.0, 0.1)).eval()
+    files = []
+    for _ in range(16):  # 8 wells of 2 sites, 6 channels each
+        smooth = np.cumsum(rng.normal(size=(6, 512, 512)), axis=2)
+        channels = (255 * (smooth - smooth.min()) / np.ptp(smooth)).astype(np.uint8)
+        encoded = []
+        for channel in channels:
+            buffer = io.BytesIO()
+            Image.fromarray(channel).save(buffer, "png")
+            encoded.append(buffer.getvalue())
+        files.append(encoded)
+
+    def decode(encoded: list[bytes]) -> np.ndarray:
+        return np.stack([np.asarray(Image.open(io.BytesIO(e))) for e in encoded])
+
+    def normalized(raw: np.ndarray) -> torch.Tensor:
+        return (torch.from_numpy(raw).float() - 120) / 40
+
+    def once() -> list[torch.Tensor]:
+        x = normalized(np.stack([decode(encoded) for encoded in files]))
+        return [view(x) for view in VIEWS["dihedral"]]
+
+    def again() -> list[torch.Tensor]:
+        views = []
+        for view in VIEWS["dihedral"]:
+            views.append(torch.cat([view(normalized(decode(encoded)[None])) for encoded in files]))
+        return views
+
+    with torch.inference_mode():
+        ours, theirs = once(), again()
+        logits = [
+            sum(network.classify(network.embed(v[:4]), torch.zeros(4, dtype=torch.long)) for v in views) / 8
+            for views in (ours, theirs)
+        ]
+        print(f"greatest difference of logits: {float((logits[0] - logits[1]).abs().max()):.1e}")
+        fast = told("input side, each picture decoded once", timed(once, rounds))
+        slow = told("input side, decoded for each of 8 views x 2 sites", timed(again, rounds))
+    print(f"{slow / fast:.1f} times as fast")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=["speed", "greedy", "accuracy", "tta"])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1])
+    arguments = parser.parse_args()
+    if arguments.part == "speed":
+        speed(arguments.rounds, arguments.seeds[0])
+    elif arguments.part == "greedy":
+        greedy(4, arguments.seeds[0])
+    elif arguments.part == "accuracy":
+        accuracy(arguments.seeds)
+    else:
+        tta(arguments.rounds, arguments.seeds[0])
