@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from scipy.stats import rankdata
 
 from deepnoise.evaluation.intervals import DRAWS, LEAST_EXPERIMENTS, LEVEL, summarise
 from deepnoise.tables import SCHEMAS
@@ -22,8 +23,10 @@ def calibration_error(confidence: np.ndarray, right: np.ndarray) -> float:
 
 
 def _bins(confidence: np.ndarray) -> list[np.ndarray]:
-    order = np.argsort(confidence, kind="stable")
-    return [own for own in np.array_split(order, BINS) if len(own)]
+    """Rows of each bin; equal confidences stay together."""
+    place = (rankdata(confidence) - 0.5) / len(confidence)
+    number = (place * BINS).astype(int)
+    return [np.flatnonzero(number == i) for i in np.unique(number)]
 
 
 def measure_reliability(
