@@ -57,8 +57,8 @@ def test_the_whole_path_recovers_biology_above_the_baseline_and_tells_its_story(
     assert main["top1"] > 4 / 16
     assert main["top1"] > scores["baseline"]["top1"] - 0.1
     steps = {step["step"]: step for step in scores["steps"]}
-    assert set(steps) == {"plain", "group_filter", "sinkhorn", "assignment"}
-    assert steps["sinkhorn"]["tier"] == "T2" and steps["sinkhorn"]["top1"] >= main["top1"]
+    assert set(steps) == {"plain", "group_filter", "sinkhorn", "assignment", "matching"}
+    assert steps["matching"]["tier"] == "T2" and steps["matching"]["top1"] >= main["top1"]
     story = [
         "contact sheet:",
         "raw pixels: experiment named",
@@ -135,7 +135,7 @@ def test_calls_hold_a_probability_and_a_tier_for_every_heldout_well(run):
     assert set(asked["id_code"]) <= set(calls["id_code"])
     assert calls["t2_confidence"].between(0, 1).all() and set(calls["tier"]) == {"T2"}
     assert asked["perturbation"].isna().all()
-    np.testing.assert_allclose(run.table("design_probabilities").filter(like="score_").sum(axis=1), 1, atol=1e-6)
+    np.testing.assert_allclose(run.table("design_probabilities").filter(like="score_").sum(axis=1), 1, atol=1e-4)
 
 
 def test_a_model_carries_what_it_was_made_from(run):
@@ -179,12 +179,12 @@ def test_a_model_is_refused_on_pictures_normalized_otherwise(run):
     )
 
 
-def test_the_notebook_runs(run):
-    """Its code cells, in their order, on the smoke profile; stored without outputs."""
+def run_notebook(name: str, run) -> dict:
+    """The code cells in their order, on the smoke profile; stored without outputs."""
     import matplotlib
 
     matplotlib.use("Agg")
-    cells = json.loads((PROJECT / "notebooks" / "explore_a_screen.ipynb").read_text())["cells"]
+    cells = json.loads((PROJECT / "notebooks" / name).read_text())["cells"]
     names: dict = {}
     for cell in cells:
         if cell["cell_type"] != "code":
@@ -196,7 +196,14 @@ def test_the_notebook_runs(run):
                 "environment": "test",
                 "parameters": {"raw_root": str(run.root / "raw"), "data_root": str(run.root / "data")},
             }
+    return names
+
+
+def test_the_notebooks_run(run):
+    names = run_notebook("explore_a_screen.ipynb", run)
     assert names["calls"]["t1_call"].notna().all() and abs(names["normalized"].mean()) < 3
+    names = run_notebook("plate_balancing.ipynb", run)
+    assert len(names["figure"].axes) == len(names["names"]) + 1  # a map a step, and the colour bar
 
 
 @pytest.mark.parametrize(
