@@ -22,7 +22,7 @@ from deepnoise.datasets.image_store import ImageStoreDataset
 from deepnoise.ingestion.packing import plan_packing
 from deepnoise.normalization.features import measure_sites
 from deepnoise.normalization.statistics import histograms, moments, quantiles
-from deepnoise.plate_balancing.balancing import sinkhorn
+from deepnoise.plate_balancing.methods import sinkhorn
 from deepnoise.simulation.cells import TRAITS, render_cells
 from deepnoise.simulation.noise import NoiseLevels, draw_conditions, expose
 from deepnoise.simulation.screen import BLOCK
@@ -74,8 +74,9 @@ def balancing() -> None:
             u = -logsumexp(log_p + v[None], axis=1)
         return log_p + u[:, None] + v[None]
 
-    np.testing.assert_allclose(sinkhorn(log_p, 500, 0.0), in_logs(), atol=1e-6)
-    compare("Sinkhorn, 500 rounds", lambda: sinkhorn(log_p, 500, 0.0), in_logs, "plates", 1)
+    once = np.ones(log_p.shape[1], int)
+    np.testing.assert_allclose(sinkhorn(log_p, once, 500, 0.0), in_logs(), atol=1e-6)
+    compare("Sinkhorn, 500 rounds", lambda: sinkhorn(log_p, once, 500, 0.0), in_logs, "plates", 1)
 
 
 def statistics() -> None:

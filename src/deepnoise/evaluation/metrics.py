@@ -369,6 +369,14 @@ def perturbation_scores(
     return table.reset_index()[list(SCHEMAS["perturbation_scores"].columns)]
 
 
+def no_better_than_chance(score: dict[str, Any]) -> bool:
+    """Whether the interval of a top-1 holds chance or lies below it; with few experiments, whether most of them do not reach twice chance."""
+    if score["interval"] is not None:
+        return score["interval"][0] <= score["chance"]
+    above = [top1 > 2 * score["chance"] for top1 in score["by_experiment"].values()]
+    return sum(above) <= len(above) / 2
+
+
 def _notes(wells: pd.DataFrame, score: dict[str, Any] | None, unit: str, external: bool) -> list[str]:
     notes = []
     if score is None:
@@ -377,6 +385,8 @@ def _notes(wells: pd.DataFrame, score: dict[str, Any] | None, unit: str, externa
         notes.append(
             f"fewer than six scored experiments ({score['experiments']}): points and exact sign-flip p, no intervals"
         )
+    if score is not None and no_better_than_chance(score):
+        notes.append("the plain calls are no better than chance: these scores tell nothing of this screen")
     plates = wells.groupby(["experiment", "plate"]).ngroups
     if plates < 8:
         notes.append(f"portability check only: {plates} plates are too few to tell biology from plate")

@@ -51,7 +51,12 @@ def balance_plates(
     for row in found.calibration.itertuples():
         logger.info("temperature of %s: %.3g, by %s", row.cell_type, row.temperature, row.source)
     if len(found.groups):
-        logger.info("plate groups decided on %s of %s plates", int(found.groups["decided"].sum()), len(found.groups))
+        decided = int(found.groups["decided"].sum())
+        logger.info("plate groups decided on %s of %s plates", decided, len(found.groups))
+        if not decided:
+            logger.warning(
+                "the scores do not tell which plate group is on any plate; they may be no better than chance"
+            )
     logger.info(
         "calls by %s: %s of %s wells changed; sure enough for a precision of %.0f %%: %s before, %s after",
         found.steps["step"].iloc[-1], int(calls["changed"].sum()), len(calls), 100 * parameters.precision,
