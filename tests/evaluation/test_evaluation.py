@@ -12,6 +12,7 @@ from deepnoise.evaluation.metrics import (
     evaluate,
     format_scores,
     macro_recall,
+    no_better_than_chance,
     pair_recall,
     perturbation_scores,
     score_table,
@@ -176,3 +177,13 @@ def test_the_probe_finds_a_planted_shift_and_stays_silent_without_one():
 
 def test_the_probe_says_none_where_there_is_nothing_to_tell_apart():
     assert probe_experiment(np.zeros((10, 2)), pd.Series(["A"] * 10), pd.Series(["x"] * 10))["chance"] is None
+
+
+def test_scores_at_chance_are_told():
+    few = {"interval": None, "chance": 0.01, "by_experiment": {"a": 0.012, "b": 0.2, "c": 0.008, "d": 0.01}}
+    assert no_better_than_chance(few) and not no_better_than_chance(
+        few | {"by_experiment": {"a": 0.1, "b": 0.2, "c": 0.01}}
+    )
+    assert no_better_than_chance(few | {"interval": [0.005, 0.02]}) and not no_better_than_chance(
+        few | {"interval": [0.02, 0.03]}
+    )

@@ -10,7 +10,13 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from deepnoise.datasets.rxrx1 import RxRx1WellsDataset
+from deepnoise.datasets.scores import ExternalScoresDataset
+from deepnoise.ingestion.design import discover_groups, layouts_in_use
+from deepnoise.plate_balancing.balancing import Knowledge, balance
+from deepnoise.plate_balancing.scores import pool_scores
 from tests.conftest import kedro
+from tests.plate_balancing.helpers import OWN
 
 pytestmark = pytest.mark.slow
 
@@ -149,32 +155,32 @@ def test_a_vote_of_submissions_finds_the_groups_and_gains_at_each_step(shared, t
     assert steps["matching"]["top1"] > max(0.428, steps["assignment"]["top1"], steps["sinkhorn"]["top1"])
 
 
-def test_a_vote_of_all_sound_submissions_gains_at_each_step(shared, tmp_path):
-    steps = {
-        step["step"]: step["top1"]
-        for step in external(
-            shared, tmp_path / "data", votes(shared, tmp_path / "votes", lambda name: SOUND not in name)
-        )["steps"]
-    }
-    assert steps["plain"] < steps["group_filter"] < min(steps["assignment"], steps["sinkhorn"])
-    assert steps["matching"] > max(0.599, steps["assignment"], steps["sinkhorn"])
+def test_neighbours_votes_hard_calls_and_a_broken_model_end_where_they_should(shared, tmp_path):
+    """Through the library, which spares the evaluation of four runs."""
+    wells = RxRx1WellsDataset(root=str(shared / "rxrx1_metadata")).load()
+    truth = pd.read_csv(shared / "rxrx1_metadata" / "test_labels.csv", dtype="str").set_index("id_code")["sirna"]
+    layout = discover_groups(wells)
+    known = Knowledge(layout, layouts_in_use(wells, layout), cell_type=wells.set_index("id_code")["cell_type"])
+    own = OWN.model_copy(update={"compare": ["sinkhorn", "assignment"]})
 
+    def balanced(path: Path):
+        scores = ExternalScoresDataset(filepath=str(path)).load()
+        found = balance(pool_scores(scores, wells), known, own)
+        labelled = found.steps[found.steps["id_code"].isin(truth.index)]
+        right = labelled["call"] == labelled["id_code"].map(truth)
+        return right.groupby(labelled["step"]).mean(), found.groups
 
-def test_neighbour_scores_whose_groups_were_used_already_gain_by_balancing_alone(shared, tmp_path):
-    scores = external(shared, tmp_path, shared / "rcic_model_outputs" / "site_neighbours.csv.gz", "T2")
-    steps = {step["step"]: step["top1"] for step in scores["steps"]}
-    assert steps["plain"] == pytest.approx(0.489, abs=0.004) and steps["group_filter"] == pytest.approx(
-        steps["plain"], abs=0.002
-    )
-    assert steps["plain"] < steps["assignment"] < steps["sinkhorn"] < steps["matching"] and steps["matching"] > 0.52
-    assert {step["tier"] for step in scores["steps"]} == {"T2"} and scores["plate_groups"]["right"] == 16
-
-
-def test_hard_calls_of_one_model_lose_nothing_and_the_broken_one_is_told(shared, tmp_path):
     submissions = shared / "rcic_model_outputs" / "submissions"
-    hard = external(shared, tmp_path / "hard", next(submissions.glob("*_class.csv.gz")))
-    steps = {step["step"]: step["top1"] for step in hard["steps"]}
-    assert steps["matching"] > steps["plain"] - 0.005 and steps["assignment"] < steps["plain"] - 0.01
-    broken = external(shared, tmp_path / "broken", next(submissions.glob(f"{SOUND}*")))
-    assert broken["plate_groups"]["decided"] == 0
-    assert any("no better than chance" in note for note in broken["notes"])
+    twelve, groups = balanced(votes(shared, tmp_path / "votes", lambda name: SOUND not in name))
+    assert twelve["plain"] < twelve["group_filter"] < min(twelve["assignment"], twelve["sinkhorn"])
+    assert twelve["matching"] > max(0.599, twelve["assignment"], twelve["sinkhorn"]) and groups["decided"].all()
+    # restricted to the plate's group by their author: the filter gains nothing
+    neighbours, groups = balanced(shared / "rcic_model_outputs" / "site_neighbours.csv.gz")
+    assert neighbours["plain"] == pytest.approx(0.489, abs=0.004) and groups["decided"].all()
+    assert neighbours["group_filter"] == pytest.approx(neighbours["plain"], abs=0.002)
+    assert neighbours["plain"] < neighbours["assignment"] < neighbours["sinkhorn"] < neighbours["matching"]
+    assert neighbours["matching"] > 0.52
+    hard, _ = balanced(next(submissions.glob("*_class.csv.gz")))
+    assert hard["matching"] > hard["plain"] - 0.005 and hard["assignment"] < hard["plain"] - 0.01
+    broken, groups = balanced(next(submissions.glob(f"{SOUND}*")))
+    assert not groups["decided"].any() and broken.max() < 0.01

@@ -314,3 +314,34 @@ def test_an_experiment_that_comes_later_is_called_without_training(run, tmp_path
     assert "BETA-06" in set(other.table("calls")["experiment"]) and len(other.versions("teacher")) == 1
     assert "teacher (" in output and "which it is made from" in output  # and says that it was not trained again
     assert other.json("scores")["heldout"]["well"]["by_experiment"].keys() >= {"BETA-05", "BETA-06"}
+
+
+@pytest.mark.slow
+def test_a_csv_of_scores_is_enough_for_plate_balancing(tmp_path):
+    rng = np.random.default_rng(0)
+    rows, contents = [], []
+    for experiment in "XY":
+        for plate in "12":
+            there = np.arange(24) + 24 * (plate == "2")
+            contents += [(experiment, plate, f"p{c}") for c in there]
+            for w, c in enumerate(rng.permutation(there)[:20]):
+                score = rng.normal(0, 1, 48)
+                score[c] += 2.5
+                rows.append((f"{experiment}_{plate}_{'ABCD'[w // 6]}{w % 6 + 1:02d}", f"p{c}", *score))
+    table = pd.DataFrame(rows, columns=["id_code", "sirna", *[f"score_p{c}" for c in range(48)]])
+    table.drop(columns="sirna").to_csv(tmp_path / "scores.csv", index=False)
+    table[["id_code", "sirna"]].to_csv(tmp_path / "labels.csv", index=False)
+    pd.DataFrame(contents, columns=["experiment", "plate", "perturbation"]).to_csv(
+        tmp_path / "contents.csv", index=False
+    )
+    params = f"data_root={tmp_path}/data,scores={tmp_path}/scores.csv"
+    command = ("run", "--env", "score_table", "--pipelines", "plate_balancing,evaluation", "--params")
+    kedro(*command, f"{params},labels={tmp_path}/labels.csv,contents={tmp_path}/contents.csv")
+    found = next((tmp_path / "data").glob("07*/*/calls.parquet/*/calls.parquet"))
+    calls = pd.read_parquet(found).set_index("id_code")
+    truth = table.set_index("id_code")["sirna"]
+    assert (calls["t2_call"] == truth[calls.index]).mean() > (calls["t1_call"] == truth[calls.index]).mean() + 0.05
+    assert set(calls["tier"]) == {"T2+unknown"} and calls.loc[calls["changed"], "reason"].str.len().min() > 0
+    (tmp_path / "contents.csv").write_text("experiment,plate,perturbation\nX,1,banana\n")
+    output = kedro(*command, f"{params},contents={tmp_path}/contents.csv", fails=True)
+    assert "plate_contents names 1 perturbations that are not scored: banana" in output

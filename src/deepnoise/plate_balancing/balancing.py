@@ -30,10 +30,8 @@ from deepnoise.tables import SCHEMAS, SCORE, class_names, matrix, prefixed
 
 logger = logging.getLogger(__name__)
 ASSUMED = "matching"  # what `auto` means where no validation label says otherwise
-UNFILTERED_PLATES, PLATES = (
-    4,
-    12,
-)  # of each cell type, on which the design is asked for a temperature: before and after groups are known
+UNFILTERED_PLATES = 4  # on which the design is asked for a first temperature, among all classes
+PLATES = 12  # the same once plate groups are known
 Plates = dict[tuple[str, str], np.ndarray]  # (experiment, plate) -> rows
 Capacities = dict[tuple[str, str], np.ndarray]  # (experiment, plate) -> (K,) int
 Block = tuple[np.ndarray, np.ndarray, np.ndarray]  # rows, columns and (W, K') float32 probabilities of a plate
@@ -114,9 +112,8 @@ def balance(table: pd.DataFrame, known: Knowledge, own: PlateBalancingParameters
 
     def log_p(rows: np.ndarray) -> np.ndarray:
         """(W, K) log probabilities of some wells, at the present temperature; made anew for each plate, so that memory stays bounded."""
-        together = (
-            slice(rows[0], rows[-1] + 1) if rows[-1] - rows[0] + 1 == len(rows) else rows
-        )  # a slice is not copied
+        adjacent = rows[-1] - rows[0] + 1 == len(rows)
+        together = slice(rows[0], rows[-1] + 1) if adjacent else rows  # a slice is not copied
         return log_probabilities(scores[together], degrees[together], own.unlisted)
 
     temperature, source = _temperatures(scores, kind, validation, plates, capacity, own, UNFILTERED_PLATES, 0.0)
