@@ -360,7 +360,7 @@ def _other_layouts(in_use: pd.DataFrame | None, experiment: str, plates: np.ndar
 
 
 def _best_on_validation(log_p: LogP, plates: Plates, capacity: Capacities, validation: np.ndarray) -> str:
-    """The method with most right calls on validation wells; ASSUMED unless another is better by more than a standard error of the difference."""
+    """The method with most right calls on validation wells; ASSUMED unless another is better by more than two standard errors."""
     labelled = validation >= 0
     if labelled.sum() < LEAST_WELLS:
         return ASSUMED
@@ -378,7 +378,7 @@ def _best_on_validation(log_p: LogP, plates: Plates, capacity: Capacities, valid
     best, gain = ASSUMED, 0.0
     for name, own in right.items():
         difference = own[labelled].astype(float) - right[ASSUMED][labelled]
-        if difference.mean() > max(gain, difference.std() / np.sqrt(labelled.sum())):
+        if difference.mean() > max(gain, 2 * difference.std() / np.sqrt(labelled.sum())):
             best, gain = name, float(difference.mean())
     return best
 
