@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from deepnoise.plate_balancing import methods
 from deepnoise.plate_balancing.methods import (
     GREEDY_STEPS,
     assign,
@@ -39,7 +40,8 @@ def exact_marginals(p, capacity):
 
 
 @pytest.mark.parametrize(("wells", "capacity"), [(6, [1] * 6), (4, [1] * 6), (4, [2, 1, 1]), (5, [2, 2, 2])])
-def test_matching_is_closer_to_the_exact_marginals_than_sinkhorn(wells, capacity):
+def test_matching_is_closer_to_the_exact_marginals_than_sinkhorn(wells, capacity, monkeypatch):
+    monkeypatch.setattr(methods, "EXACT_PLACES", 0)
     capacity = np.array(capacity)
     ours, theirs = [], []
     for seed in range(8):
@@ -53,6 +55,19 @@ def test_matching_is_closer_to_the_exact_marginals_than_sinkhorn(wells, capacity
             total - np.log(np.sqrt(2) ** wells) <= evidence <= total + 1e-3
         )  # bounds of the Bethe permanent (Gurvits 2011)
     assert np.mean(ours) < 0.7 * np.mean(theirs)
+
+
+@pytest.mark.parametrize(
+    ("wells", "capacity"), [(6, [1] * 6), (3, [1] * 6), (4, [2, 1, 1]), (5, [3, 2, 2]), (1, [1, 1])]
+)
+def test_small_plates_are_summed_exactly(wells, capacity):
+    capacity = np.array(capacity)
+    log_p = random_plate(wells, len(capacity), 2.0, 5)
+    exact, total = exact_marginals(np.exp(log_p), capacity)
+    log_b, evidence = match_marginals(log_p, capacity)
+    if (np.minimum(capacity, wells) < wells).all():
+        np.testing.assert_allclose(np.exp(log_b), exact, atol=1e-6)
+        assert evidence == pytest.approx(total, abs=1e-5)
 
 
 def test_matching_of_a_plate_without_constraint_changes_nothing():

@@ -15,6 +15,7 @@ from scipy.special import logsumexp
 
 SURE = np.float32(1e-6)  # a marginal is held this far from 1: float32 tells no closer
 LEAST = -60.0  # log of the least weight beside the best of a well, so that float32 does not round it to nothing
+EXACT_PLACES = 12  # up to so many places of a plate marginals are summed exactly: 2^places terms a well
 ITERATIONS = 200  # most rounds of the matching; it takes 15 to 60
 SETTLED = 4e-3  # the matching stops when no marginal moves by more in four rounds
 SINKHORN_ITERATIONS = 500
@@ -32,7 +33,8 @@ def match_marginals(
     The wells' labels are independent draws from ``log_p``, looked at only where they make a possible plate. The marginals of that
     distribution (a ratio of permanents) are those of belief propagation on the bipartite graph of wells and classes, which converges to
     the minimum of the Bethe free energy (Vontobel 2013, arXiv 1107.4196; Huang and Jebara 2009, arXiv 0908.1769). Sinkhorn is its
-    mean-field neighbour, the linear assignment its limit at temperature 0. Copies stand for a class of capacity above 1, so that missing
+    mean-field neighbour, the linear assignment its limit at temperature 0. On plates of few places, where that approximation is too sure of itself, they
+    are summed exactly. Copies stand for a class of capacity above 1, so that missing
     wells leave each place of the layout as likely empty. Wells beyond all capacity may be anything, at 1 / K.
 
     Args:
@@ -57,6 +59,9 @@ def match_marginals(
     if not free.any() and places < wells:  # wells too many: one more place, for any number of them
         extra = np.exp(-top - np.log(classes)).astype(np.float32)
         p, free = np.hstack([p, extra]), np.append(free, True)
+    if not free.any() and places <= EXACT_PLACES:
+        marginal, evidence = _exact_marginals(p.astype(np.float64))
+        return _by_class(marginal, copies), evidence + float(top.sum())
     absent = np.float32(free.any() or places > wells)  # weight of a place that stays empty
     constrained = ~free if free.any() else slice(None)
     message = np.ones_like(p)  # from class to well: odds that the place is left to it
@@ -86,13 +91,42 @@ def match_marginals(
         - float(np.log1p(joint)[:, constrained].sum())
     )
     marginal = joint / (1 + joint)
-    by_class = marginal[:, :places]
-    if places > classes:
-        by_class = np.add.reduceat(by_class, np.cumsum(copies) - copies, axis=1)
-    if p.shape[1] > places:
-        by_class = by_class + marginal[:, -1:] * np.exp(log_p)
+    if p.shape[1] > places:  # a well too many is of its own class
+        own = np.repeat(np.exp(log_p) / copies, copies, axis=1)
+        marginal = marginal[:, :places] + marginal[:, -1:] * own
+    return _by_class(marginal[:, :places], copies), evidence
+
+
+def _by_class(marginal: np.ndarray, copies: np.ndarray) -> np.ndarray:
+    """(W, K) log marginals from those of the places, (W, sum of copies); rows sum to 1."""
+    by_class = np.add.reduceat(marginal, np.cumsum(copies) - copies, axis=1) if copies.max() > 1 else marginal
     by_class = np.maximum(by_class, 1e-30)
-    return np.log(by_class / by_class.sum(axis=1, keepdims=True)), evidence
+    return np.log(by_class / by_class.sum(axis=1, keepdims=True))
+
+
+def _exact_marginals(p: np.ndarray) -> tuple[np.ndarray, float]:
+    """Marginals of one-to-one matchings by summing over the sets of places that the wells before and after a well can fill.
+
+    Args:
+        p: (W, C) weights of wells on places, W at most C.
+
+    Returns:
+        (W, C) marginals and the log of the sum over all matchings.
+    """
+    wells, places = p.shape
+    sets = np.arange(1 << places)
+    without = [sets[(sets >> c) & 1 == 0] for c in range(places)]  # sets in which a place is still open
+    before, after = np.zeros((wells + 1, len(sets))), np.zeros((wells + 1, len(sets)))
+    before[0, 0], after[wells] = 1.0, 1.0
+    for i in range(wells):
+        for c, open_ in enumerate(without):
+            before[i + 1, open_ + (1 << c)] += before[i, open_] * p[i, c]
+            j = wells - 1 - i
+            after[j, open_] += p[j, c] * after[j + 1, open_ + (1 << c)]
+    marginal = np.stack(
+        [[before[i, o] @ after[i + 1, o + (1 << c)] for c, o in enumerate(without)] for i in range(wells)]
+    )
+    return marginal * p / after[0, 0], float(np.log(after[0, 0]))
 
 
 def sinkhorn(
