@@ -99,6 +99,7 @@ def test_signal_and_leak_stand_side_by_side_each_with_its_null(run):
     assert scores["seen"]["top1"] > scores["heldout"]["well"]["top1"]
 
 
+@pytest.mark.slow
 def test_anybodys_profiles_give_the_same_card(run, tmp_path):
     """Our embeddings with Metadata_ columns: the same retrieval as from the entry itself, no training."""
     own, wells = run.table("well_embeddings"), run.table("wells")
@@ -227,6 +228,7 @@ def test_a_bad_command_ends_in_one_clear_error(run, pipelines, params, message):
     assert re.search(message, output, re.S), output
 
 
+@pytest.mark.slow
 def test_an_unknown_environment_or_node_ends_in_one_clear_error():
     assert "does not exist" in kedro("run", "--env", "nope", fails=True)
     assert "does not contain nodes named ['nope']" in kedro("run", "--env", "test", "--nodes", "nope", fails=True)
