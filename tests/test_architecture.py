@@ -179,7 +179,7 @@ def backward_edges(pipeline, catalog: dict) -> list[tuple[str, str]]:
     for node in pipeline.nodes:
         for source in node.inputs:
             for target in node.outputs:
-                if source.startswith("params:"):
+                if source.startswith("param"):
                     continue
                 first, second = layer_of(catalog, source), layer_of(catalog, target)
                 if first and second and LAYERS.index(first) > LAYERS.index(second):

@@ -1,33 +1,31 @@
-"""What happens around a run: parameters are checked first, stale entries are named, the score table comes last."""
+"""What happens around a run: parameters are checked first, stale entries are named, times are kept, the score table comes last."""
 
 from __future__ import annotations
 
 import logging
 import sys
 import time
+from datetime import UTC, datetime
 from typing import Any
 
 from kedro.framework.hooks import hook_impl
 from kedro.framework.project import pipelines
 from kedro.io import AbstractVersionedDataset, CatalogProtocol, DatasetError
 from kedro.pipeline import Pipeline
+from kedro.pipeline.node import Node
 from tqdm import tqdm
 
+import deepnoise
 from deepnoise.datasets.profiles import ProfilesDataset
+from deepnoise.datasets.run_record import AbsentDataset
 from deepnoise.datasets.scores import ExternalScoresDataset, ScoredWellsDataset
 from deepnoise.errors import InputError
 from deepnoise.parameters import validate_parameters
 from deepnoise.pipeline_registry import OWN_SCORES, SIMULATED
 
 logger = logging.getLogger("deepnoise")
-PICTURES = (
-    "contact_sheet",
-    "score_plot",
-    "reliability_plot",
-    "signal_leak_plot",
-    "growth_ladder_plot",
-    "growth_scatter_plot",
-)
+PICTURES = ("contact_sheet", "growth_ladder_plot")
+"""Entries whose path is told when they are saved."""
 PRINTED = ("score_table", "growth_table")
 EXTERNAL = (
     ({"scores", "scores_tier"}, "well_scores", ExternalScoresDataset, "external_scores"),
@@ -61,6 +59,11 @@ def stale_inputs(pipeline: Pipeline, full: Pipeline, versions: dict[str, str]) -
     return found
 
 
+def absent_chapters(pipeline: Pipeline, catalog: CatalogProtocol) -> list[str]:
+    """Chapters that the report would load and that were not written: it says so instead of failing."""
+    return [name for name in sorted(pipeline.inputs()) if name.endswith("_chapter") and not catalog.exists(name)]
+
+
 class AboveBars:
     """A stream for log lines that prints them above the progress bars instead of into them."""
 
@@ -78,6 +81,10 @@ class ProjectHooks:
 
     def __init__(self) -> None:
         self._started = 0.0
+        self._last_saved = 0.0
+        self._run: dict[str, str] = {}
+        self._spent: dict[str, float] = {}
+        self._known: set[str] = set()
         self._catalog: Any = None
 
     @hook_impl
@@ -88,8 +95,10 @@ class ProjectHooks:
     @hook_impl
     def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: CatalogProtocol) -> None:
         """Start the clock; a partial run that would mix old and new entries says so."""
-        self._started = time.monotonic()
-        self._catalog = catalog
+        self._started = self._last_saved = time.monotonic()
+        self._catalog, self._spent = catalog, {}
+        self._known = {node.name for each in pipelines.values() for node in each.nodes}
+        self._run = {"run": run_params["run_id"], "environment": run_params.get("env") or "base"}
         for handler in logging.getLogger().handlers:
             if isinstance(handler, logging.StreamHandler) and handler.stream is sys.stdout:
                 handler.setStream(AboveBars())
@@ -106,6 +115,7 @@ class ProjectHooks:
                     f"this run would read an old {read} beside the {written} that it makes; run the stages as namespaces of "
                     "the pipeline '__default__' or 'demo', as 'kedro run --pipelines' does for those named together"
                 )
+        self._mark_absent(absent_chapters(pipeline, catalog))
         full = pipelines["__default__"]
         if "well_scores" in pipeline.inputs():  # the same files under the name that any model's scores may take
             pipeline = Pipeline(pipeline, inputs=OWN_SCORES)
@@ -120,11 +130,38 @@ class ProjectHooks:
         path = dataset._get_load_path() if hasattr(dataset, "_get_load_path") else dataset._filepath
         return str(path)
 
+    def _mark_absent(self, names: list[str]) -> None:
+        kedro_log = logging.getLogger("kedro.io.data_catalog")
+        level = kedro_log.level
+        kedro_log.setLevel(logging.ERROR)  # it warns of each entry that is replaced
+        for name in names:
+            self._catalog[name] = AbsentDataset()
+        kedro_log.setLevel(level)
+
     @hook_impl
-    def after_dataset_saved(self, dataset_name: str) -> None:
-        """Say that a picture worth looking at is there."""
+    def after_dataset_saved(self, dataset_name: str, node: Node) -> None:
+        """Keep the time that a node took until here; say that a picture worth looking at is there.
+
+        Some nodes work while their outputs are saved (packing, training arm by arm), so what counts is the time since the save before,
+        which runs node after node make exact.
+        """
+        now = time.monotonic()
+        self._spent[node.name] = self._spent.get(node.name, 0.0) + now - self._last_saved
+        self._last_saved = now
+        record = self._catalog.load("run_record") | {node.name: self._facts(node)}
+        self._catalog.save("run_record", {name: part for name, part in record.items() if name in self._known})
+        self._last_saved = time.monotonic()
         if dataset_name in PICTURES:
             logger.info("%s: %s", dataset_name.replace("_", " "), self._path(dataset_name))
+
+    def _facts(self, node: Node) -> dict[str, Any]:
+        return {
+            "stage": node.namespace or "",
+            "seconds": round(self._spent[node.name], 2),
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            "deepnoise": deepnoise.__version__,
+            **self._run,
+        }
 
     @hook_impl
     def after_pipeline_run(self, pipeline: Pipeline, catalog: CatalogProtocol) -> None:
@@ -133,6 +170,8 @@ class ProjectHooks:
         for name in PRINTED:
             if name in pipeline.all_outputs():
                 print("\n" + catalog.load(name), flush=True)
+        if "report" in pipeline.all_outputs():
+            print(f"report, to be opened in a browser: {self._path('report')}", flush=True)
 
 
 def _load_version(dataset: Any) -> str | None:

@@ -266,10 +266,17 @@ class PlateBalancingParameters(Block):
 class EvaluationParameters(Block):
     """What is scored."""
 
+    screen: str
     unit: Literal["well", "site"]
     pairs: list[Annotated[list[str], Field(min_length=2, max_length=2)]]
     permutations: PositiveInt
     smallest_leak: float = Field(gt=0)
+
+
+class ReportParameters(Block):
+    """The report."""
+
+    screen: str
 
 
 class GrowthStep(Block):
@@ -332,9 +339,9 @@ class ProjectParameters(Block):
     inference: InferenceParameters
     plate_balancing: PlateBalancingParameters
     evaluation: EvaluationParameters
+    report: ReportParameters
     growth_chart: GrowthChartParameters
     tuning: TuningParameters
-    screen: str
     raw_root: str | None = None
     data_root: str | None = None
     scores: str | None = None

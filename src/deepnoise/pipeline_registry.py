@@ -9,6 +9,7 @@ from deepnoise.pipelines import (
     ingestion,
     normalization,
     plate_balancing,
+    report,
     simulation,
     training,
     tuning,
@@ -22,6 +23,7 @@ STAGES = {
     "inference": inference,
     "plate_balancing": plate_balancing,
     "evaluation": evaluation,
+    "report": report,
 }
 OWN_SCORES = {"well_scores": "well_logits"}
 """Balancing and evaluation read any model's ``well_scores``; inside the whole path these are our own."""
@@ -31,7 +33,7 @@ SIMULATED = {"raw_wells": "simulated_wells", "raw_images": "simulated_images"}
 
 
 def register_pipelines() -> dict[str, Pipeline]:
-    """Name -> pipeline; ``__default__`` goes from ingestion to evaluation, ``demo`` puts simulation before it.
+    """Name -> pipeline; ``__default__`` goes from ingestion to the report, ``demo`` puts simulation before it.
 
     Beside them stand ``growth_chart`` and ``tuning``, which train networks of their own on the screen that normalization has measured, and
     ``tuning_balancing``, which reads stored scores.
@@ -43,6 +45,7 @@ def register_pipelines() -> dict[str, Pipeline]:
         + stages["inference"]
         + Pipeline(stages["plate_balancing"], inputs=OWN_SCORES)
         + Pipeline(stages["evaluation"], inputs=OWN_SCORES)
+        + stages["report"]
     )
     return stages | {
         "growth_chart": growth_chart.create_pipeline(),

@@ -489,7 +489,7 @@ SCORES_KEYS = {
     "classes": "number of perturbations that can be called",
     "headline": "the one figure to quote: T0, T1 or T1c; null where the model is of another tier",
     "heldout": "by well and by site: top1, top5, macro_recall, skill, chance, n, experiments, interval or sign_flip_p, tier, by_experiment, "
-    "by_cell_type of the plain call",
+    "by_perturbation, by_cell_type of the plain call",
     "seen": "the same on experiments that the model was trained on",
     "gap": "top-1 seen less unseen",
     "validation": "the same plain scores on the validation plates, which were watched during training",

@@ -6,7 +6,7 @@ import pytest
 from sklearn.metrics import balanced_accuracy_score
 
 from deepnoise.errors import InputError
-from deepnoise.evaluation.leaks import probe_experiment
+from deepnoise.evaluation.leaks import probe_batch
 from deepnoise.evaluation.metrics import (
     confusions,
     evaluate,
@@ -169,14 +169,14 @@ def test_the_probe_finds_a_planted_shift_and_stays_silent_without_one():
     experiment = pd.Series(np.repeat(["A-1", "A-2", "A-3"], 60))
     kind = pd.Series(["A"] * 180)
     noise = rng.normal(size=(180, 5))
-    silent = probe_experiment(noise, experiment, kind)
+    silent = probe_batch(noise, experiment, kind)
     shifted = noise + 3 * (experiment.to_numpy() == "A-2")[:, None]
     assert silent["chance"] == pytest.approx(1 / 3) and abs(silent["balanced_accuracy"] - 1 / 3) < 0.12
-    assert probe_experiment(shifted, experiment, kind)["balanced_accuracy"] > 0.6
+    assert probe_batch(shifted, experiment, kind)["balanced_accuracy"] > 0.6
 
 
 def test_the_probe_says_none_where_there_is_nothing_to_tell_apart():
-    assert probe_experiment(np.zeros((10, 2)), pd.Series(["A"] * 10), pd.Series(["x"] * 10))["chance"] is None
+    assert probe_batch(np.zeros((10, 2)), pd.Series(["A"] * 10), pd.Series(["x"] * 10))["chance"] is None
 
 
 def test_scores_at_chance_are_told():

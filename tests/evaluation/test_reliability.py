@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from deepnoise.evaluation.figures import draw_reliability
 from deepnoise.evaluation.reliability import (
     calibration_error,
-    draw_reliability,
     format_reliability,
     measure_reliability,
 )
@@ -53,7 +53,7 @@ def test_reliability_is_that_of_held_out_wells_by_experiment():
     coverage = table[(table["step"] == "plain") & (table["curve"] == "coverage")]
     assert coverage["wells"].iloc[-1] == 4000 and coverage["accuracy"].iloc[-1] == pytest.approx(right.mean())
     assert coverage["accuracy"].iloc[0] > coverage["accuracy"].iloc[-1] + 0.2
-    assert "matching" in format_reliability(summary) and len(draw_reliability(table).axes) == 2
+    assert "matching" in format_reliability(summary) and len(draw_reliability(table).data) == 1 + 2 * len(summary)
 
 
 def test_few_experiments_get_points_and_no_labels_get_nothing():
@@ -63,4 +63,7 @@ def test_few_experiments_get_points_and_no_labels_get_nothing():
     assert summary[0]["ece_interval"] is None and summary[0]["brier_interval"] is None
     table, summary = measure_reliability(steps, calls, truth.iloc[:0])
     assert table.empty and summary == [] and format_reliability(summary) == ""
-    assert len(draw_reliability(validate_table(table, "reliability", "x")).axes) == 2
+    assert (
+        "no confidence can be checked"
+        in draw_reliability(validate_table(table, "reliability", "x")).layout.annotations[0].text
+    )

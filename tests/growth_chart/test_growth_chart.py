@@ -11,7 +11,8 @@ from deepnoise.datasets.arms import ArmsDataset
 from deepnoise.errors import InputError
 from deepnoise.growth_chart import run
 from deepnoise.growth_chart.arms import Settings, change, forward_passes, plan_arms
-from deepnoise.growth_chart.summary import draw_ladder, draw_scatter, format_chart, summarise_arms
+from deepnoise.growth_chart.figures import draw_ladder, draw_scatter
+from deepnoise.growth_chart.summary import format_chart, summarise_arms
 from deepnoise.ingestion.design import discover_groups, make_folds, without_heldout_labels
 from deepnoise.parameters import (
     GrowthChartParameters,
@@ -221,7 +222,10 @@ def check_summary(table, records, arms, block, complete):
     assert rows.loc["sinkhorn", "leak_plate"] == rows.loc["TTA", "leak_plate"]
     text = format_chart(table)
     assert "over the control of equal compute" in text and "T2 and T3 rows are no headline" in text
-    assert draw_ladder(table) and draw_scatter(table)
+    bars = [arm for trace in draw_ladder(table).data if trace.type == "bar" for arm in trace.y]
+    assert sorted(bars) == sorted(table["arm"])
+    dots = [arm for trace in draw_scatter(table).data for arm in trace.text]
+    assert sorted(dots) == sorted(table.dropna(subset=["leak_experiment"])["arm"])
     with pytest.raises(InputError, match="not complete"):
         summarise_arms(arms, block.seeds, records, complete | {"complete": False})
     with pytest.raises(InputError, match="'TTA_seed_1' of another run"):

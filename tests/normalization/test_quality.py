@@ -6,7 +6,13 @@ import pytest
 from scipy import ndimage
 
 from deepnoise.normalization.features import measure_sites, site_table
-from deepnoise.normalization.figures import draw_experiments, draw_fields, draw_overview
+from deepnoise.normalization.figures import (
+    choose_sites,
+    draw_experiments,
+    draw_fields,
+    draw_flagged,
+    draw_normalization,
+)
 from deepnoise.normalization.illumination import field_table
 from deepnoise.normalization.quality import MIN_CONTROLS, check_plates, control_separation, position_trends
 from deepnoise.normalization.statistics import histograms
@@ -142,16 +148,43 @@ def test_a_short_plate_says_how_many_wells_it_lacks(plates):
 def test_heat_maps_are_drawn_in_the_geometry_of_the_plate(plates):
     features = features_of(*plates)
     table = check_plates(features, plates[0])
-    figure = draw_overview(features, table)
-    canvas = figure.axes[0].images[0].get_array()
-    assert canvas.shape == (8 * (8 + 4), 6 * (12 + 2))  # 8 plates, 6 channels of 96 wells
-    values = canvas.filled(np.nan) if hasattr(canvas, "filled") else canvas
-    shown = values[3:11, :12]
-    assert ((shown >= 0) & (shown <= 1)).sum() == 48 and (shown == -1).sum() == 48
+    figure = draw_flagged(features, table)
+    assert len(figure.data) == 8 * 6  # 8 plates, 6 channels of 96 wells
+    first = figure.data[0]
+    shown, values = (np.array(grid, float) for grid in (first.z, first.customdata))
+    assert shown.shape == values.shape == (8, 12) and list(first.y) == list("ABCDEFGH") and first.x[11] == "12"
+    experiment, plate = figure.layout.annotations[0].text.split(" / ")
+    own = features[
+        (features["experiment"] == experiment) & (features["plate"] == plate) & (features["channel"] == "nucleus")
+    ]
+    place = own.groupby("well")["mean"].mean()
+    well = own["well"].iloc[0]
+    assert values[ord(well[0]) - 65, int(well[1:]) - 1] == pytest.approx(place[well], abs=0.05)
+    assert np.isnan(shown).sum() == 48 and np.nanmin(shown) >= 0 and np.nanmax(shown) <= 1
+    assert [trace.visible for trace in figure.data[::8]] == [True] + [False] * 5
     assert set(draw_experiments(features, table)) == {"ALPHA-01.png", "ALPHA-02.png"}
 
 
 def test_fields_are_drawn_and_their_absence_is_told():
     table = field_table(np.ones((2, 4, 4)), "E", "1", ["a", "b"])
-    assert len(draw_fields(table, ["a", "b"]).axes) == 3
-    assert "no field was estimated" in draw_fields(table.head(0), ["a", "b"]).texts[0].get_text()
+    small = draw_fields(table.head(0), ["a", "b"])
+    drawn = draw_fields(table, ["a", "b"])
+    assert drawn.mode == small.mode == "RGB" and drawn.size[1] > small.size[1] > 50
+
+
+def test_a_site_is_shown_as_photographed_and_as_the_network_sees_it(screen, wells):
+    store, sites, statistics = screen
+    chosen = choose_sites(sites, wells, 3)
+    assert len(chosen) == 3 and chosen["experiment"].nunique() == 3
+    named = chosen["id_code"].map(wells.set_index("id_code")["perturbation"])
+    assert named.nunique() == 1  # one perturbation, so that what differs is technical
+    sheet = np.asarray(draw_normalization(store, chosen, statistics), float)
+    assert sheet.shape[2] == 3 and sheet.std() > 10
+    dark = statistics.assign(scale=1e9)
+    assert np.asarray(draw_normalization(store, chosen, dark), float).mean() < sheet.mean() + 60
+    assert not np.array_equal(np.asarray(draw_normalization(store, chosen, dark)), sheet)
+
+
+def test_sites_of_unlabelled_wells_can_be_shown_too(screen, wells):
+    _, sites, _ = screen
+    assert len(choose_sites(sites, wells.assign(perturbation=None), 2)) == 2

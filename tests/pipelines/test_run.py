@@ -127,7 +127,7 @@ def test_anybodys_profiles_give_the_same_card(run, tmp_path):
     assert card["signal"]["treatment"]["any"]["skill"] > 0.3
     assert card["leaks"]["embedding"]["raw_intensity"]["verdict"] == "not asked"
     assert "Signal and leak of the screen 'external_profiles'" in output
-    assert list(tmp_path.glob("data/08_reporting/*/signal_leak_plot.png/*/*.png"))
+    assert list(tmp_path.glob("data/08_reporting/*/signal_leak_plot.json/*/*.json"))
 
 
 def test_calls_hold_a_probability_and_a_tier_for_every_heldout_well(run):

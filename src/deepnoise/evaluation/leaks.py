@@ -426,27 +426,25 @@ def normalized_wells(normalized_features: pd.DataFrame) -> pd.DataFrame:
     return normalized_features.groupby("id_code")[columns].mean()
 
 
-def probe_experiment(
-    features: np.ndarray, experiment: pd.Series, cell_type: pd.Series, seed: int = 0
-) -> dict[str, Any]:
-    """Balanced accuracy of naming a well's experiment within its cell type, labels of perturbations unknown.
+def probe_batch(features: np.ndarray, batch: pd.Series, group: pd.Series, seed: int = 0) -> dict[str, Any]:
+    """Balanced accuracy of naming a row's batch within its group, labels of perturbations unknown.
 
-    Every treatment stands once in an experiment, so the perturbation says nothing about the experiment.
+    Asked of experiments within a cell type (every treatment stands once in an experiment, so the perturbation says nothing about
+    it), or of plates within an experiment on perturbations that stand on all of them.
 
     Args:
-        features: (W, F) float, one row a well.
-        experiment: W names.
-        cell_type: W names.
+        features: (N, F) float, one row a well or site.
+        batch: N names of experiments or plates.
+        group: N names of cell types or experiments.
         seed: Seed of the five parts.
 
     Returns:
-        ``balanced_accuracy`` and ``chance`` as means over cell types, ``by_cell_type``; both None where no cell type has two
-        experiments of five wells.
+        ``balanced_accuracy`` and ``chance`` as means over groups, ``by_group``; both None where no group has two batches of five rows.
     """
     scores, chances = {}, []
-    for kind in sorted(set(cell_type)):
-        member = (cell_type == kind).to_numpy()
-        names, labels, counts = np.unique(experiment[member].to_numpy(str), return_inverse=True, return_counts=True)
+    for kind in sorted(set(group)):
+        member = (group == kind).to_numpy()
+        names, labels, counts = np.unique(batch[member].to_numpy(str), return_inverse=True, return_counts=True)
         if len(names) < 2 or counts.min() < SPLITS:
             continue
         probe = Probe(features[member].astype(np.float64), np.arange(member.sum()), seed)
@@ -455,5 +453,5 @@ def probe_experiment(
     return {
         "balanced_accuracy": float(np.mean(list(scores.values()))) if scores else None,
         "chance": float(np.mean(chances)) if chances else None,
-        "by_cell_type": scores,
+        "by_group": scores,
     }

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 from scipy.stats import rankdata
 
 from deepnoise.evaluation.intervals import DRAWS, LEAST_EXPERIMENTS, LEVEL, summarise
@@ -120,27 +119,3 @@ def format_reliability(summary: list[dict[str, Any]]) -> str:
             f"  {part['step']:26} {part['accuracy']:7.1%} {part['confidence']:7.1%} {part['ece']:6.3f} {part['brier']:6.3f}   {sure}  ({part['tier']})"
         )
     return "\n".join(lines) + "\n"
-
-
-def draw_reliability(table: pd.DataFrame) -> Figure:
-    """Calibration curves, and the precision that is left when the least sure calls are abstained from."""
-    figure = Figure(figsize=(9, 4.2), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    left.plot([0, 1], [0, 1], color="0.7", lw=1, zorder=0)
-    for name, own in table.groupby("step", sort=False):
-        tier = own["tier"].iloc[0]
-        bins = own[own["curve"] == "calibration"]
-        left.plot(bins["confidence"], bins["accuracy"], marker="o", ms=3, label=f"{name} ({tier})")
-        coverage = own[own["curve"] == "coverage"]
-        right.plot(coverage["wells"] / coverage["wells"].max(), 1 - coverage["accuracy"], label=f"{name} ({tier})")
-    left.set(xlabel="confidence", ylabel="share of right calls", xlim=(0, 1), ylim=(0, 1), title="reliability")
-    right.set(
-        xlabel="coverage: share of wells that are called",
-        ylabel="risk: share of wrong calls",
-        xlim=(0, 1),
-        title="risk and coverage",
-    )
-    right.set_ylim(bottom=0)
-    if len(table):
-        left.legend(fontsize=7)
-    return figure

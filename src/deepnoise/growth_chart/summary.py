@@ -1,4 +1,4 @@
-"""The arms of a growth chart side by side: means over seeds, paired gains, and the two figures."""
+"""The arms of a growth chart side by side: means over seeds and paired gains."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from deepnoise.errors import InputError
-from deepnoise.evaluation.figures import TIER_COLOURS
 from deepnoise.evaluation.intervals import summarise_sums, uncertainty
 from deepnoise.growth_chart.arms import Arm
 from deepnoise.growth_chart.run import record_name
@@ -124,58 +122,3 @@ def _sure(row: Any, name: str) -> str:
     if pd.notna(low):
         return f"{low:+.1%} to {getattr(row, f'{name}_high'):+.1%}"
     return uncertainty({"sign_flip_p": p, "experiments": row.experiments}) if pd.notna(p) else "-"
-
-
-def draw_ladder(table: pd.DataFrame) -> Figure:
-    """Top-1 of every arm, tiers by colour, dots for the range of the seeds."""
-    figure = Figure(figsize=(9, 0.36 * len(table) + 1.4), layout="constrained")
-    axis = figure.subplots()
-    for place, row in enumerate(table.itertuples()):
-        hatch = "//" if row.kind in ("control", "leave_one_out") else None
-        axis.barh(
-            place, row.top1, color=TIER_COLOURS.get(row.tier, "#000000"), hatch=hatch, edgecolor="white", height=0.7
-        )
-        axis.hlines(place, row.top1_low, row.top1_high, color="black", linewidth=2)
-        axis.vlines(row.chance, place - 0.35, place + 0.35, color="black", linestyle=":")
-        axis.annotate(f" {row.top1:.1%}", (row.top1_high, place), va="center", fontsize=8)
-    axis.set_yticks(range(len(table)), table["arm"])
-    axis.invert_yaxis()
-    axis.set_xlim(0, min(1.12, 1.15 * float(table["top1_high"].max())))
-    axis.set_xlabel("top-1 by well (line: range of the seeds; dotted: chance; hatched: controls)")
-    _tier_legend(figure, table)
-    return figure
-
-
-def draw_scatter(table: pd.DataFrame) -> Figure:
-    """Signal against leak: top-1 over the experiment probe of the same embeddings, arms by their number in the table."""
-    figure = Figure(figsize=(10, 6), layout="constrained")
-    axis, key = figure.subplots(1, 2, width_ratios=[3, 1.1])
-    numbered = table.assign(number=range(1, len(table) + 1))
-    drawn = numbered.dropna(subset=["leak_experiment"])
-    markers = {"step": "o", "control": "x", "transductive": "^", "design": "s", "leave_one_out": "D"}
-    for row in drawn.itertuples():
-        axis.scatter(
-            row.leak_experiment, row.top1, color=TIER_COLOURS.get(row.tier, "#000000"), marker=markers[row.kind], s=45
-        )
-        place = (row.leak_experiment, row.top1)
-        axis.annotate(str(row.number), place, xytext=(6, 2), textcoords="offset points", fontsize=8)
-    if len(drawn):
-        axis.axvline(drawn["leak_experiment_chance"].iloc[0], color="black", linestyle=":")
-    axis.set_xlabel("leak: experiment named from the embedding (dotted: chance)")
-    axis.set_ylabel("signal: top-1 by well")
-    unseen = numbered["leak_experiment"].isna()
-    names = [
-        f"{r.number} {r.arm}{' (no leak probe)' if gone else ''}"
-        for r, gone in zip(numbered.itertuples(), unseen, strict=True)
-    ]
-    key.set_axis_off()
-    key.text(0, 1, "\n".join(names), fontsize=8, va="top")
-    _tier_legend(figure, table)
-    return figure
-
-
-def _tier_legend(figure: Figure, table: pd.DataFrame) -> None:
-    axis = figure.axes[0]
-    for tier in dict.fromkeys(table["tier"]):
-        axis.scatter([], [], color=TIER_COLOURS.get(tier, "#000000"), label=tier, marker="s")
-    axis.legend(fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=6, frameon=False)

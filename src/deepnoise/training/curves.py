@@ -1,14 +1,16 @@
-"""Learning curves as a picture."""
+"""Learning curves as a figure."""
 
 from __future__ import annotations
 
 import pandas as pd
-from matplotlib.figure import Figure
+import plotly.graph_objects as go
 
-COLOURS = {"student_t1": "#0072B2", "teacher_t1": "#D55E00"}
+from deepnoise.figures import COLOURS, new_figure, say
+
+SCORED = {"student_t1": ("student", COLOURS[0]), "teacher_t1": ("moving average", COLOURS[5])}
 
 
-def learning_curves(pretraining: pd.DataFrame, training: pd.DataFrame) -> Figure:
+def learning_curves(pretraining: pd.DataFrame, training: pd.DataFrame) -> go.Figure:
     """Losses, validation scores and learning rate by epoch, both stages behind one another.
 
     Args:
@@ -17,26 +19,28 @@ def learning_curves(pretraining: pd.DataFrame, training: pd.DataFrame) -> Figure
     """
     shift = int(pretraining["epoch"].max()) + 1 if len(pretraining) else 0
     both = pd.concat([pretraining, training.assign(epoch=training["epoch"] + shift)], ignore_index=True)
-    figure = Figure(figsize=(9, 7), layout="constrained")
-    losses, scores, rates = figure.subplots(3, 1, sharex=True)
-    for (fold, cell_type), rows in both.groupby(["fold", "cell_type"]):
+    if both.empty:
+        return say("no epoch was trained")
+    figure = new_figure(760, ["loss", "validation top-1 (T1, one site, one view)", "learning rate"])
+    for number, ((fold, cell_type), rows) in enumerate(both.groupby(["fold", "cell_type"])):
         rows = rows.sort_values("epoch")
-        losses.plot(rows["epoch"], rows["loss"], label=f"fold {fold}, {cell_type}")
-        for column, colour in COLOURS.items():
-            known = rows.dropna(subset=column)
-            scores.plot(known["epoch"], 100 * known[column].astype(float), color=colour, alpha=0.8)
-        rates.plot(rows["epoch"], rows["learning_rate"], color="0.3")
-    for axes in (losses, scores, rates):
-        if shift and len(training):
-            axes.axvline(shift - 0.5, color="0.7", linewidth=1)
-        axes.spines[["top", "right"]].set_visible(False)
-    for name, colour in COLOURS.items():
-        scores.plot([], [], color=colour, label={"student_t1": "student", "teacher_t1": "moving average"}[name])
-    scores.legend(frameon=False)
-    if both[["fold", "cell_type"]].drop_duplicates().shape[0] <= 8:
-        losses.legend(frameon=False)
-    losses.set_ylabel("loss")
-    scores.set_ylabel("validation top-1, % (T1,\none site, one view)")
-    rates.set_ylabel("learning rate")
-    rates.set_xlabel("epoch, mean teacher behind the grey line")
+        own = {"mode": "lines", "hovertemplate": f"fold {fold}, {cell_type}, epoch %{{x}}: %{{y:.4g}}<extra></extra>"}
+        epochs = rows["epoch"].tolist()
+        colour = COLOURS[number % len(COLOURS)]
+        label = f"loss, fold {fold}, {cell_type}"
+        figure.add_scatter(x=epochs, y=rows["loss"].tolist(), line_color=colour, name=label, **own, row=1, col=1)
+        for column, (name, shade) in SCORED.items():
+            known = rows.dropna(subset=[column])
+            figure.add_scatter(
+                x=known["epoch"].tolist(), y=known[column].astype(float).tolist(), line_color=shade, name=name,
+                showlegend=number == 0, legendgroup=name, **own, row=2, col=1,
+            )  # fmt: skip
+        figure.add_scatter(
+            x=epochs, y=rows["learning_rate"].tolist(), line_color="#555555", showlegend=False, **own, row=3, col=1
+        )
+    if shift and len(training):
+        figure.add_vline(x=shift - 0.5, line={"color": "#AAAAAA", "width": 1})
+    figure.update_yaxes(tickformat=".0%", row=2)
+    figure.update_xaxes(title_text="epoch (mean teacher behind the grey line)", row=3)
+    figure.update_layout(legend_y=-0.1)
     return figure

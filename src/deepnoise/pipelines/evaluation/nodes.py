@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
+from plotly.graph_objects import Figure
 
-from deepnoise.evaluation import card, figures, leaks, metrics, reliability, retrieval, suspects
+from deepnoise.evaluation import card, chapter, figures, leaks, metrics, reliability, retrieval, suspects
 from deepnoise.evaluation.profiles import Profiles, join_profiles, true_labels
 from deepnoise.parameters import EvaluationParameters
 from deepnoise.plate_balancing.scores import filled, pool_scores
@@ -19,7 +19,6 @@ logger = logging.getLogger(__name__)
 
 
 def score_calls(
-    screen: str,
     well_scores: pd.DataFrame,
     site_logits: pd.DataFrame,
     baseline_logits: pd.DataFrame,
@@ -32,7 +31,7 @@ def score_calls(
 ) -> dict[str, Any]:
     """Every score with its tier, and the two lines of the story."""
     scores = metrics.evaluate(
-        screen=screen,
+        screen=parameters.screen,
         well_scores=_pooled(well_scores, wells),
         site_logits=site_logits,
         baseline_logits=baseline_logits,
@@ -153,7 +152,6 @@ def find_suspects(
 
 
 def make_card(
-    screen: str,
     well_embeddings: pd.DataFrame,
     retrieval_summary: dict[str, Any],
     leak_probes: pd.DataFrame,
@@ -161,10 +159,11 @@ def make_card(
     suspect_wells: pd.DataFrame,
     wells: pd.DataFrame,
     heldout_labels: pd.DataFrame,
+    parameters: EvaluationParameters,
 ) -> dict[str, Any]:
     """Signal and leak side by side."""
     return card.make_card(
-        screen=screen,
+        screen=parameters.screen,
         tier=_tier(well_embeddings),
         profiles=_profiles(well_embeddings, wells, heldout_labels),
         signal=retrieval_summary,
@@ -184,19 +183,51 @@ def format_scores(
     return "\n".join(part for part in parts if part)
 
 
-def draw_scores(scores: dict[str, Any]) -> Figure:
-    """The scores as a figure."""
-    return figures.draw_scores(scores)
+def draw_figures(
+    scores: dict[str, Any],
+    signal_leak_card: dict[str, Any],
+    reliability_table: pd.DataFrame,
+    perturbation_scores: pd.DataFrame,
+    confusion_table: pd.DataFrame,
+) -> tuple[Figure, Figure, Figure, Figure]:
+    """Scores, signal and leak, reliability, and what is taken for what."""
+    return (
+        figures.draw_scores(scores),
+        figures.draw_card(signal_leak_card),
+        figures.draw_reliability(reliability_table),
+        figures.draw_confusions(perturbation_scores, confusion_table),
+    )
 
 
-def draw_reliability(reliability_table: pd.DataFrame) -> Figure:
-    """The reliability and risk-coverage curves."""
-    return reliability.draw_reliability(reliability_table)
+def draw_embeddings(well_embeddings: pd.DataFrame, wells: pd.DataFrame, heldout_labels: pd.DataFrame) -> Figure:
+    """A map of the embeddings."""
+    return figures.draw_embeddings(_profiles(well_embeddings, wells, heldout_labels))
 
 
-def draw_card(signal_leak_card: dict[str, Any]) -> Figure:
-    """The signal / leak card as a figure."""
-    return figures.draw_card(signal_leak_card)
+def write_chapter(
+    scores: dict[str, Any],
+    reliability_summary: list[dict[str, Any]],
+    signal_leak_card: dict[str, Any],
+    leak_table: pd.DataFrame,
+    perturbation_scores: pd.DataFrame,
+    suspect_wells: pd.DataFrame,
+    score_plot: Figure,
+    reliability_plot: Figure,
+    confusion_plot: Figure,
+    signal_leak_plot: Figure,
+    embedding_map: Figure,
+) -> dict[str, Any]:
+    """What the report shows of evaluation."""
+    plots = {
+        "score_plot": score_plot,
+        "reliability_plot": reliability_plot,
+        "confusion_plot": confusion_plot,
+        "signal_leak_plot": signal_leak_plot,
+        "embedding_map": embedding_map,
+    }
+    return chapter.write_chapter(
+        scores, reliability_summary, signal_leak_card, leak_table, perturbation_scores, suspect_wells, plots
+    ).as_json()
 
 
 def _profiles(well_embeddings: pd.DataFrame, wells: pd.DataFrame, heldout_labels: pd.DataFrame) -> Profiles:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
-from matplotlib.figure import Figure
+from plotly.graph_objects import Figure
 
 from deepnoise.growth_chart.arms import Settings, plan_arms
 from deepnoise.ingestion.design import discover_groups, without_heldout_labels
@@ -63,6 +63,15 @@ def summarise_arms(
 
 def draw_chart(growth_chart: pd.DataFrame) -> tuple[Figure, Figure, str]:
     """The ladder, signal against leak, and the table as text."""
-    from deepnoise.growth_chart import summary
+    from deepnoise.growth_chart import figures, summary
 
-    return summary.draw_ladder(growth_chart), summary.draw_scatter(growth_chart), summary.format_chart(growth_chart)
+    return figures.draw_ladder(growth_chart), figures.draw_scatter(growth_chart), summary.format_chart(growth_chart)
+
+
+def write_chapter(
+    growth_chart: pd.DataFrame, growth_ladder_plot: Figure, growth_scatter_plot: Figure
+) -> dict[str, Any]:
+    """What the report shows of the growth chart."""
+    from deepnoise.growth_chart import chapter
+
+    return chapter.write_chapter(growth_chart, growth_ladder_plot, growth_scatter_plot).as_json()

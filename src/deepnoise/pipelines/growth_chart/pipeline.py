@@ -41,6 +41,12 @@ def create_pipeline() -> Pipeline:
                 ["growth_ladder_plot", "growth_scatter_plot", "growth_table"],
                 name="draw_chart",
             ),
+            Node(
+                nodes.write_chapter,
+                ["growth_chart", "growth_ladder_plot", "growth_scatter_plot"],
+                "growth_chart_chapter",
+                name="write_chapter",
+            ),
         ],
         namespace="growth_chart",
         prefix_datasets_with_namespace=False,

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from deepnoise.errors import InputError
-from deepnoise.ingestion import design, findings, packing, validation
+from deepnoise.ingestion import chapter, design, findings, packing, validation
 from deepnoise.parameters import IngestionParameters
 
 logger = logging.getLogger(__name__)
@@ -119,3 +119,16 @@ def make_folds(wells: pd.DataFrame, design_audit: dict[str, Any], parameters: In
     return design.make_folds(
         wells, design_audit["duplicate_layouts"], folds.n_folds, folds.run, folds.validation, folds.split
     )
+
+
+def write_chapter(
+    wells: pd.DataFrame,
+    image_store: Any,
+    ingestion_report: dict[str, Any],
+    ingestion_findings: pd.DataFrame,
+    design_audit: dict[str, Any],
+) -> dict[str, Any]:
+    """What the report shows of ingestion."""
+    return chapter.write_chapter(
+        wells, image_store.plates, ingestion_report, ingestion_findings, design_audit
+    ).as_json()

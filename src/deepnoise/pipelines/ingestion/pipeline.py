@@ -36,6 +36,12 @@ def create_pipeline() -> Pipeline:
                 name="report_findings",
             ),
             Node(nodes.list_sites, ["image_store", "wells", "ingestion_findings"], "sites", name="list_sites"),
+            Node(
+                nodes.write_chapter,
+                ["wells", "image_store", "ingestion_report", "ingestion_findings", "design_audit"],
+                "ingestion_chapter",
+                name="write_chapter",
+            ),
         ],
         namespace="ingestion",
         prefix_datasets_with_namespace=False,

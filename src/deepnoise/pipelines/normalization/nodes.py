@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from PIL.Image import Image
+from plotly.graph_objects import Figure as PlotlyFigure
 
-from deepnoise.evaluation.leaks import probe_experiment
-from deepnoise.normalization import features, figures, illumination, position, quality, statistics
+from deepnoise.evaluation.leaks import probe_batch
+from deepnoise.normalization import chapter, features, figures, illumination, position, quality, statistics
 from deepnoise.parameters import NormalizationParameters
 from deepnoise.progress import progress
 from deepnoise.tables import FEATURE, SCHEMAS
@@ -36,7 +38,7 @@ def read_blocks(store: Any, rows: pd.DataFrame, bar: Any) -> Iterator[tuple[pd.D
 
 def estimate_illumination(
     image_store: Any, sites: pd.DataFrame, parameters: NormalizationParameters
-) -> tuple[pd.DataFrame, Figure]:
+) -> tuple[pd.DataFrame, Image]:
     """The flat field of each plate and channel, where it is asked for."""
     channels = image_store.channels
     table = SCHEMAS["illumination_fields"].empty()
@@ -101,7 +103,9 @@ def normalise_features(
     return normalized
 
 
-def check_plates(site_features: pd.DataFrame, wells: pd.DataFrame) -> tuple[pd.DataFrame, Figure, dict[str, Figure]]:
+def check_plates(
+    site_features: pd.DataFrame, wells: pd.DataFrame
+) -> tuple[pd.DataFrame, PlotlyFigure, dict[str, Figure]]:
     """Quality of every plate and channel, and heat maps."""
     table = quality.check_plates(site_features, wells)
     flagged = table[table["flags"] != ""]
@@ -110,38 +114,73 @@ def check_plates(site_features: pd.DataFrame, wells: pd.DataFrame) -> tuple[pd.D
         "plate QC: %s of %s plates have flags, see plate_qc%s", plates, table.groupby(["experiment", "plate"]).ngroups,
         "".join(f"; {r.experiment}/{r.plate} {r.channel}: {r.flags}" for r in flagged.head(1).itertuples()),
     )  # fmt: skip
-    return table, figures.draw_overview(site_features, table), figures.draw_experiments(site_features, table)
+    return table, figures.draw_flagged(site_features, table), figures.draw_experiments(site_features, table)
 
 
 def probe_pixels(
     site_features: pd.DataFrame, normalized_features: pd.DataFrame, plate_statistics: pd.DataFrame, wells: pd.DataFrame
 ) -> dict[str, Any]:
-    """How well intensity features name the experiment, before and after normalization."""
+    """How well intensity features name the experiment, before and after normalization; with one experiment alone, the plate.
+
+    Plates are named from single sites of the perturbations that stand on every plate, so that no perturbation gives a plate away.
+    """
     raw = features.normalise_features(site_features, plate_statistics.assign(location=0.0, scale=1.0, strategy="none"))
-    kind = wells.set_index("id_code")["cell_type"]
-    found: dict[str, Any] = {}
+    facts = wells.set_index("id_code")
+    axis = "experiment" if facts.groupby("cell_type")["experiment"].nunique().max() > 1 else "plate"
+    everywhere = wells.groupby(["experiment", "perturbation"])["plate"].transform("nunique") == wells.groupby(
+        "experiment"
+    )["plate"].transform("nunique")
+    found: dict[str, Any] = {"axis": axis}
     for name, table in (("raw", raw), ("normalized", normalized_features)):
-        pooled = table.drop(columns=["plate", "well", "site"]).groupby(["id_code", "experiment"]).mean().reset_index()
-        everything = [c for c in pooled.columns if c.startswith(FEATURE)]
+        if axis == "experiment":
+            rows = table.drop(columns=["plate", "well", "site"]).groupby(["id_code", "experiment"]).mean().reset_index()
+            batch, group = rows["experiment"], rows["id_code"].map(facts["cell_type"])
+        else:
+            rows = table[table["id_code"].isin(wells.loc[everywhere, "id_code"])].reset_index(drop=True)
+            batch, group = rows["plate"], rows["experiment"]
+        everything = [c for c in rows.columns if c.startswith(FEATURE)]
         brightness = [c for c in everything if c.startswith((f"{FEATURE}mean_", f"{FEATURE}std_"))]
         for part, columns in ((name, brightness), (f"{name}_with_texture", everything)):
-            found[part] = probe_experiment(
-                pooled[columns].to_numpy(), pooled["experiment"], pooled["id_code"].map(kind)
-            )
+            found[part] = probe_batch(rows[columns].to_numpy(), batch, group)
     strategy = str(plate_statistics["strategy"].iloc[0])
     found["strategy"], found["tier"] = strategy, str(plate_statistics["tier"].iloc[0])
     if found["raw"]["chance"] is None:
-        logger.info("pixel probe: too few experiments of one cell type to tell apart")
+        logger.info("pixel probe: too few experiments of one cell type, and too few plates, to tell apart")
         return found
     chance = 100 * found["raw"]["chance"]
     logger.info(
-        "raw pixels: experiment named %.0f %% by brightness and contrast (chance %.0f %%)",
-        100 * found["raw"]["balanced_accuracy"],
-        chance,
-    )
+        "raw pixels: %s named %.0f %% by brightness and contrast (chance %.0f %%)",
+        axis, 100 * found["raw"]["balanced_accuracy"], chance,
+    )  # fmt: skip
     logger.info(
         "after %s normalization: %.0f %%; %.0f %% where texture and quantiles are read too (chance %.0f %%), tier %s",
         strategy, 100 * found["normalized"]["balanced_accuracy"],
         100 * found["normalized_with_texture"]["balanced_accuracy"], chance, found["tier"],
     )  # fmt: skip
     return found
+
+
+def draw_normalization(
+    image_store: Any,
+    illumination_fields: pd.DataFrame,
+    plate_statistics: pd.DataFrame,
+    sites: pd.DataFrame,
+    wells: pd.DataFrame,
+) -> Image:
+    """Tiles before and after normalization."""
+    store = illumination.corrected_store(image_store, illumination_fields)
+    return figures.draw_normalization(store, figures.choose_sites(sites, wells), plate_statistics)
+
+
+def write_chapter(
+    normalization_sheet: Image,
+    plate_maps: PlotlyFigure,
+    illumination_plot: Image,
+    plate_qc: pd.DataFrame,
+    pixel_probe: dict[str, Any],
+    illumination_fields: pd.DataFrame,
+) -> dict[str, Any]:
+    """What the report shows of normalization."""
+    return chapter.write_chapter(
+        normalization_sheet, plate_maps, illumination_plot, plate_qc, pixel_probe, len(illumination_fields) > 0
+    ).as_json()

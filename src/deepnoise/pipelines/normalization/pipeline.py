@@ -36,7 +36,7 @@ def create_pipeline() -> Pipeline:
             Node(
                 nodes.check_plates,
                 ["site_features", "wells"],
-                ["plate_qc", "plate_qc_plot", "plate_heatmaps"],
+                ["plate_qc", "plate_maps", "plate_heatmaps"],
                 name="check_plates",
             ),
             Node(
@@ -44,6 +44,25 @@ def create_pipeline() -> Pipeline:
                 ["site_features", "normalized_features", "plate_statistics", "wells"],
                 "pixel_probe",
                 name="probe_pixels",
+            ),
+            Node(
+                nodes.draw_normalization,
+                ["image_store", "illumination_fields", "plate_statistics", "sites", "wells"],
+                "normalization_sheet",
+                name="draw_normalization",
+            ),
+            Node(
+                nodes.write_chapter,
+                [
+                    "normalization_sheet",
+                    "plate_maps",
+                    "illumination_plot",
+                    "plate_qc",
+                    "pixel_probe",
+                    "illumination_fields",
+                ],
+                "normalization_chapter",
+                name="write_chapter",
             ),
         ],
         namespace="normalization",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import pandas as pd
+from plotly.graph_objects import Figure
 
 from deepnoise.ingestion import design
 from deepnoise.parameters import PlateBalancingParameters
-from deepnoise.plate_balancing import balancing, scores
+from deepnoise.plate_balancing import balancing, chapter, figures, scores
 
 logger = logging.getLogger(__name__)
 
@@ -64,3 +66,15 @@ def balance_plates(
     )  # fmt: skip
     probabilities = balancing.probability_table(found, pooled_scores)
     return probabilities, found.steps, found.groups, found.calibration, calls
+
+
+def draw_calls(calls: pd.DataFrame) -> Figure:
+    """Maps of the calls on their plates."""
+    return figures.draw_calls(calls)
+
+
+def write_chapter(
+    call_maps: Figure, calls: pd.DataFrame, plate_groups: pd.DataFrame, calibration: pd.DataFrame
+) -> dict[str, Any]:
+    """What the report shows of plate balancing."""
+    return chapter.write_chapter(call_maps, calls, plate_groups, calibration).as_json()

@@ -29,6 +29,13 @@ def create_pipeline() -> Pipeline:
                 ["design_probabilities", "balancing_steps", "plate_groups", "calibration", "calls"],
                 name="balance_plates",
             ),
+            Node(nodes.draw_calls, "calls", "call_maps", name="draw_calls"),
+            Node(
+                nodes.write_chapter,
+                ["call_maps", "calls", "plate_groups", "calibration"],
+                "plate_balancing_chapter",
+                name="write_chapter",
+            ),
         ],
         namespace="plate_balancing",
         prefix_datasets_with_namespace=False,

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
+from PIL.Image import Image
 from tqdm import tqdm
 
-from deepnoise.evaluation.figures import draw_contact_sheet
+from deepnoise.contact_sheet import draw_contact_sheet
 from deepnoise.fingerprint import fingerprint
 from deepnoise.parameters import SimulationParameters
 from deepnoise.simulation.design import design_screen
@@ -60,7 +60,7 @@ def render_plates(design: pd.DataFrame, parameters: SimulationParameters) -> Ite
     yield {"parameters": fingerprint(parameters.model_dump()), "wells": len(design), "seed": parameters.seed}
 
 
-def draw_sheet(images: Any) -> Figure:
+def draw_sheet(images: Any) -> Image:
     """The untreated well B02 of eight experiments, every channel on one grey scale: what differs is technical noise."""
     untreated = images.found[images.found["well"] == "B02"].drop_duplicates("experiment")
     chosen = untreated.iloc[np.unique(np.linspace(0, len(untreated) - 1, 8).round().astype(int))]

@@ -6,7 +6,7 @@ import logging
 from typing import Any
 
 import pandas as pd
-from matplotlib.figure import Figure
+from plotly.graph_objects import Figure
 
 from deepnoise.normalization.illumination import corrected_store
 from deepnoise.parameters import TrainingParameters
@@ -88,3 +88,12 @@ def _reports(training_state: Any, parameters: TrainingParameters) -> list[Any]:
     from deepnoise.training.tracking import to_mlflow, to_tensorboard
 
     return [to_mlflow] + ([to_tensorboard(training_state.root / "tensorboard")] if parameters.tensorboard else [])
+
+
+def write_chapter(
+    learning_curves: Figure, pretraining_history: pd.DataFrame, training_history: pd.DataFrame
+) -> dict[str, Any]:
+    """What the report shows of training."""
+    from deepnoise.training import chapter
+
+    return chapter.write_chapter(learning_curves, pretraining_history, training_history).as_json()

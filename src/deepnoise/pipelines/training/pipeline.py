@@ -39,6 +39,12 @@ def create_pipeline() -> Pipeline:
                 "learning_curves",
                 name="draw_learning_curves",
             ),
+            Node(
+                nodes.write_chapter,
+                ["learning_curves", "pretraining_history", "training_history"],
+                "training_chapter",
+                name="write_chapter",
+            ),
         ],
         namespace="training",
         prefix_datasets_with_namespace=False,

@@ -1,0 +1,26 @@
+"""What the growth chart has to show in the report."""
+
+from __future__ import annotations
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from deepnoise.report.chapter import SHARES, Chapter, Section, figure, table
+
+SHOWN = ["arm", "kind", "tier", "scored", "seeds", "top1", "chance", "reference", "gain", "control", "control_gain"]
+
+
+def write_chapter(chart: pd.DataFrame, ladder: go.Figure, scatter: go.Figure) -> Chapter:
+    """The chapter of the growth chart.
+
+    Args:
+        chart: The table ``growth_chart``.
+        ladder: The entry ``growth_ladder_plot``.
+        scatter: The entry ``growth_scatter_plot``.
+    """
+    exhibits = [
+        figure("What each step adds", ladder, "growth_ladder_plot", "One part switched on after another, each beside a control of equal compute (hatched)."),
+        figure("Signal against leak of each step", scatter, "growth_scatter_plot"),
+        table("Arms", chart[SHOWN], "growth_chart", "Gains are paired by wells and seeds.", {*SHARES, "gain", "control_gain"}),
+    ]  # fmt: skip
+    return Chapter([Section("Growth chart", "What each step of the method adds, trained anew.", exhibits)])

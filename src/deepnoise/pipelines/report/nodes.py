@@ -1,0 +1,57 @@
+"""Nodes of ``report``: adapters of ``deepnoise.report``. A chapter that was not written is None (``deepnoise.hooks``)."""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime
+from typing import Any
+
+import deepnoise
+from deepnoise.parameters import ReportParameters
+from deepnoise.report import page, run
+
+logger = logging.getLogger(__name__)
+
+Chapter = dict[str, Any]
+STAGES = ("evaluation", "growth_chart", "plate_balancing", "training", "normalization", "ingestion")
+
+
+def give_verdict(
+    evaluation: Chapter | None,
+    growth_chart: Chapter | None,
+    plate_balancing: Chapter | None,
+    training: Chapter | None,
+    normalization: Chapter | None,
+    ingestion: Chapter | None,
+) -> list[dict[str, Any]]:
+    """Five sentences with numbers."""
+    verdict = page.give_verdict(
+        [c for c in (normalization, evaluation, growth_chart, plate_balancing, training, ingestion) if c]
+    )
+    for part in verdict:
+        logger.info("%s %s", part["question"], part["answer"])
+    return verdict
+
+
+def describe_run(parameters: dict[str, Any], run_record: dict[str, Any]) -> Chapter:
+    """Versions, times and parameters."""
+    return run.write_chapter(parameters, run_record).as_json()
+
+
+def write_report(
+    parameters: ReportParameters,
+    verdict: list[dict[str, Any]],
+    run_chapter: Chapter,
+    evaluation: Chapter | None,
+    growth_chart: Chapter | None,
+    plate_balancing: Chapter | None,
+    training: Chapter | None,
+    normalization: Chapter | None,
+    ingestion: Chapter | None,
+) -> str:
+    """The page."""
+    chapters = (evaluation, growth_chart, plate_balancing, training, normalization, ingestion)
+    missing = [name for name, chapter in zip(STAGES, chapters, strict=True) if chapter is None]
+    lead = f"DeepNoise {deepnoise.__version__}, written {datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
+    title = f"What the screen “{parameters.screen}” says"
+    return page.render_page(title, lead, verdict, [*(c for c in chapters if c), run_chapter], missing)

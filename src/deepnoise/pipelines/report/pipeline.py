@@ -1,0 +1,34 @@
+"""the chapters of the other pipelines, run_record, parameters -> give_verdict, describe_run -> write_report -> report."""
+
+from kedro.pipeline import Node, Pipeline
+
+from deepnoise.pipelines.report import nodes
+
+CHAPTERS = [
+    "evaluation_chapter",
+    "growth_chart_chapter",
+    "plate_balancing_chapter",
+    "training_chapter",
+    "normalization_chapter",
+    "ingestion_chapter",
+]
+"""In the order of the page; one that was not written is told, not needed."""
+
+
+def create_pipeline() -> Pipeline:
+    """The pipeline ``report``."""
+    return Pipeline(
+        [
+            Node(nodes.give_verdict, CHAPTERS, "verdict", name="give_verdict"),
+            Node(nodes.describe_run, ["parameters", "run_record"], "run_chapter", name="describe_run"),
+            Node(
+                nodes.write_report,
+                ["params:report", "verdict", "run_chapter", *CHAPTERS],
+                "report",
+                name="write_report",
+            ),
+        ],
+        namespace="report",
+        prefix_datasets_with_namespace=False,
+        tags=["tier_T1", "tier_T2", "tier_T3"],
+    )
