@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +16,7 @@ import pandas as pd
 import pytest
 
 from deepnoise.tables import CARD_KEYS
+from tests.browser import visit
 from tests.conftest import PROJECT, kedro
 
 
@@ -68,9 +72,152 @@ def test_the_whole_path_recovers_biology_above_the_baseline_and_tells_its_story(
         "with plate design",
         "balanced accuracy (macro recall):",
         "Signal and leak of the screen",
+        "report, to be opened in a browser:",
     ]
     places = [run.output.index(line) for line in story]
     assert places == sorted(places)
+
+
+def test_the_report_tells_what_the_entries_hold(run):
+    page = run.versions("report.html")[-1].read_text()
+    main, verdict = run.json("scores")["heldout"]["well"], run.json("verdict")
+    assert len(verdict) == 5 and all(part["answer"] in html.unescape(page) for part in verdict)
+    assert f"{100 * main['top1']:.1f} % of {main['n']} wells" in verdict[0]["answer"]
+    titles = re.findall(r"<h2>(.*?)</h2>", page)
+    assert titles == [
+        "Calls", "Signal and leak", "Calls and plate design", "Training", "Pictures and plates", "Design and data", "The run",
+    ]  # fmt: skip
+    assert "kedro run --pipelines growth_chart; then --pipelines report" in page
+    record = json.loads((run.root / "data/08_reporting/smoke/run_record.json").read_text())
+    stages = {part["stage"] for part in record.values()}
+    assert stages == {
+        "simulation", "ingestion", "normalization", "training", "inference", "plate_balancing", "evaluation", "report",
+    }  # fmt: skip
+    total = sum(part["seconds"] for part in record.values())
+    told = float(re.search(r"done in (\d+) s", run.output)[1])
+    assert total == pytest.approx(told, abs=max(2.0, 0.1 * told))  # every second is some node's
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_report_reads_well_in_a_browser(run, width, tmp_path):
+    """No error, no network, every figure drawn, nothing wider than the window, text of readable size, tables sort."""
+    path = run.versions("report.html")[-1]
+    with visit(path.as_uri(), width) as opened:
+        page = opened.page
+        figures = opened.count(".plot")
+        page.wait_for_function(f"document.querySelectorAll('.plot .main-svg .subplot').length >= {figures}")
+        page.screenshot(path=tmp_path / f"report_{width}.png", full_page=True)
+        assert opened.errors == []
+        assert {url.split(":")[0] for url in opened.requests} <= {"file", "data", "blob"}
+        assert figures >= 8 and opened.count("img") >= 1
+        drawn = page.evaluate(
+            "[...document.querySelectorAll('.plot')].map(p => p.querySelectorAll('path, image, text').length)"
+        )
+        assert min(drawn) > 10, drawn
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        sizes = page.evaluate(
+            "[...document.querySelectorAll('p, td, li, h3')].map(e => parseFloat(getComputedStyle(e).fontSize))"
+        )
+        assert min(sizes) >= 12
+        labels = page.evaluate(
+            "[...document.querySelectorAll('.plot:not(.wide) .legendtext, .plot:not(.wide) .xtick text')].map(e => parseFloat(getComputedStyle(e).fontSize))"
+        )
+        assert min(labels) >= 9
+        assert page.evaluate("[...document.images].every(i => i.complete && i.naturalWidth > 300)")
+        table = page.locator("table", has=page.get_by_role("button", name="top1")).nth(1)  # by experiment
+        table.get_by_role("button", name="top1").click()
+        values = [float(text.rstrip(" %")) for text in table.locator("tbody tr td:nth-child(2)").all_inner_texts()]
+        assert values == sorted(values) and len(set(values)) > 1
+        table.get_by_role("button", name="top1").click()
+        turned = [float(text.rstrip(" %")) for text in table.locator("tbody tr td:nth-child(2)").all_inner_texts()]
+        assert turned == values[::-1]
+        assert table.locator("th").nth(1).get_attribute("aria-sort") == "descending"
+
+
+@pytest.mark.slow
+def test_kedro_viz_shows_the_flow_previews_and_the_last_run(run, tmp_path):
+    """One box a stage, layers, tier tags, previews that are drawn, and status and duration after a run."""
+    import socket
+    import time
+    import urllib.request
+
+    kedro("run", "--env", "test", "--params", run.params)
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    command = [
+        sys.executable,
+        "-m",
+        "kedro",
+        "viz",
+        "run",
+        "--no-browser",
+        "--env",
+        "test",
+        "--port",
+        str(port),
+        "--params",
+        run.params,
+    ]
+    server = subprocess.Popen(
+        command, cwd=PROJECT, env=os.environ | {"DO_NOT_TRACK": "1"}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    base = f"http://localhost:{port}"
+
+    def ask(path: str) -> dict:
+        with urllib.request.urlopen(base + path) as answer:
+            return json.load(answer)
+
+    try:
+        for _ in range(120):
+            try:
+                main = ask("/api/main")
+                break
+            except OSError:
+                time.sleep(0.5)
+        boxes = {node["name"] for node in main["nodes"] if node["type"] == "modularPipeline"}
+        assert boxes == {
+            "ingestion",
+            "normalization",
+            "training",
+            "inference",
+            "plate_balancing",
+            "evaluation",
+            "report",
+        }
+        previews = {}
+        for node in main["nodes"]:
+            if node["type"] == "data":
+                previews[node["name"]] = ask(f"/api/nodes/{node['id']}")
+            elif node["type"] == "task":
+                assert '"""' in ask(f"/api/nodes/{node['id']}")["code"], node["name"]  # its description
+        kinds = {name: found.get("preview_type") for name, found in previews.items() if found.get("preview")}
+        assert (
+            kinds["wells"] == "TablePreview"
+            and kinds["score_plot"] == "PlotlyPreview"
+            and kinds["scores"] == "JSONPreview"
+        )
+        assert kinds["normalization_sheet"] == "ImagePreview" and len(kinds) > 40
+        quiet = "localStorage.setItem('KedroViz', JSON.stringify({showFeatureHints: false, theme: 'light'}))"
+        identity = next(node["id"] for node in main["nodes"] if node["name"] == "score_plot")
+        with visit(base, 1440, storage=quiet) as opened:
+            page = opened.page
+            page.wait_for_selector(".pipeline-node__text")
+            page.wait_for_timeout(1500)
+            page.screenshot(path=tmp_path / "flow.png")
+            shown = page.locator(".pipeline-node__text").all_text_contents()
+            assert boxes <= set(shown) and len(shown) <= 46 and max(map(len, shown)) <= 24
+            assert page.locator(".pipeline-layer-name").count() == len(main["layers"]) == 7
+            assert {"Tier T1", "Tier T2", "Tier T3"} <= set(page.locator(".row-text__label").all_inner_texts())
+            page.goto(f"{base}/?pid=evaluation&sid={identity}")
+            page.wait_for_selector(".plot-container .main-svg")
+            page.screenshot(path=tmp_path / "preview.png")
+            page.goto(f"{base}/workflow")
+            page.wait_for_selector("text=completed successfully")
+            page.screenshot(path=tmp_path / "workflow.png")
+    finally:
+        os.killpg(server.pid, 15)
 
 
 def test_normalization_takes_the_experiment_out_of_the_brightness(run):
@@ -181,8 +328,8 @@ def test_a_model_is_refused_on_pictures_normalized_otherwise(run):
     )
 
 
-def run_notebook(name: str, run) -> dict:
-    """The code cells in their order, on the smoke profile; stored without outputs."""
+def run_notebook(name: str, values: dict) -> dict:
+    """The code cells in their order, with other values of the cell of parameters; stored without outputs."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -194,18 +341,49 @@ def run_notebook(name: str, run) -> dict:
         assert cell["outputs"] == [] and cell["execution_count"] is None
         exec("".join(cell["source"]), names)
         if "parameters" in cell["metadata"].get("tags", []):
-            names |= {
-                "environment": "test",
-                "parameters": {"raw_root": str(run.root / "raw"), "data_root": str(run.root / "data")},
-            }
+            assert set(values) <= set(names), "the cell does not have these parameters"
+            names |= values
     return names
 
 
+def smoke(run) -> dict:
+    return {
+        "environment": "test",
+        "parameters": {"raw_root": str(run.root / "raw"), "data_root": str(run.root / "data")},
+    }
+
+
 def test_the_notebooks_run(run):
-    names = run_notebook("explore_a_screen.ipynb", run)
+    names = run_notebook("1_explore_a_screen.ipynb", smoke(run))
     assert names["calls"]["t1_call"].notna().all() and abs(names["normalized"].mean()) < 3
-    names = run_notebook("plate_balancing.ipynb", run)
+    names = run_notebook("3_read_the_evaluation.ipynb", smoke(run))
+    assert names["main"]["tier"] == "T1" and len(names["figure"].data) > 10 and len(names["weak"]) == 8
+    names = run_notebook("4_plate_balancing.ipynb", smoke(run))
     assert len(names["figure"].axes) == len(names["names"]) + 1  # a map a step, and the colour bar
+
+
+@pytest.mark.slow
+def test_the_notebook_goes_from_a_folder_of_tiffs_to_calls(run, tmp_path):
+    folder = PROJECT / "conf" / "notebook_test"
+    short = {
+        "training": {"pretrain": {"epochs": 6}, "mean_teacher": {"epochs": 0}, "batch_size": 32},
+        "evaluation": {"permutations": 20},
+    }
+    try:
+        names = run_notebook(
+            "2_bring_your_own_screen.ipynb",
+            smoke(run) | {"mine": folder.name, "data_root": str(tmp_path / "data"), "short": short},
+        )
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    calls, plate_map = names["calls"], names["plate_map"]
+    truth = plate_map.assign(id_code=plate_map["experiment"] + "_" + plate_map["plate"] + "_" + plate_map["well"])
+    truth = truth.set_index("id_code")["perturbation"].reindex(calls["id_code"])
+    assert truth.notna().all() and (calls.set_index("id_code")["t1_call"] == truth).mean() > 2 / 16
+    assert (
+        names["report"]
+        and len(names["found"]) == 6 * names["found"].groupby(["experiment", "plate", "well", "site"]).ngroups
+    )
 
 
 @pytest.mark.parametrize(
@@ -222,8 +400,6 @@ def test_the_notebooks_run(run):
     ],
 )
 def test_a_bad_command_ends_in_one_clear_error(run, pipelines, params, message):
-    import re
-
     output = run(pipelines, fails=True, params=params)
     assert re.search(message, output, re.S), output
 
@@ -293,8 +469,6 @@ def test_heldout_pictures_in_training_mark_every_later_score(run, tmp_path):
 
 @pytest.mark.slow
 def test_an_experiment_that_comes_later_is_called_without_training(run, tmp_path):
-    import shutil
-
     other = Run(tmp_path)
     other.params += f",{SHORT}"
     shutil.copytree(run.root / "raw", tmp_path / "raw")
