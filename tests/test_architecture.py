@@ -21,7 +21,16 @@ LIBRARY = sorted(
     path
     for path in SOURCE.rglob("*.py")
     if path.relative_to(SOURCE).parts[0]
-    not in ("pipelines", "datasets", "hooks.py", "settings.py", "cli.py", "__main__.py", "pipeline_registry.py")
+    not in (
+        "pipelines",
+        "datasets",
+        "hooks.py",
+        "settings.py",
+        "cli.py",
+        "versions.py",
+        "__main__.py",
+        "pipeline_registry.py",
+    )
 )
 
 

@@ -1,4 +1,4 @@
-"""``kedro run`` with two additions.
+"""``kedro run`` with two additions, and ``kedro versions``.
 
 What a user can mend is told in one clear error instead of a traceback; and stages that are named together are cut
 out of the whole path, so that each reads what the other has just made.
@@ -7,14 +7,19 @@ out of the whole path, so that each reads what the other has just made.
 from __future__ import annotations
 
 import functools
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
 
 import click
 from kedro.config import MissingConfigException
 from kedro.framework.cli.project import run as kedro_run
-from kedro.framework.cli.utils import CONTEXT_SETTINGS
+from kedro.framework.cli.utils import CONTEXT_SETTINGS, env_option
+from kedro.framework.session import KedroSession
 from kedro.io import DatasetError
 
+from deepnoise import versions
 from deepnoise.errors import InputError
 from deepnoise.pipeline_registry import STAGES
 
@@ -78,3 +83,78 @@ run = click.Command(
     help=kedro_run.help,
 )
 cli.add_command(run)
+
+
+@contextmanager
+def _clear_errors() -> Iterator[None]:
+    try:
+        yield
+    except InputError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _entries(env: str | None, data_root: str | None, names: tuple[str, ...]) -> list[versions.Entry]:
+    parameters = {"data_root": data_root} if data_root else {}
+    with KedroSession.create(Path.cwd(), env=env, runtime_params=parameters) as session:
+        catalog = cast(KedroSession, session).load_context().catalog
+        return list(versions.entries(catalog, names))
+
+
+root_option = click.option("--data-root", help="As after --params data_root=; else that of the environment.")
+
+
+@cli.group(name="versions")
+def versions_group() -> None:
+    """List, prune and promote versions of catalog entries."""
+
+
+@versions_group.command("list")
+@click.argument("names", nargs=-1)
+@env_option
+@root_option
+def list_versions(names: tuple[str, ...], env: str | None, data_root: str | None) -> None:
+    """How many versions each entry has, their size and the latest; of named entries every version."""
+    with _clear_errors():
+        for entry in _entries(env, data_root, names):
+            sizes = [entry.size(version) for version in entry.versions]
+            click.echo(f"{entry.name:26} {len(sizes):4} {_megabytes(sum(sizes))}  {entry.versions[-1]}")
+            for version, size in zip(entry.versions, sizes, strict=True) if names else ():
+                click.echo(f"  {version} {_megabytes(size)}")
+
+
+@versions_group.command("prune")
+@click.argument("names", nargs=-1)
+@click.option("--keep", type=int, required=True, help="Versions of each entry that stay, the latest ones.")
+@click.option("--yes", is_flag=True, help="Remove them; without it they are only named.")
+@env_option
+@root_option
+def prune_versions(names: tuple[str, ...], keep: int, yes: bool, env: str | None, data_root: str | None) -> None:
+    """Remove old versions, of the named entries or of all."""
+    with _clear_errors():
+        found = [(entry, versions.prunable(entry, keep)) for entry in _entries(env, data_root, names)]
+        total = sum(entry.size(version) for entry, old in found for version in old)
+        for entry, old in found:
+            if old:
+                click.echo(f"{entry.name:26} {len(old)} of {len(entry.versions)}: {old[0]} to {old[-1]}")
+                if yes:
+                    versions.prune(entry, old)
+        told = "removed" if yes else "would be removed; --yes does it"
+        click.echo(f"{sum(len(old) for _, old in found)} versions, {_megabytes(total).strip()} {told}")
+
+
+@versions_group.command("promote")
+@click.argument("name")
+@click.argument("version")
+@env_option
+@root_option
+def promote_version(name: str, version: str, env: str | None, data_root: str | None) -> None:
+    """Make an old version of an entry the one that is loaded."""
+    with _clear_errors():
+        found = _entries(env, data_root, (name,))
+        if not found:
+            raise InputError(f"{name} has no versions yet")
+        click.echo(f"{name} {version} is now the latest, as {versions.promote(found[0], version)}")
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:9.2f} MB"
