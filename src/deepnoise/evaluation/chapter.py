@@ -143,7 +143,7 @@ def _leak(card: dict[str, Any]) -> Answer | None:
     if before.get("verdict") in ("leak", "none seen") and after.get("balanced_accuracy") is not None:
         parts.append(
             f"on {before['wells']} wells of unseen plates the raw brightness names the plate in {percent(before['balanced_accuracy'])}, the "
-            f"normalized in {percent(after['balanced_accuracy'])} (chance {percent(before['chance'])}, {before['verdict']} and {after['verdict']})"
+            f"normalized in {percent(after['balanced_accuracy'])} (chance {percent(before['chance'])}; verdicts: {before['verdict']}, {after['verdict']})"
         )
     own = leaks.get("embedding", {})
     found = {axis: part for axis, part in own.items() if part["verdict"] == "leak"}

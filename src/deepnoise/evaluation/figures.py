@@ -47,7 +47,7 @@ def draw_scores(scores: dict[str, Any]) -> go.Figure:
             error_x=_whiskers([(part["top1"], part["interval"]) for _, part in own]),
             text=[f"{part['top1']:.1%}" for _, part in own],
             textposition="inside",
-            insidetextanchor="start",
+            insidetextanchor="middle",
             row=1,
             col=1,
         )

@@ -40,7 +40,7 @@ def draw_ladder(table: pd.DataFrame) -> go.Figure:
             },
             text=[f"{v:.1%}" for v in own["top1"]],
             textposition="inside",
-            insidetextanchor="start",
+            insidetextanchor="middle",
         )
     figure.add_scatter(
         y=table["arm"].tolist(),

@@ -36,14 +36,15 @@ def give_verdict(chapters: Sequence[Json]) -> list[Json]:
     whether the design gives answers away, and what to distrust first.
 
     Args:
-        chapters: In the order in which their doubts are told. Of several answers to one question each adds a clause.
+        chapters: In the order of the page, in which their doubts are told. Of several answers to one question each adds a clause, in the
+            order of the work: ingestion first, evaluation last.
 
     Returns:
         For each question ``question``, ``answer`` (one sentence) and ``warning`` (whether it asks for caution).
     """
     verdict = []
     for key, (question, nothing, pipelines) in QUESTIONS.items():
-        found = [chapter["answers"][key] for chapter in chapters if key in chapter["answers"]]
+        found = [chapter["answers"][key] for chapter in reversed(chapters) if key in chapter["answers"]]
         text = (
             sentence([part["text"] for part in found])
             if found

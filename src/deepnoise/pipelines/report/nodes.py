@@ -25,9 +25,8 @@ def give_verdict(
     ingestion: Chapter | None,
 ) -> list[dict[str, Any]]:
     """Five sentences with numbers."""
-    verdict = page.give_verdict(
-        [c for c in (normalization, evaluation, growth_chart, plate_balancing, training, ingestion) if c]
-    )
+    chapters = (evaluation, growth_chart, plate_balancing, training, normalization, ingestion)
+    verdict = page.give_verdict([chapter for chapter in chapters if chapter])
     for part in verdict:
         logger.info("%s %s", part["question"], part["answer"])
     return verdict
