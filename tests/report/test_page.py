@@ -65,7 +65,7 @@ def test_the_verdict_has_five_sentences_whatever_has_run():
     assert (
         answers[0] == "79.9 % are right."
         and answers[2] == "Raw 91 %; embeddings 77 %."
-        and answers[4] == "Few plates; one well."
+        and answers[4] == "One well; few plates."
     )
     assert "kedro run --pipelines plate_balancing,evaluation,report" in answers[1]
     assert [part["warning"] for part in verdict] == [False, True, True, True, True]
