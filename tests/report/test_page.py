@@ -59,7 +59,7 @@ def test_the_verdict_has_five_sentences_whatever_has_run():
         answers={"signal": Answer("79.9 % are right", False), "leak": Answer("raw 91 %", True)}, doubts=["few plates"]
     )
     further = chapter(answers={"leak": Answer("embeddings 77 %", False)}, doubts=["one well"])
-    verdict = give_verdict([told, further])
+    verdict = give_verdict([further, told])
     assert [part["question"] for part in verdict] == [*(q for q, _, _ in QUESTIONS.values()), LAST]
     answers = [part["answer"] for part in verdict]
     assert (
