@@ -14,7 +14,7 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -m "not slow"
 
-# What takes longer: the real data (where it is at hand), kedro viz, the built wheel, a killed run that goes on.
+# What takes longer: the real data and a Chromium (where they are at hand), kedro viz, the built wheel, a killed run that goes on.
 slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -m slow
 

@@ -19,7 +19,11 @@ MAD_TO_STD = 1.482602218505602
 
 @dataclass(frozen=True)
 class Strategy:
-    """How a picture is normalized: (x - location) / scale."""
+    """How a picture is normalized: (x - location) / scale.
+
+    ``location`` and ``scale`` are columns of the table ``plate_statistics`` (mean, std, p01 to p99, scaled_mad), or the difference of
+    two: ``p90 - p10``.
+    """
 
     pool: tuple[str, ...] | None  # columns within which pixels are pooled; None: no pooled statistic is used
     location: str = "mean"
@@ -39,7 +43,7 @@ STRATEGIES: dict[str, Strategy] = {
     "experiment": Strategy(("experiment",)),
     "plate": Strategy(("experiment", "plate")),
     "percentile": Strategy(("experiment", "plate"), "p01", "p99 - p01"),
-    "robust": Strategy(("experiment", "plate"), "p50", "scaled MAD"),
+    "robust": Strategy(("experiment", "plate"), "p50", "scaled_mad"),
 }
 
 REFERENCES = {
@@ -214,17 +218,15 @@ def plate_statistics(
             f"plate {row['experiment']}/{row['plate']} has no pictures of reference wells ({reference}) in its pool ({strategy}); "
             "set normalization.reference to 'all', normalization.strategy to 'plate', or leave the plate out"
         )
-    scale = {"std": table["std"], "p99 - p01": table["p99"] - table["p01"], "scaled MAD": table["scaled_mad"]}[
-        chosen.scale
-    ]
+    scale = _statistic(table, chosen.scale)
     low = scale == 0 if chosen.scale == "std" else scale < scale_floor
     if low.any():
         row = table[low].iloc[0]
         logger.warning(
             "channel %s of plate %s/%s: its %s is %.3g, raised to normalization.scale_floor = %s (%s such channels)",
-            row["channel"], row["experiment"], row["plate"], chosen.scale, scale[low].iloc[0], scale_floor, int(low.sum()),
+            row["channel"], row["experiment"], row["plate"], chosen.scale.replace("scaled_mad", "scaled MAD"), scale[low].iloc[0], scale_floor, int(low.sum()),
         )  # fmt: skip
-    table["location"], table["scale"] = table[chosen.location], scale.mask(low, scale_floor)
+    table["location"], table["scale"] = _statistic(table, chosen.location), scale.mask(low, scale_floor)
     if strategy == "none":
         table["location"], table["scale"] = 0.0, 1.0
     table["strategy"], table["reference"], table["illumination"] = strategy, reference, illumination
@@ -232,6 +234,11 @@ def plate_statistics(
     order = ["experiment", "plate", "channel", "location", "scale", *measured]
     order += ["strategy", "reference", "illumination", "tier"]
     return table[order].sort_values(["experiment", "plate"], kind="stable", ignore_index=True)
+
+
+def _statistic(table: pd.DataFrame, name: str) -> pd.Series:
+    first, _, second = name.partition(" - ")
+    return table[first] - table[second] if second else table[first]
 
 
 def tier_of(strategy: str, reference: str, illumination: str = "none", withheld: bool = True) -> str:
