@@ -220,6 +220,7 @@ def test_each_stage_is_one_box_with_tiers(registered):
         "plate_balancing",
         "evaluation",
         "growth_chart",
+        "report",
     ):
         for node in registered[name].nodes:
             assert node.namespace == name
@@ -227,6 +228,26 @@ def test_each_stage_is_one_box_with_tiers(registered):
     assert any("well_logits" in n.inputs for n in registered["__default__"].nodes if n.namespace == "plate_balancing")
     assert "well_scores" in registered["plate_balancing"].inputs()
     assert "well_scores" not in registered["__default__"].datasets()
+
+
+def foreign_parameters(stage: str, pipeline) -> set[str]:
+    """Blocks of parameters that a stage reads beside its own."""
+    return {name for name in pipeline.inputs() if name.startswith("params:")} - {f"params:{stage}"}
+
+
+def test_each_stage_reads_one_block_of_parameters(registered):
+    """The growth chart and tuning train, so they read the blocks of what they train; the report lists all parameters."""
+    stages = {p.name for p in (SOURCE / "pipelines").iterdir() if p.is_dir()} - {
+        "growth_chart",
+        "tuning",
+        "__pycache__",
+    }
+    assert len(stages) == 8
+    assert all(foreign_parameters(stage, registered[stage]) == set() for stage in stages)
+
+
+def test_the_rule_catches_a_second_block(registered):
+    assert foreign_parameters("training", registered["training"] + registered["inference"]) == {"params:inference"}
 
 
 def source_of(stage: str) -> str:

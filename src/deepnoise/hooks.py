@@ -145,6 +145,8 @@ class ProjectHooks:
         Some nodes work while their outputs are saved (packing, training arm by arm), so what counts is the time since the save before,
         which runs node after node make exact.
         """
+        if self._catalog is None:  # a worker process of a parallel run, which keeps no time
+            return
         now = time.monotonic()
         self._spent[node.name] = self._spent.get(node.name, 0.0) + now - self._last_saved
         self._last_saved = now

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from deepnoise.evaluation.chapter import _design, _leak, _signal, certainty
+from deepnoise.evaluation.chapter import _design, _doubts, _leak, _signal, certainty
 from deepnoise.evaluation.figures import POINTS, draw_confusions, draw_embeddings, draw_scores
 from deepnoise.evaluation.profiles import Profiles
 from deepnoise.figures import TIER_COLOURS
@@ -35,6 +35,7 @@ def scores(**changes) -> dict:
         "baseline": PART | {"top1": 0.3},
         "steps": STEPS,
         "plate_groups": NO_GROUPS,
+        "pairs": [],
     }
     return base | changes
 
@@ -65,6 +66,19 @@ def test_sentences_hold_the_numbers_and_ask_for_caution():
     assert _signal(scores(heldout={"well": None})).warning
     assert "85.0 % are right after matching, from 80.0 % without it" in _design(scores(), []).text
     assert "was not used" in _design(scores(steps=[]), [{"sure_share": 0.0, "sure_precision": None}]).text
+
+
+def test_a_pair_that_cannot_be_told_apart_is_a_doubt():
+    pair = {"of": "model", "pair": ["low", "high"], "macro_recall": 0.41, "chance": 0.5, "n": 640}
+    told = _doubts(scores(pairs=[pair, pair | {"macro_recall": 0.7}]), [], {"suspects": {}})
+    assert (
+        sum(
+            "low against high alone, named by the model no better than chance (41.0 %, chance 50.0 %)" in d
+            for d in told
+        )
+        == 1
+    )
+    assert "B, the weakest experiment (70.0 %)" in told
 
 
 def leak(verdict: str, accuracy: float | None) -> dict:

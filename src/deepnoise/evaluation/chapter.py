@@ -57,6 +57,12 @@ def write_chapter(
         ],
         scores["notes"],
     )  # fmt: skip
+    if scores["pairs"]:
+        told = pd.DataFrame([{**pair, "pair": " against ".join(pair["pair"])} for pair in scores["pairs"]])
+        calls.exhibits.insert(
+            3,
+            table("Pairs of perturbations alone", told.rename(columns={"macro_recall": "balanced_accuracy"}), "scores"),
+        )
     noise = Section(
         "Signal and leak",
         "What embeddings and pictures tell of the perturbation, and what of the experiment.",
@@ -170,6 +176,11 @@ def _doubts(scores: dict[str, Any], reliability: list[dict[str, Any]], card: dic
         if len(main["by_experiment"]) > 1:
             weakest = min(main["by_experiment"], key=main["by_experiment"].__getitem__)
             doubts.append(f"{weakest}, the weakest experiment ({percent(main['by_experiment'][weakest])})")
+    doubts += [
+        f"{' against '.join(pair['pair'])} alone, named by the {pair['of']} no better than chance ({percent(pair['macro_recall'])}, chance {percent(pair['chance'])})"
+        for pair in scores["pairs"]
+        if pair["macro_recall"] <= pair["chance"]
+    ]
     if reliability:
         last = reliability[-1]
         doubts.append(

@@ -58,7 +58,7 @@ class Section:
 
     title: str
     lead: str
-    exhibits: Sequence[Exhibit]
+    exhibits: list[Exhibit]
     notes: Sequence[str] = ()
 
 

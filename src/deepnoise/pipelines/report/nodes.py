@@ -13,19 +13,19 @@ from deepnoise.report import page, run
 logger = logging.getLogger(__name__)
 
 Chapter = dict[str, Any]
-STAGES = ("evaluation", "growth_chart", "plate_balancing", "training", "normalization", "ingestion")
+CHAPTERS = [
+    "evaluation_chapter",
+    "growth_chart_chapter",
+    "plate_balancing_chapter",
+    "training_chapter",
+    "normalization_chapter",
+    "ingestion_chapter",
+]
+"""Entries, in the order of the page; one that was not written is told, not needed."""
 
 
-def give_verdict(
-    evaluation: Chapter | None,
-    growth_chart: Chapter | None,
-    plate_balancing: Chapter | None,
-    training: Chapter | None,
-    normalization: Chapter | None,
-    ingestion: Chapter | None,
-) -> list[dict[str, Any]]:
-    """Five sentences with numbers."""
-    chapters = (evaluation, growth_chart, plate_balancing, training, normalization, ingestion)
+def give_verdict(*chapters: Chapter | None) -> list[dict[str, Any]]:
+    """Five sentences with numbers, from the chapters in the order of ``CHAPTERS``."""
     verdict = page.give_verdict([chapter for chapter in chapters if chapter])
     for part in verdict:
         logger.info("%s %s", part["question"], part["answer"])
@@ -38,19 +38,10 @@ def describe_run(parameters: dict[str, Any], run_record: dict[str, Any]) -> Chap
 
 
 def write_report(
-    parameters: ReportParameters,
-    verdict: list[dict[str, Any]],
-    run_chapter: Chapter,
-    evaluation: Chapter | None,
-    growth_chart: Chapter | None,
-    plate_balancing: Chapter | None,
-    training: Chapter | None,
-    normalization: Chapter | None,
-    ingestion: Chapter | None,
+    parameters: ReportParameters, verdict: list[dict[str, Any]], run_chapter: Chapter, *chapters: Chapter | None
 ) -> str:
-    """The page."""
-    chapters = (evaluation, growth_chart, plate_balancing, training, normalization, ingestion)
-    missing = [name for name, chapter in zip(STAGES, chapters, strict=True) if chapter is None]
+    """The page, from the chapters in the order of ``CHAPTERS``."""
+    missing = [name.removesuffix("_chapter") for name, c in zip(CHAPTERS, chapters, strict=True) if c is None]
     lead = f"DeepNoise {deepnoise.__version__}, written {datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
     title = f"What the screen “{parameters.screen}” says"
     return page.render_page(title, lead, verdict, [*(c for c in chapters if c), run_chapter], missing)

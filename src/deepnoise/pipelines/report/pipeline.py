@@ -4,26 +4,16 @@ from kedro.pipeline import Node, Pipeline
 
 from deepnoise.pipelines.report import nodes
 
-CHAPTERS = [
-    "evaluation_chapter",
-    "growth_chart_chapter",
-    "plate_balancing_chapter",
-    "training_chapter",
-    "normalization_chapter",
-    "ingestion_chapter",
-]
-"""In the order of the page; one that was not written is told, not needed."""
-
 
 def create_pipeline() -> Pipeline:
     """The pipeline ``report``."""
     return Pipeline(
         [
-            Node(nodes.give_verdict, CHAPTERS, "verdict", name="give_verdict"),
+            Node(nodes.give_verdict, nodes.CHAPTERS, "verdict", name="give_verdict"),
             Node(nodes.describe_run, ["parameters", "run_record"], "run_chapter", name="describe_run"),
             Node(
                 nodes.write_report,
-                ["params:report", "verdict", "run_chapter", *CHAPTERS],
+                ["params:report", "verdict", "run_chapter", *nodes.CHAPTERS],
                 "report",
                 name="write_report",
             ),
