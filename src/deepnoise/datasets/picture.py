@@ -11,6 +11,8 @@ from kedro_datasets._typing import ImagePreview
 from kedro_datasets.pillow import ImageDataset
 from PIL import Image
 
+from deepnoise.datasets.whole import write_whole
+
 
 class PictureDataset(ImageDataset):
     """A picture, loaded and saved as a PIL image; versioned like any Kedro dataset.
@@ -31,12 +33,9 @@ class PictureDataset(ImageDataset):
         return picture
 
     def save(self, data: Image.Image) -> None:
-        path = get_filepath_str(self._get_save_path(), self._protocol)
-        staged = f"{path}.part"  # whole or not at all
-        with self._fs.open(staged, "wb") as file:
-            data.save(file, format="PNG", optimize=True)
-        self._fs.mv(staged, path)
-        self._invalidate_cache()
+        written = io.BytesIO()
+        data.save(written, format="PNG", optimize=True)
+        write_whole(self, written.getvalue())
 
     def preview(self) -> ImagePreview:
         """The file as base64, for kedro viz."""

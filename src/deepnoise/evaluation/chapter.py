@@ -177,9 +177,9 @@ def _doubts(scores: dict[str, Any], reliability: list[dict[str, Any]], card: dic
             weakest = min(main["by_experiment"], key=main["by_experiment"].__getitem__)
             doubts.append(f"{weakest}, the weakest experiment ({percent(main['by_experiment'][weakest])})")
     doubts += [
-        f"{' against '.join(pair['pair'])} alone, named by the {pair['of']} no better than chance ({percent(pair['macro_recall'])}, chance {percent(pair['chance'])})"
+        f"{' against '.join(pair['pair'])} alone, named no better than chance ({percent(pair['macro_recall'])}, chance {percent(pair['chance'])})"
         for pair in scores["pairs"]
-        if pair["macro_recall"] <= pair["chance"]
+        if pair["of"] == "model" and pair["macro_recall"] <= pair["chance"]
     ]
     if reliability:
         last = reliability[-1]
