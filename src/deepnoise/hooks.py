@@ -98,7 +98,7 @@ class ProjectHooks:
         self._started = self._last_saved = time.monotonic()
         self._catalog, self._spent = catalog, {}
         self._known = {node.name for each in pipelines.values() for node in each.nodes}
-        self._run = {"run": run_params["run_id"], "environment": run_params.get("env") or "base"}
+        self._run = {"run": run_params.get("run_id", ""), "environment": run_params.get("env") or "base"}
         for handler in logging.getLogger().handlers:
             if isinstance(handler, logging.StreamHandler) and handler.stream is sys.stdout:
                 handler.setStream(AboveBars())

@@ -12,7 +12,7 @@ from kedro.pipeline import Node, Pipeline
 
 from deepnoise.cli import joined_stages
 from deepnoise.errors import InputError
-from deepnoise.hooks import NOW, ProjectHooks, stale_inputs
+from deepnoise.hooks import NOW, ProjectHooks, absent_chapters, stale_inputs
 from deepnoise.pipeline_registry import register_pipelines
 from tests.conftest import PROJECT
 
@@ -74,6 +74,48 @@ def test_a_run_that_would_read_an_old_entry_beside_a_new_one_is_refused(first, s
         ProjectHooks().before_pipeline_run({}, stages[first] + stages[second], DataCatalog())
 
 
+def test_the_report_is_written_without_chapters_that_were_never_written(tmp_path):
+    """Absent chapters load None and are told; those that are there, and all other entries, are left alone."""
+    from kedro.io import DataCatalog
+
+    from deepnoise.datasets.run_record import AbsentDataset, RunRecordDataset
+    from deepnoise.datasets.whole import WholeJSONDataset
+
+    report = register_pipelines()["report"]
+    names = sorted(name for name in report.inputs() if name.endswith("_chapter"))
+    catalog = DataCatalog({name: WholeJSONDataset(filepath=str(tmp_path / f"{name}.json")) for name in names})
+    catalog["run_record"] = RunRecordDataset(filepath=str(tmp_path / "run_record.json"))
+    catalog.save("ingestion_chapter", {"sections": []})
+    assert absent_chapters(report, catalog) == [name for name in names if name != "ingestion_chapter"]
+    hooks = ProjectHooks()
+    hooks._catalog = catalog
+    hooks._mark_absent(absent_chapters(report, catalog))
+    assert isinstance(catalog.get("training_chapter"), AbsentDataset) and catalog.load("training_chapter") is None
+    assert catalog.load("ingestion_chapter") == {"sections": []}
+    assert absent_chapters(register_pipelines()["evaluation"], catalog) == []  # made there, not read
+
+
+def test_time_is_booked_on_the_node_that_saved_last(monkeypatch, tmp_path):
+    from kedro.io import DataCatalog
+
+    from deepnoise import hooks as module
+    from deepnoise.datasets.run_record import RunRecordDataset
+
+    clock = iter([10.0, 13.0, 13.0, 20.0, 20.5])
+    monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
+    hooks = ProjectHooks()
+    hooks.after_dataset_saved("wells", Node(same, "raw", "wells", name="first"))  # a worker of a parallel run: nothing
+    hooks._catalog = DataCatalog({"run_record": RunRecordDataset(filepath=str(tmp_path / "r.json"))})
+    hooks._catalog.save("run_record", {"gone": {"seconds": 1}})
+    hooks._known, hooks._run, hooks._last_saved = {"first", "second"}, {"run": "r", "environment": "base"}, 10.0
+    next(clock)
+    hooks.after_dataset_saved("wells", Node(same, "raw", "wells", name="first"))
+    hooks.after_dataset_saved("calls", Node(same, "wells", "calls", name="second"))
+    record = hooks._catalog.load("run_record")
+    assert {name: part["seconds"] for name, part in record.items()} == {"first": 3.0, "second": 7.0}
+    assert record["first"]["run"] == "r" and record["first"]["stage"] == ""
+
+
 @pytest.mark.slow
 def test_kedro_viz_builds_offline_with_layers_and_one_box_a_stage():
     """Into the project's own folder ``build``, as the command does; it is ignored by git."""
@@ -84,7 +126,6 @@ def test_kedro_viz_builds_offline_with_layers_and_one_box_a_stage():
     main = json.loads((PROJECT / "build" / "api" / "main").read_text())
     assert main["layers"] == [
         "raw",
-        "intermediate",
         "primary",
         "feature",
         "model_input",
@@ -92,7 +133,7 @@ def test_kedro_viz_builds_offline_with_layers_and_one_box_a_stage():
         "model_output",
         "reporting",
     ]
-    stages = {"ingestion", "normalization", "training", "inference", "plate_balancing", "evaluation"}
+    stages = {"ingestion", "normalization", "training", "inference", "plate_balancing", "evaluation", "report"}
     assert stages <= {
         node["name"].lower().replace(" ", "_") for node in main["nodes"] if node["type"] == "modularPipeline"
     }

@@ -78,12 +78,12 @@ def draw_card(card: dict[str, Any]) -> go.Figure:
     axes = [a for a in known if any(found[a]["balanced_accuracy"] is not None for found in card["leaks"].values())]
     if not card["signal"] and not axes:
         return say("neither signal nor leak can be measured here")
-    panels = {"leak: balanced accuracy of the probe": 110 * len(axes) + 60} if axes else {}
+    panels = {"leak: accuracy of the probe": 110 * len(axes) + 60} if axes else {}
     if card["signal"]:
-        panels = {"signal: mean average precision of replicates": 240, **panels}
+        panels = {"signal: replicate mAP": 240, **panels}
     figure = new_figure(sum(panels.values()) + 100, list(panels), [h / sum(panels.values()) for h in panels.values()])
     for (kind, levels), colour in zip(card["signal"].items(), COLOURS, strict=False):
-        names = [words(level) for level in levels]
+        names = [words(level).replace("not same experiment nor", "not same experiment<br>nor") for level in levels]
         figure.add_scatter(
             y=names,
             x=[part["map"] for part in levels.values()],
@@ -110,6 +110,7 @@ def draw_card(card: dict[str, Any]) -> go.Figure:
             text=[f"{part['balanced_accuracy']:.0%} {part['verdict']}" for part in told.values()],
             textposition="inside",
             insidetextanchor="start",
+            constraintext="none",
             row=len(panels),
             col=1,
         )
