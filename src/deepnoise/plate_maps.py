@@ -9,8 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from deepnoise.normalization.position import places
-from deepnoise.wells import PLATE_FORMATS, plate_format_of, row_name
+from deepnoise.wells import PLATE_FORMATS, places, plate_format_of, row_name
 
 ACROSS = 3
 """Plates beside one another."""
@@ -54,7 +53,7 @@ def draw_plate_maps(
             if (experiment, plate) in values.index:
                 own = values.loc[experiment, plate]
                 low, high = limits or np.quantile(own, [0.02, 0.98])
-                where = places(pd.Series(own.index))
+                where = places(own.index)
                 grid[where] = own.to_numpy(float)
                 colour[where] = np.clip((own.to_numpy(float) - low) / max(high - low, 1e-9), 0, 1)
             figure.add_heatmap(

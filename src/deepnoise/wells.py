@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+
+import numpy as np
 
 PLATE_FORMATS: dict[int, tuple[int, int]] = {96: (8, 12), 384: (16, 24), 1536: (32, 48)}
 """Wells of a plate -> (rows, columns)."""
@@ -37,6 +40,12 @@ def parse_well(well: str) -> tuple[int, int]:
     if row >= rows or column >= columns:
         raise ValueError(f"well name {well!r} is not a well: expected A01 to AF48, A1 or r01c01")
     return row, column
+
+
+def places(wells: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Zero-based rows and columns of well names, each (W,) int."""
+    found = np.array([parse_well(well) for well in wells])
+    return found[:, 0], found[:, 1]
 
 
 def normalise_well(well: str) -> str:

@@ -13,10 +13,9 @@ from PIL.Image import Image
 
 from deepnoise.contact_sheet import draw_contact_sheet, rendered
 from deepnoise.normalization.illumination import field_of
-from deepnoise.normalization.position import places
 from deepnoise.normalization.statistics import statistics_of_plates
 from deepnoise.plate_maps import SHOWN, draw_plate_maps, spread
-from deepnoise.wells import PLATE_FORMATS, plate_format_of, row_name
+from deepnoise.wells import PLATE_FORMATS, places, plate_format_of, row_name
 
 FIELDS = 8
 """Plates in the picture of illumination fields."""
@@ -53,7 +52,7 @@ def draw_plates(site_features: pd.DataFrame, plates: list[tuple[str, str, str]],
             y, x = i * step[0] + 3, c * step[1]
             low, high = np.quantile(own, [0.02, 0.98])
             grid = np.full((rows, columns), GREY)
-            grid[places(pd.Series(own.index))] = np.clip((own.to_numpy() - low) / max(high - low, 1e-9), 0, 1)
+            grid[places(own.index)] = np.clip((own.to_numpy() - low) / max(high - low, 1e-9), 0, 1)
             canvas[y : y + rows, x : x + columns] = grid
             axis.text(x, y - 1, f"{channel}  {low:.0f} to {high:.0f}", fontsize=6, va="bottom")
         axis.text(-3, y + rows / 2, f"{experiment}/{plate}\n{note}", fontsize=7, ha="right", va="center")

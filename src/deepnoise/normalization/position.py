@@ -10,7 +10,7 @@ import pandas as pd
 
 from deepnoise.errors import first_few
 from deepnoise.tables import FEATURE
-from deepnoise.wells import parse_well
+from deepnoise.wells import places
 
 logger = logging.getLogger(__name__)
 
@@ -61,12 +61,6 @@ def _median(values: np.ndarray, axis: int) -> np.ndarray:
         return np.nan_to_num(np.nanmedian(values, axis=axis))
 
 
-def places(wells: pd.Series) -> tuple[np.ndarray, np.ndarray]:
-    """Zero-based rows and columns of well names."""
-    found = np.array([parse_well(well) for well in wells])
-    return found[:, 0], found[:, 1]
-
-
 def enough_wells(rows: np.ndarray, columns: np.ndarray) -> bool:
     """Whether a plate has ``MIN_WELLS`` wells for each row and column in use."""
     return len(rows) >= MIN_WELLS * (len(np.unique(rows)) + len(np.unique(columns)))
@@ -89,7 +83,7 @@ def correct_positions(features: pd.DataFrame) -> pd.DataFrame:
     left = []
     for (experiment, name), plate in features.groupby(["experiment", "plate"]):
         wells = plate.groupby("well")[names].mean()
-        rows, columns = places(pd.Series(wells.index))
+        rows, columns = places(wells.index)
         if not enough_wells(rows, columns):
             left.append(f"{experiment}/{name}")
             continue

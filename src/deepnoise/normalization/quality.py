@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from deepnoise.normalization.position import enough_wells, median_polish, places, plate_grid
+from deepnoise.normalization.position import enough_wells, median_polish, plate_grid
 from deepnoise.normalization.statistics import MAD_TO_STD
+from deepnoise.wells import places
 
 MIN_CONTROLS = 3
 """Wells of each kind from which on Z' and SSMD are given."""
