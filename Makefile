@@ -11,8 +11,9 @@ export DO_NOT_TRACK := 1
 demo: $(VENV)/.installed
 	$(BIN)/kedro run --pipelines demo
 
+# A worker a core, each with one thread: the same tests take half as long on two cores.
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n auto --dist loadfile
 
 # What takes longer: the real data and a Chromium (where they are at hand), kedro viz, the built wheel, a killed run that goes on.
 slow: $(VENV)/.installed

@@ -15,7 +15,7 @@ from deepnoise.datasets.scores import ExternalScoresDataset
 from deepnoise.ingestion.design import discover_groups, layouts_in_use
 from deepnoise.plate_balancing.balancing import Knowledge, balance
 from deepnoise.plate_balancing.scores import pool_scores
-from tests.conftest import kedro
+from tests.conftest import kedro, refused
 from tests.plate_balancing.helpers import OWN
 
 pytestmark = pytest.mark.slow
@@ -93,9 +93,8 @@ def test_normalized_rxrx1_pictures_agree_with_a_direct_computation(rxrx1):
 
 
 def test_missing_rxrx1_pictures_are_an_error_where_that_is_asked_for(rxrx1):
-    output = kedro(
-        "run", "--env", "rxrx1", "--pipelines", "ingestion", "--params", rxrx1[2] + ",ingestion.findings.missing_image=error", fails=True
-    )  # fmt: skip
+    params = rxrx1[2] + ",ingestion.findings.missing_image=error"
+    output = refused("run", "--env", "rxrx1", "--pipelines", "ingestion", "--params", params)
     assert "missing_image: HEPG2-01/1/B02 site 2 mito train/HEPG2-01/Plate1/B02_s2_w5.png: no such file" in output
     assert "(and 29 more)" in output and "set ingestion.findings.missing_image to exclude" in output
 

@@ -17,7 +17,7 @@ import pytest
 
 from deepnoise.tables import CARD_KEYS
 from tests.browser import visit
-from tests.conftest import PROJECT, kedro
+from tests.conftest import PROJECT, kedro, refused
 
 
 class Run:
@@ -27,11 +27,15 @@ class Run:
         self.root = root
         self.params = f"raw_root={root / 'raw'},data_root={root / 'data'}"
 
-    def __call__(
-        self, pipelines: str, *further: str, flag: str = "--pipelines", fails: bool = False, params: str = ""
-    ) -> str:
+    def __call__(self, pipelines: str, *further: str, flag: str = "--pipelines", params: str = "") -> str:
+        return kedro(*self._command(pipelines, params, flag), *further)
+
+    def refused(self, pipelines: str, params: str = "") -> str:
+        return refused(*self._command(pipelines, params))
+
+    def _command(self, pipelines: str, params: str, flag: str = "--pipelines") -> list[str]:
         joined = ",".join(filter(None, [self.params, params]))
-        return kedro("run", "--env", "test", flag, pipelines, "--params", joined, *further, fails=fails)
+        return ["run", "--env", "test", flag, pipelines, "--params", joined]
 
     def versions(self, entry: str) -> list[Path]:
         found = sorted(self.root.glob(f"data/0*/smoke/{entry}/*/{entry}"))
@@ -321,7 +325,7 @@ def test_packing_again_reads_no_finished_plate_and_a_mixture_of_versions_is_told
 
 @pytest.mark.slow
 def test_a_model_is_refused_on_pictures_normalized_otherwise(run):
-    output = run("normalization,inference", fails=True, params="normalization.strategy=experiment")
+    output = run.refused("normalization,inference", params="normalization.strategy=experiment")
     assert (
         "the model does not fit this screen: the normalization strategy of the model is plate, of the screen experiment"
         in output
@@ -400,20 +404,20 @@ def test_the_notebook_goes_from_a_folder_of_tiffs_to_calls(run, tmp_path):
     ],
 )
 def test_a_bad_command_ends_in_one_clear_error(run, pipelines, params, message):
-    output = run(pipelines, fails=True, params=params)
+    output = run.refused(pipelines, params)
     assert re.search(message, output, re.S), output
 
 
 @pytest.mark.slow
 def test_an_unknown_environment_or_node_ends_in_one_clear_error():
-    assert "does not exist" in kedro("run", "--env", "nope", fails=True)
-    assert "does not contain nodes named ['nope']" in kedro("run", "--env", "test", "--nodes", "nope", fails=True)
+    assert "does not exist" in refused("run", "--env", "nope")
+    assert "does not contain nodes named ['nope']" in refused("run", "--env", "test", "--nodes", "nope")
 
 
 def test_the_simulation_refuses_a_strangers_folder(tmp_path):
     (tmp_path / "raw").mkdir()
     (tmp_path / "raw" / "thesis.txt").write_text("precious")
-    output = Run(tmp_path)("simulation", fails=True)
+    output = Run(tmp_path).refused("simulation")
     assert (
         "holds thesis.txt and no simulated_screen.json: not a folder of the simulation, nothing was written" in output
     )
@@ -421,7 +425,7 @@ def test_the_simulation_refuses_a_strangers_folder(tmp_path):
 
 
 def test_a_missing_screen_names_the_file_and_writes_nothing(tmp_path):
-    output = Run(tmp_path)("__default__", fails=True)
+    output = Run(tmp_path).refused("__default__")
     assert "train.csv: no such file; expected a csv" in output and "Check raw_root" in output
     assert not (tmp_path / "data").exists()
 
