@@ -26,7 +26,7 @@ check: $(VENV)/.installed
 
 # Written last, so a broken installation is taken up again; redone when the locked versions change.
 $(VENV)/.installed: pyproject.toml constraints.txt
-	@echo "Installing DeepNoise into $(VENV): the first time this downloads about 3.3 GB and takes 6.6 GB of disk,"
+	@echo "Installing DeepNoise into $(VENV): the first time this downloads about 3.3 GB and takes 6.8 GB of disk,"
 	@echo "nearly all of it PyTorch with its GPU libraries. README.md tells how to take the small CPU build."
 	$(PYTHON) -c "import sys; sys.exit('DeepNoise needs Python 3.11 or newer, this is ' + sys.version.split()[0] + '; name another as make PYTHON=python3.12' if sys.version_info < (3, 11) else 0)"
 	$(PYTHON) -m venv $(VENV)
