@@ -11,13 +11,15 @@ export DO_NOT_TRACK := 1
 demo: $(VENV)/.installed
 	$(BIN)/kedro run --pipelines demo
 
-# A worker a core, each with one thread: the same tests take half as long on two cores.
+# A worker a core, each with one thread: the same tests take two thirds of the time on two cores.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+
 test: $(VENV)/.installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n auto --dist loadfile
+	$(PYTEST) -m "not slow"
 
 # What takes longer: the real data and a Chromium (where they are at hand), kedro viz, the built wheel, a killed run that goes on.
 slow: $(VENV)/.installed
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) -m slow
 
 check: $(VENV)/.installed
 	$(BIN)/ruff check

@@ -84,7 +84,13 @@ def release(tmp_path_factory) -> tuple[Path, Path]:
 
 def run(env: str, root: Path, data: Path) -> tuple[dict, pd.DataFrame, pd.DataFrame, str]:
     output = kedro(
-        "run", "--env", env, "--params", f"raw_root={root},data_root={data},evaluation.permutations=5,{SHORT}"
+        "run",
+        "--env",
+        env,
+        "--pipelines",
+        "__default__",
+        "--params",
+        f"raw_root={root},data_root={data},evaluation.permutations=5,{SHORT}",
     )
     latest = {
         name: sorted(data.glob(f"0*/{env}/{name}/*/*"))[-1]

@@ -101,7 +101,7 @@ def test_missing_rxrx1_pictures_are_an_error_where_that_is_asked_for(rxrx1):
 
 def test_bbbc021_cells_are_trained_and_scored_by_the_same_pipelines(shared, tmp_path):
     params = f"raw_root={shared / 'bbbc021_cells'},data_root={tmp_path},training.pretrain.epochs=1,training.mean_teacher.epochs=1"
-    output = kedro("run", "--env", "bbbc021", "--params", params)
+    output = kedro("run", "--env", "bbbc021", "--pipelines", "__default__", "--params", params)
     scores = json.loads(latest(tmp_path, "scores.json").read_text())
     assert (
         scores["unit"] == "site"
