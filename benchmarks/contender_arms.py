@@ -8,17 +8,17 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from deepnoise.training.network import Network
+from deepnoise.network.network import Network
 from deepnoise.training.trainer import Trainer
 
 
 class RemembersBatch(Trainer):
-    """Knows which labelled pictures are in the present step."""
+    """Knows which labelled images are in the present step."""
 
     index: torch.Tensor
 
     def pixels(self, batch, generator=None):
-        """Remember which pictures these are."""
+        """Remember which images these are."""
         if generator is not None:
             self.index = torch.from_numpy(batch.index)
         return super().pixels(batch, generator)
@@ -88,7 +88,7 @@ class DomainAdversarial(RemembersBatch):
 
 
 class FeatureStatistics(Trainer):
-    """Channel means and spreads of early feature maps are mixed between pictures (MixStyle, Zhou et al., arXiv 2104.02008)."""
+    """Channel means and spreads of early feature maps are mixed between images (MixStyle, Zhou et al., arXiv 2104.02008)."""
 
     def new_network(self, pretrained_weights: str = "none") -> Network:
         """With a hook behind each early layer."""
@@ -133,10 +133,10 @@ PUBLISHED = {
     "training.mean_teacher.pseudo_labels.views": 4, "training.mean_teacher.pseudo_labels.memory": 0.1,
     "training.mean_teacher.pseudo_labels.groups": True, "share": 0.5,
 }  # fmt: skip
-"""The recipe of Yang et al. 2022 in its T1 form: the unlabelled pictures are those of the training experiments. The moving average and the
+"""The recipe of Yang et al. 2022 in its T1 form: the unlabelled images are those of the training experiments. The moving average and the
 start of the pseudo-labels are those of conf/base: the published ones reckon with 165 epochs."""
 COST = {"test_resnet": 1.0, "resnet10t": 3.9, "resnet14t": 5.8, "resnet18": 5.4}
-"""Milliseconds of a training step a picture (6 channels, 64 px, one thread) over those of test_resnet, 3.4 ms: `python benchmarks/contenders.py costs DATA`."""
+"""Milliseconds of a training step an image (6 channels, 64 px, one thread) over those of test_resnet, 3.4 ms: `python benchmarks/contenders.py costs DATA`."""
 
 ARMS: dict[str, dict[str, Any]] = {
     "supervised": {"training.batches": "mixed", "training.mean_teacher.epochs": 0},
@@ -195,9 +195,9 @@ ARMS["pure mean teacher"] = ARMS["mean teacher"] | PURE
 ARMS["pure mean teacher, balanced"] = ARMS["pure mean teacher"] | {
     "training.mean_teacher.pseudo_labels.method": "balanced", "training.mean_teacher.pseudo_labels.weight": 0.5,
 }  # fmt: skip
-ARMS["pure, held-out pictures, soft pseudo-labels"] = ARMS["pure mean teacher"] | {
+ARMS["pure, held-out images, soft pseudo-labels"] = ARMS["pure mean teacher"] | {
     "training.unlabelled_source": "heldout", "training.mean_teacher.pseudo_labels.method": "soft",
     "training.mean_teacher.unlabelled_ratio": 1.0, "training.mean_teacher.consistency_weight": 0.0,
     "training.mean_teacher.pseudo_labels.weight": 0.5, "training.mean_teacher.pseudo_labels.start": 0,
 }  # fmt: skip
-ARMS["pure, held-out pictures"] = ARMS["pure mean teacher"] | {"training.unlabelled_source": "heldout"}
+ARMS["pure, held-out images"] = ARMS["pure mean teacher"] | {"training.unlabelled_source": "heldout"}

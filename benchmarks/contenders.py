@@ -74,11 +74,13 @@ def train_and_score(folder: Path, arm: str, seed: int, budget: float) -> dict[st
     from deepnoise.evaluation.metrics import ranked_calls
     from deepnoise.growth_chart.arms import Settings, change
     from deepnoise.growth_chart.run import Screen, Truth, signal_and_leak
-    from deepnoise.inference.prediction import pool_wells, predict_sites, sites_to_predict
+    from deepnoise.inference.pooling import pool_wells
+    from deepnoise.inference.predict import predict_sites
+    from deepnoise.inference.selection import sites_to_predict
     from deepnoise.parameters import NormalizationParameters, TrainingParameters
     from deepnoise.tables import EMBEDDING, SCORE, prefixed
+    from deepnoise.training.fold_view import fold_view
     from deepnoise.training.loop import pretrain, train_mean_teacher
-    from deepnoise.training.split import fold_view
     from deepnoise.training.trainer import NoState, Trainer
 
     torch.set_num_threads(1)
@@ -138,7 +140,7 @@ def train_and_score(folder: Path, arm: str, seed: int, budget: float) -> dict[st
         "arm": arm, "screen": folder.name, "seed": seed, "budget": budget, "tier": str(model.facts["tier"]),
         "epochs": [pre, mean], "seconds": round(seconds, 1), "top1": float(right.mean()), "n": len(right),
         "right": {str(e): int(n) for e, n in by.sum().items()}, "wells": {str(e): int(n) for e, n in by.size().items()},
-        "validation": [history[-1]["student_t1"], history[-1]["teacher_t1"]], "map": measured["map"],
+        "validation": [history[-1]["student_top1"], history[-1]["teacher_top1"]], "map": measured["map"],
         "leak": {axis: value["balanced_accuracy"] for axis, value in measured["leaks"].items()},
     }  # fmt: skip
 
@@ -212,11 +214,11 @@ def table(args: argparse.Namespace) -> None:
 
 
 def costs(args: argparse.Namespace) -> None:
-    """Milliseconds a picture of a training step of each backbone, on one thread."""
+    """Milliseconds an image of a training step of each backbone, on one thread."""
     import torch
     from contender_arms import COST
 
-    from deepnoise.training.network import Network, NetworkSpec
+    from deepnoise.network.network import Network, NetworkSpec
 
     torch.set_num_threads(1)
     x = torch.randn(48, 6, 64, 64).contiguous(memory_format=torch.channels_last)
@@ -227,7 +229,7 @@ def costs(args: argparse.Namespace) -> None:
             started = time.process_time()
             network.embed(x).sum().backward()
             seconds.append(time.process_time() - started)
-        print(f"{backbone}: {1000 * np.median(seconds[1:]) / len(x):.1f} ms a picture")
+        print(f"{backbone}: {1000 * np.median(seconds[1:]) / len(x):.1f} ms an image")
 
 
 def screens(args: argparse.Namespace) -> None:

@@ -20,8 +20,8 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import average_precision_score
 
-from deepnoise.evaluation.leaks import probe_leaks
 from deepnoise.evaluation.metrics import ranked_calls
+from deepnoise.evaluation.probe_tasks import probe_leaks
 from deepnoise.evaluation.profiles import Profiles, effective_rank, join_profiles, true_labels
 from deepnoise.evaluation.retrieval import activity, average_precisions
 from deepnoise.evaluation.suspects import find_suspects, turned_wells

@@ -1,4 +1,4 @@
-"""Speed and accuracy of plate balancing and of the input side of test-time augmentation, on simulated scores and pictures.
+"""Speed and accuracy of plate balancing and of the input side of test-time augmentation, on simulated scores and images.
 
     OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 python benchmarks/plate_balancing.py speed      # 204 plates of 277 wells, 1,108 perturbations
     OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 python benchmarks/plate_balancing.py greedy     # against recounting after every step
@@ -22,8 +22,8 @@ import pandas as pd
 from scipy.optimize import linear_sum_assignment
 
 from deepnoise.parameters import PlateBalancingParameters
-from deepnoise.plate_balancing.balancing import Knowledge, balance
-from deepnoise.plate_balancing.methods import GREEDY_STEPS, greedy_coefficients
+from deepnoise.plate_balancing.balancing import DesignKnowledge, balance
+from deepnoise.plate_balancing.greedy import GREEDY_STEPS, greedy_coefficients
 from deepnoise.plate_balancing.scores import log_softmax
 from deepnoise.tables import SCORE
 
@@ -95,7 +95,7 @@ def speed(rounds: int, seed: int) -> None:
                 a = mass / (p @ b)
             linear_sum_assignment(log_p, maximize=True)
 
-    known = Knowledge(layout)
+    known = DesignKnowledge(layout)
     bare = told("softmax, 200 rounds of Sinkhorn, assignment: bare", timed(kernels, rounds))
     given = told("all of balance(), temperature given", timed(lambda: balance(table, known, OWN), rounds))
     auto = OWN.model_copy(update={"temperature": "auto"})
@@ -157,7 +157,7 @@ def accuracy(seeds: list[int]) -> None:
     for seed in seeds:
         for noise in (0.8, 1.2, 1.5, 2.0, 2.5):
             table, layout, label, group = simulate(51, noise, seed)
-            found = balance(table, Knowledge(layout), own)
+            found = balance(table, DesignKnowledge(layout), own)
             right = {
                 step: float((rows["call"].to_numpy() == label.astype(str)).mean())
                 for step, rows in found.steps.groupby("step")
@@ -178,9 +178,9 @@ def tta(rounds: int, seed: int) -> None:
 
     from deepnoise.datasets.files import Folder, SiteFiles
     from deepnoise.datasets.image_store import ImageStoreDataset
-    from deepnoise.inference.prediction import VIEWS
+    from deepnoise.inference.views import VIEWS
     from deepnoise.ingestion.packing import plan_packing
-    from deepnoise.training.network import Network, NetworkSpec
+    from deepnoise.network.network import Network, NetworkSpec
 
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)

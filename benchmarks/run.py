@@ -81,28 +81,28 @@ def balancing() -> None:
 
 def statistics() -> None:
     """Mean, std and percentiles of a plate's channels from exact histograms, against numpy over the plate in float64."""
-    pictures = real_or_simulated(16)
+    images = real_or_simulated(16)
     shares = np.array([0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99])
 
     def ours() -> tuple[np.ndarray, ...]:
-        counts = histograms(pictures).sum(axis=0)
+        counts = histograms(images).sum(axis=0)
         return (*moments(counts), quantiles(counts, shares))
 
     def plain() -> tuple[np.ndarray, ...]:
-        x = pictures.astype(np.float64)
+        x = images.astype(np.float64)
         return x.mean(axis=(0, 2, 3)), x.std(axis=(0, 2, 3)), np.quantile(x, shares, axis=(0, 2, 3), method="nearest").T
 
     for mine, reference in zip(ours(), plain(), strict=True):
         np.testing.assert_allclose(mine, reference, rtol=1e-9)
-    compare("plate statistics", ours, plain, "six-channel sites", len(pictures))
+    compare("plate statistics", ours, plain, "six-channel sites", len(images))
 
 
 def measurements() -> None:
     """Everything that is measured of a site: intensity, texture, focus and objects; no reference, only the rate."""
-    pictures = real_or_simulated(16)
+    images = real_or_simulated(16)
     start = time.perf_counter()
-    measure_sites(pictures, histograms(pictures))
-    print(f"all measurements: {len(pictures) / (time.perf_counter() - start):.3g} six-channel sites/s")
+    measure_sites(images, histograms(images))
+    print(f"all measurements: {len(images) / (time.perf_counter() - start):.3g} six-channel sites/s")
 
 
 def packing() -> None:
@@ -112,13 +112,13 @@ def packing() -> None:
     """
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        pictures = real_or_simulated(16)
+        images = real_or_simulated(16)
         sites = pd.DataFrame(
             {"id_code": [f"E_1_{i}" for i in range(16)], "experiment": "E", "plate": "1", "well": "B02"}
         )
         sites["site"] = range(1, 17)
         sites["files"] = [tuple(f"{i}_w{c}.png" for c in range(6)) for i in range(16)]
-        for files, site in zip(sites["files"], pictures, strict=True):
+        for files, site in zip(sites["files"], images, strict=True):
             for name, plane in zip(files, site, strict=True):
                 Image.fromarray(plane).save(root / name)
         raw = SiteFiles(Folder(root), list("abcdef"), sites)

@@ -1,6 +1,6 @@
 """Speed of training, as ratios timed in turn in this one run: python benchmarks/training.py
 
-Steps of the mean teacher against supervised steps at equal pictures a step; the input side against a DataLoader that decodes a PNG for each
+Steps of the mean teacher against supervised steps at equal images a step; the input side against a DataLoader that decodes a PNG for each
 view and channel and looks statistics up in a table; bfloat16 against float32; peak memory. The figures go into docs/results.md.
 """
 
@@ -23,12 +23,12 @@ from PIL import Image
 from deepnoise.datasets.files import Folder, SiteFiles
 from deepnoise.datasets.image_store import ImageStoreDataset
 from deepnoise.ingestion.packing import plan_packing
+from deepnoise.network.site_images import SiteImages, normalize
 from deepnoise.parameters import TrainingParameters, replace_values
 from deepnoise.simulation.cells import CHANNELS
 from deepnoise.training.augmentation import random_view
-from deepnoise.training.images import SitePictures, normalise
+from deepnoise.training.fold_view import FoldView
 from deepnoise.training.loop import pretrain, train_mean_teacher
-from deepnoise.training.split import FoldView
 from deepnoise.training.trainer import NoState, Trainer
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -37,8 +37,8 @@ PICTURES = 480
 SIZE = 64
 
 
-class Pictures:
-    """Random pictures with the interface of an image store."""
+class Images:
+    """Random images with the interface of an image store."""
 
     channels = list(CHANNELS)
 
@@ -65,7 +65,7 @@ def tables() -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def trainer(changes: dict[str, Any]) -> Trainer:
-    """A trainer on random pictures, with conf/base and some changes."""
+    """A trainer on random images, with conf/base and some changes."""
     given = yaml.safe_load((PROJECT / "conf/base/parameters_training.yml").read_text())["training"]
     own = replace_values(TrainingParameters.model_validate(given), "training", changes, "benchmark")
     sites, statistics = tables()
@@ -76,7 +76,7 @@ def trainer(changes: dict[str, Any]) -> Trainer:
     )
     if own.unlabelled_source == "none":
         view = replace(view, unlabelled=sites.iloc[:0])
-    return Trainer(view, Pictures(), statistics, own, NoState())
+    return Trainer(view, Images(), statistics, own, NoState())
 
 
 def per_step(changes: dict[str, Any]) -> Callable[[], float]:
@@ -111,7 +111,7 @@ def in_turn(functions: dict[str, Callable[[], float]]) -> pd.DataFrame:
 
 
 def steps() -> None:
-    """48 pictures a step: all labelled, or half of them unlabelled."""
+    """48 images a step: all labelled, or half of them unlabelled."""
     teacher = {
         "training.mean_teacher.epochs": 1, "training.batch_size": 24, "training.mean_teacher.unlabelled_ratio": 1.0,
         "training.unlabelled_source": "training",
@@ -127,7 +127,7 @@ def steps() -> None:
         )
         base = seconds["supervised"]
         print(
-            f"{backbone}: a supervised step of 48 pictures {1000 * base.median():.0f} ms, {48 / base.median():.0f} images/s"
+            f"{backbone}: a supervised step of 48 images {1000 * base.median():.0f} ms, {48 / base.median():.0f} images/s"
         )
         for name in ("shared", "two"):
             ratio = seconds[name] / base
@@ -150,12 +150,12 @@ def precision() -> None:
 
 
 def input_side() -> None:
-    """Three views of each picture (labels, consistency, teacher), normalized and as batches of 48."""
-    store, (sites, statistics) = Pictures(), tables()
+    """Three views of each image (labels, consistency, teacher), normalized and as batches of 48."""
+    store, (sites, statistics) = Images(), tables()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        for i, picture in enumerate(store.array):
-            for channel, plane in zip(CHANNELS, picture, strict=True):
+        for i, image in enumerate(store.array):
+            for channel, plane in zip(CHANNELS, image, strict=True):
                 Image.fromarray(plane).save(root / f"{i}_{channel}.png")
 
         class Plain(torch.utils.data.Dataset):
@@ -175,10 +175,10 @@ def input_side() -> None:
                             & (statistics["channel"] == channel)
                         ].iloc[0]
                         planes.append((plane - row["location"]) / row["scale"])
-                    picture = torch.from_numpy(np.stack(planes))
+                    image = torch.from_numpy(np.stack(planes))
                     if torch.rand(()) < 0.5:
-                        picture = picture.flip(-1)
-                    views.append(torch.rot90(picture, int(torch.randint(0, 4, ())), (1, 2)))
+                        image = image.flip(-1)
+                    views.append(torch.rot90(image, int(torch.randint(0, 4, ())), (1, 2)))
                 return views
 
         def plain() -> float:
@@ -193,14 +193,14 @@ def input_side() -> None:
         packed.save(plan_packing(packing, SiteFiles(Folder(root), list(CHANNELS), packing), checksum=False))
 
         def ours(gigabytes: float) -> Callable[[], float]:
-            pictures = SitePictures(packed.load(), sites, statistics, gigabytes)
+            images = SiteImages(packed.load(), sites, statistics, gigabytes)
             generator = torch.Generator().manual_seed(0)
 
             def batches() -> float:
                 started = time.perf_counter()
                 order = np.array_split(torch.randperm(PICTURES, generator=generator).numpy(), PICTURES // 48)
-                for batch in pictures.batches(order):
-                    x = normalise(batch, "plate")
+                for batch in images.batches(order):
+                    x = normalize(batch, "plate")
                     for _ in range(3):
                         random_view(x, turns=True, strength=0.0, generator=generator)
                 return time.perf_counter() - started
@@ -211,7 +211,7 @@ def input_side() -> None:
     for name, words in (("kept", "kept in memory"), ("read", "read from the store each time")):
         ratio = seconds["plain"] / seconds[name]
         print(
-            f"input side, pictures {words}: {PICTURES / seconds[name].median():.0f} pictures of three views a second, "
+            f"input side, images {words}: {PICTURES / seconds[name].median():.0f} images of three views a second, "
             f"{ratio.median():.1f} times as fast as the plain loader ({ratio.min():.1f} to {ratio.max():.1f})"
         )
 

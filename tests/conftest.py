@@ -88,19 +88,19 @@ def wells(design: pd.DataFrame) -> pd.DataFrame:
 
 
 class MemoryStore:
-    """Pictures in memory, with the interface of an image store; counts what is read."""
+    """Images in memory, with the interface of an image store; counts what is read."""
 
-    def __init__(self, pictures: dict[tuple[str, str], np.ndarray], channels: list[str]) -> None:
-        self.pictures, self.channels, self.reads = pictures, channels, 0
+    def __init__(self, images: dict[tuple[str, str], np.ndarray], channels: list[str]) -> None:
+        self.images, self.channels, self.reads = images, channels, 0
 
     def read(self, experiment: str, plate: str, store_rows: np.ndarray | None = None) -> np.ndarray:
-        array = self.pictures[(experiment, plate)]
+        array = self.images[(experiment, plate)]
         rows = np.arange(len(array)) if store_rows is None else store_rows
         self.reads += len(rows)
         return array[rows]
 
     def checksum(self, experiment: str, plate: str) -> str:
-        return str(zlib.crc32(self.pictures[(experiment, plate)].tobytes()))
+        return str(zlib.crc32(self.images[(experiment, plate)].tobytes()))
 
 
 @pytest.fixture(scope="session")
@@ -114,22 +114,22 @@ def screen(design, wells):
     plates = render_screen(
         design, effect_strength=2.0, traits_changed=4, sites=1, image_size=24, noise=NoiseLevels(), seed=3
     )
-    pictures, rows, measured = {}, [], []
+    images, rows, measured = {}, [], []
     for plate in plates:
         key = (plate.experiment, str(plate.plate))
-        pictures[key] = plate.tiles[:, 0]
+        images[key] = plate.tiles[:, 0]
         table = pd.DataFrame({"experiment": key[0], "plate": key[1], "well": plate.wells, "site": 1})
         table["id_code"] = key[0] + "_" + key[1] + "_" + table["well"]
         table["store_row"] = np.arange(len(table))
         rows.append(table)
         kinds = wells.set_index("id_code").loc[table["id_code"]]
         total: dict[str, np.ndarray] = {}
-        add_histograms(total, histograms(pictures[key]), kinds["well_type"].to_numpy())
+        add_histograms(total, histograms(images[key]), kinds["well_type"].to_numpy())
         place = {"experiment": key[0], "plate": key[1], "cell_type": kinds["cell_type"].iloc[0]}
         measured.append(histogram_table(total, place, list(CHANNELS)))
     sites = pd.concat(rows, ignore_index=True)[["id_code", "experiment", "plate", "well", "site", "store_row"]]
     levels = pd.concat(measured, ignore_index=True)
-    return MemoryStore(pictures, list(CHANNELS)), sites, plate_statistics(levels, wells, "plate", "all")
+    return MemoryStore(images, list(CHANNELS)), sites, plate_statistics(levels, wells, "plate", "all")
 
 
 @pytest.fixture(scope="session")

@@ -42,7 +42,7 @@ def test_another_balancing_method_is_one_function(recipe, monkeypatch):
     monkeypatch.setattr(balancing, "METHODS", methods.METHODS)
     table, layout, truth = screen_scores(2.5, np.random.default_rng(6), size=25, experiments=3)
     own = OWN.model_copy(update={"method": "share_columns"})
-    steps = balancing.balance(table, balancing.Knowledge(layout), own).steps
+    steps = balancing.balance(table, balancing.DesignKnowledge(layout), own).steps
     right = (steps["call"] == steps["id_code"].map(truth)).groupby(steps["step"]).mean()
     assert right["plain"] < right["group_filter"] < right["share_columns"]
     assert steps["step"].iloc[-1] == "share_columns"

@@ -46,11 +46,11 @@ def test_a_fault_names_itself(parameters, path, value, message):
         validate_parameters(changed)
 
 
-def test_pseudo_labels_without_unlabelled_pictures_are_refused(parameters):
+def test_pseudo_labels_without_unlabelled_images_are_refused(parameters):
     changed = copy.deepcopy(parameters)
     changed["training"]["unlabelled_source"] = "none"
     changed["training"]["mean_teacher"]["pseudo_labels"]["method"] = "plain"
-    with pytest.raises(InputError, match="pseudo_labels.method is 'plain', but no unlabelled pictures are read"):
+    with pytest.raises(InputError, match="pseudo_labels.method is 'plain', but no unlabelled images are read"):
         validate_parameters(changed)
 
 

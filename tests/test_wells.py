@@ -2,14 +2,14 @@
 
 import pytest
 
-from deepnoise.wells import all_wells, normalise_well, parse_well, plate_format_of
+from deepnoise.wells import all_wells, normalize_well, parse_well, plate_format_of
 
 
 @pytest.mark.parametrize(
     ("given", "canonical"), [("A1", "A01"), ("a01", "A01"), ("r02c03", "B03"), ("AF48", "AF48"), ("R1C12", "A12")]
 )
 def test_names_are_brought_into_one_form(given, canonical):
-    assert normalise_well(given) == canonical
+    assert normalize_well(given) == canonical
 
 
 def test_every_well_of_a_plate_parses_to_its_place():
@@ -21,7 +21,7 @@ def test_every_well_of_a_plate_parses_to_its_place():
 @pytest.mark.parametrize("bad", ["Z99", "", "A0", "AG01", "A49", "B3x", "BA01"])
 def test_a_name_that_is_no_well_is_refused_by_name(bad):
     with pytest.raises(ValueError, match=f"'{bad}' is not a well"):
-        normalise_well(bad)
+        normalize_well(bad)
 
 
 def test_plate_format():

@@ -10,8 +10,8 @@ class InputError(ValueError):
     """Something the user gave (file, table, parameter) cannot be used; the message says what and what to do."""
 
 
-class PictureError(InputError):
-    """A picture that cannot be used, although its screen can.
+class ImageError(InputError):
+    """An image that cannot be used, although its screen can.
 
     Args:
         finding: Key of :data:`deepnoise.ingestion.findings.KINDS`.

@@ -1,4 +1,4 @@
-"""Short hashes of data and parameters, kept beside results so that stale ones are recognised."""
+"""Short hashes of data and parameters, kept beside results so that stale ones are recognized."""
 
 from __future__ import annotations
 

@@ -16,9 +16,9 @@ from kedro.pipeline.node import Node
 from tqdm import tqdm
 
 import deepnoise
-from deepnoise.datasets.profiles import ProfilesDataset
+from deepnoise.datasets.external_profiles import ExternalProfilesDataset
+from deepnoise.datasets.external_scores import ExternalScoresDataset, ScoredWellsDataset
 from deepnoise.datasets.run_record import AbsentDataset
-from deepnoise.datasets.scores import ExternalScoresDataset, ScoredWellsDataset
 from deepnoise.errors import InputError
 from deepnoise.parameters import validate_parameters
 from deepnoise.pipeline_registry import OWN_SCORES, SIMULATED
@@ -29,7 +29,7 @@ PICTURES = ("contact_sheet", "growth_ladder_plot")
 PRINTED = ("score_table", "growth_table")
 EXTERNAL = (
     ({"scores", "scores_tier"}, "well_scores", ExternalScoresDataset, "external_scores"),
-    ({"profiles"}, "well_embeddings", ProfilesDataset, "external_profiles"),
+    ({"profiles"}, "well_embeddings", ExternalProfilesDataset, "external_profiles"),
     ({"labels"}, "wells", ScoredWellsDataset, "score_table"),
 )
 """Parameters of the command line, the entry that must read them, and an environment whose entry does."""
@@ -140,7 +140,7 @@ class ProjectHooks:
 
     @hook_impl
     def after_dataset_saved(self, dataset_name: str, node: Node) -> None:
-        """Keep the time that a node took until here; say that a picture worth looking at is there.
+        """Keep the time that a node took until here; say that an image worth looking at is there.
 
         Some nodes work while their outputs are saved (packing, training arm by arm), so what counts is the time since the save before,
         which runs node after node make exact.

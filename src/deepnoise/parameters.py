@@ -91,7 +91,7 @@ FindingPolicies: Any = create_model(
 
 
 class IngestionParameters(Block):
-    """Checks of the tables and packing of the pictures."""
+    """Checks of the tables and packing of the images."""
 
     findings: FindingPolicies  # type: ignore[valid-type]
     checksum: bool
@@ -100,7 +100,7 @@ class IngestionParameters(Block):
 
 
 class NormalizationParameters(Block):
-    """Which statistics normalize a picture."""
+    """Which statistics normalize an image."""
 
     strategy: Literal["none", "global", "cell_type", "experiment", "plate", "site", "percentile", "robust"]
     reference: Literal["all", "controls", "negative_controls"]
@@ -118,7 +118,7 @@ class HeadParameters(Block):
 
 
 class AugmentationParameters(Block):
-    """Views of a picture, drawn on the device."""
+    """Views of an image, drawn on the device."""
 
     dihedral: bool
     shift_scale: float = Share
@@ -216,19 +216,19 @@ class TrainingParameters(Block):
         method = self.mean_teacher.pseudo_labels.method
         if off and method != "none":
             raise ValueError(
-                f"training.mean_teacher.pseudo_labels.method is {method!r}, but no unlabelled pictures are read; "
+                f"training.mean_teacher.pseudo_labels.method is {method!r}, but no unlabelled images are read; "
                 "set training.unlabelled_source to training or heldout, and unlabelled_ratio above 0"
             )
         if off and self.unlabelled_source == "heldout":
             raise ValueError(
-                "training.unlabelled_source is 'heldout', but training.mean_teacher.unlabelled_ratio is 0: no picture of "
+                "training.unlabelled_source is 'heldout', but training.mean_teacher.unlabelled_ratio is 0: no image of "
                 "theirs would be read; set it above 0"
             )
         mixing = self.augmentation.mixup > 0 or self.augmentation.cutmix > 0
         if mixing and self.mean_teacher.epochs and self.mean_teacher.views == "shared":
             raise ValueError(
-                "training.augmentation mixes pictures, but with training.mean_teacher.views 'shared' the mixed view would be compared with "
-                "the teacher's view of one picture; set views to two, or mixup and cutmix to 0"
+                "training.augmentation mixes images, but with training.mean_teacher.views 'shared' the mixed view would be compared with "
+                "the teacher's view of one image; set views to two, or mixup and cutmix to 0"
             )
         return self
 

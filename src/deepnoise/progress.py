@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, a line a minute in a log file. Used by every stage that reads pictures."""
+"""Progress of long work: a bar on a terminal, a line a minute in a log file. Used by every stage that reads images."""
 
 from __future__ import annotations
 

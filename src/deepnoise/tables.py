@@ -64,7 +64,7 @@ SCHEMAS: dict[str, TableSchema] = {
         allowed={"well_type": WELL_TYPES, "split": ("labelled", "heldout")},
     ),
     "ingestion_findings": TableSchema(
-        "what is wrong with the screen's tables and pictures, a row a finding; unknown places are empty, an unknown site is -1",
+        "what is wrong with the screen's tables and images, a row a finding; unknown places are empty, an unknown site is -1",
         (),
         {
             "finding": "str",
@@ -93,7 +93,7 @@ SCHEMAS: dict[str, TableSchema] = {
         | {n: "float" for n in ("gradient", "laplace", "focus", "saturated", "objects")},
     ),
     "normalized_features": TableSchema(
-        "intensity and texture of a site as normalized pictures give them, a column a feature and channel",
+        "intensity and texture of a site as normalized images give them, a column a feature and channel",
         ("id_code", "site"),
         WELL_KEY | {"site": "int"},
         prefix=FEATURE,
@@ -121,7 +121,7 @@ SCHEMAS: dict[str, TableSchema] = {
             "channel": "str",
             "grid_row": "int",
             "grid_column": "int",
-            "gain": "float",  # mean 1; pictures are divided by it
+            "gain": "float",  # mean 1; images are divided by it
         },
     ),
     "plate_qc": TableSchema(
@@ -294,16 +294,16 @@ SCHEMAS: dict[str, TableSchema] = {
         allowed={"tier": TIERS},
     ),
     "calls": TableSchema(
-        "the perturbation called for each well; tier is that of t2_call",
+        "the perturbation called for each well; tier is that of design_call",
         ("id_code",),
         WELL_KEY
         | {
-            "t1_call": "str",
-            "t1_confidence": "float",  # probability
-            "t1_sure": "bool",  # confident enough for the wanted precision
-            "t2_call": "str",
-            "t2_confidence": "float",  # probability
-            "t2_sure": "bool",
+            "plain_call": "str",
+            "plain_confidence": "float",  # probability
+            "plain_confident": "bool",  # confident enough for the wanted precision
+            "design_call": "str",
+            "design_confidence": "float",  # probability
+            "design_confident": "bool",
             "changed": "bool",
             "reason": "str",  # why the design changed the call
             "tied": "bool",  # another well of the plate claims the same class with the very same score
@@ -396,7 +396,7 @@ SCHEMAS: dict[str, TableSchema] = {
         allowed={"tier": TIERS},
     ),
     "suspect_wells": TableSchema(
-        "wells whose picture contradicts the plate map, surest first",
+        "wells whose image contradicts the plate map, surest first",
         (),
         {"rank": "int"}
         | WELL_KEY
@@ -459,11 +459,11 @@ SCHEMAS: dict[str, TableSchema] = {
             "loss": "float",
             "consistency": "float",
             "learning_rate": "float",
-            "student_t1": "float?",  # top-1 of single sites, one view, on the validation plates
-            "teacher_t1": "float?",  # the same of the moving average, where one is kept
-            "chosen_t1": "float?",  # of the one that is handed on; the score that `keep: best` goes by
+            "student_top1": "float?",  # top-1 of single sites, one view, on the validation plates
+            "teacher_top1": "float?",  # the same of the moving average, where one is kept
+            "chosen_top1": "float?",  # of the one that is handed on; the score that `keep: best` goes by
             "images_per_second": "float",  # labelled ones
-            "loader_wait": "float",  # share of the time in which a step waited for pictures
+            "loader_wait": "float",  # share of the time in which a step waited for images
         },
     ),
     "tuning_trials": TableSchema(

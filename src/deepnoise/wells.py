@@ -48,7 +48,7 @@ def places(wells: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
     return found[:, 0], found[:, 1]
 
 
-def normalise_well(well: str) -> str:
+def normalize_well(well: str) -> str:
     """The canonical name: row letters and a column of two digits, ``B3`` -> ``B03``."""
     row, column = parse_well(well)
     return f"{row_name(row)}{column + 1:02d}"
@@ -57,7 +57,7 @@ def normalise_well(well: str) -> str:
 def well_or_none(well: str) -> str | None:
     """The canonical name, or None where it is no well."""
     try:
-        return normalise_well(well)
+        return normalize_well(well)
     except ValueError:
         return None
 

@@ -8,15 +8,15 @@ from kedro.io import DatasetError, Version
 from PIL import Image
 
 from deepnoise.datasets.exclude_list import ExcludeListDataset
+from deepnoise.datasets.external_scores import ExternalScoresDataset
 from deepnoise.datasets.long_table import LongTableDataset
 from deepnoise.datasets.model import ModelDataset, TrainingState
 from deepnoise.datasets.ome_zarr import OmeZarrImagesDataset
 from deepnoise.datasets.rxrx1 import RxRx1ImagesDataset, RxRx1LabelsDataset, RxRx1TablesDataset, RxRx1WellsDataset
-from deepnoise.datasets.scores import ExternalScoresDataset
 from deepnoise.datasets.simulated import MARK, SimulatedImagesDataset, SimulatedTablesDataset
 from deepnoise.datasets.table import EmptyTableDataset, TableDataset
 from deepnoise.errors import InputError
-from deepnoise.training.model import TrainedModel
+from deepnoise.network.trained_model import TrainedModel
 
 # a simulated screen on disk ----------------------------------------------------------------------------------------
 
@@ -69,10 +69,10 @@ def test_bad_rxrx1_tables_name_file_and_line(raw, tmp_path, file, old, new, mess
         RxRx1TablesDataset(root=str(tmp_path)).load()
 
 
-def test_missing_channels_are_listed_and_a_folder_without_pictures_is_refused(raw, tmp_path):
+def test_missing_channels_are_listed_and_a_folder_without_images_is_refused(raw, tmp_path):
     (tmp_path / "train" / "A-01" / "Plate1").mkdir(parents=True)
     dataset = RxRx1ImagesDataset(root=str(tmp_path), channels=["n", "er"])
-    with pytest.raises(DatasetError, match="no picture <split>/<experiment>"):
+    with pytest.raises(DatasetError, match="no image <split>/<experiment>"):
         dataset.load()
     Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / "train" / "A-01" / "Plate1" / "B02_s1_w1.png")
     assert dataset.load().found["missing"].tolist() == [("train/A-01/Plate1/B02_s1_w2.png",)]

@@ -1,4 +1,4 @@
-"""Csv files and pictures: what is good is read as it is, what is damaged names itself in one line."""
+"""Csv files and images: what is good is read as it is, what is damaged names itself in one line."""
 
 import fsspec
 import numpy as np
@@ -6,8 +6,8 @@ import pytest
 import tifffile
 from PIL import Image
 
-from deepnoise.datasets.files import Folder, SiteFiles, read_csv, read_json, read_picture, write_json
-from deepnoise.errors import InputError, PictureError
+from deepnoise.datasets.files import Folder, SiteFiles, read_csv, read_image, read_json, write_json
+from deepnoise.errors import ImageError, InputError
 
 RNG = np.random.default_rng(0)
 
@@ -48,21 +48,21 @@ def test_a_byte_order_mark_is_ignored_and_gzip_is_read(tmp_path):
     assert read_csv(tmp_path / "b.csv.gz", ["well"])["well"].tolist() == ["A02"]
 
 
-def write(path, picture):
+def write(path, image):
     if path.suffix == ".npy":
-        np.save(path, picture)
+        np.save(path, image)
     elif path.suffix == ".png":
-        Image.fromarray(picture).save(path)
+        Image.fromarray(image).save(path)
     else:
-        tifffile.imwrite(path, picture)
+        tifffile.imwrite(path, image)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 @pytest.mark.parametrize("suffix", ["png", "tif", "npy"])
-def test_pictures_keep_their_counts(tmp_path, dtype, suffix):
-    picture = RNG.integers(0, np.iinfo(dtype).max, (5, 7)).astype(dtype)
-    write(tmp_path / f"a.{suffix}", picture)
-    np.testing.assert_array_equal(read_picture(Folder(tmp_path), f"a.{suffix}"), picture)
+def test_images_keep_their_counts(tmp_path, dtype, suffix):
+    image = RNG.integers(0, np.iinfo(dtype).max, (5, 7)).astype(dtype)
+    write(tmp_path / f"a.{suffix}", image)
+    np.testing.assert_array_equal(read_image(Folder(tmp_path), f"a.{suffix}"), image)
 
 
 @pytest.mark.parametrize("compression", [None, "zlib", "lzw"])
@@ -75,41 +75,41 @@ def test_tiffs_of_several_channels_come_channel_first_however_they_are_laid_out(
     tifffile.imwrite(tmp_path / "samples.tif", stack.transpose(1, 2, 0), photometric="rgb", compression=compression)
     tifffile.imwrite(tmp_path / "planar.tif", stack, photometric="rgb", planarconfig="separate")
     for name in ("pages.tif", "ome.tiff", "samples.tif", "planar.tif"):
-        np.testing.assert_array_equal(read_picture(folder, name), stack, err_msg=name)
+        np.testing.assert_array_equal(read_image(folder, name), stack, err_msg=name)
     np.save(tmp_path / "last.npy", stack.transpose(1, 2, 0))
-    np.testing.assert_array_equal(read_picture(folder, "last.npy"), stack)
+    np.testing.assert_array_equal(read_image(folder, "last.npy"), stack)
 
 
 @pytest.mark.parametrize("compression", ["raw", "tiff_lzw", "tiff_adobe_deflate"])
 def test_tiffs_of_another_writer_are_read(tmp_path, compression):
-    picture = RNG.integers(0, 60_000, (9, 5)).astype(np.uint16)
-    Image.fromarray(picture).save(tmp_path / "p.tif", compression=compression)
-    np.testing.assert_array_equal(read_picture(Folder(tmp_path), "p.tif"), picture)
+    image = RNG.integers(0, 60_000, (9, 5)).astype(np.uint16)
+    Image.fromarray(image).save(tmp_path / "p.tif", compression=compression)
+    np.testing.assert_array_equal(read_image(Folder(tmp_path), "p.tif"), image)
 
 
-def torn(path, picture):
-    write(path, picture)
+def torn(path, image):
+    write(path, image)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif", "npy"])
-def test_a_torn_picture_names_its_file_in_one_line(tmp_path, suffix):
+def test_a_torn_image_names_its_file_in_one_line(tmp_path, suffix):
     torn(tmp_path / f"torn.{suffix}", RNG.integers(0, 255, (64, 64)).astype(np.uint8))
-    with pytest.raises(PictureError, match=f"torn.{suffix}: cannot be read as a picture") as raised:
-        read_picture(Folder(tmp_path), f"torn.{suffix}")
+    with pytest.raises(ImageError, match=f"torn.{suffix}: cannot be read as an image") as raised:
+        read_image(Folder(tmp_path), f"torn.{suffix}")
     assert raised.value.finding == "unreadable_image" and "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize("suffix", ["npy", "tif"])
-def test_big_endian_pictures_are_read(tmp_path, suffix):
-    picture = RNG.integers(0, 60_000, (5, 4)).astype(">u2")
-    write(tmp_path / f"b.{suffix}", picture)
-    read = read_picture(Folder(tmp_path), f"b.{suffix}")
+def test_big_endian_images_are_read(tmp_path, suffix):
+    image = RNG.integers(0, 60_000, (5, 4)).astype(">u2")
+    write(tmp_path / f"b.{suffix}", image)
+    read = read_image(Folder(tmp_path), f"b.{suffix}")
     assert read.dtype == np.uint16 and read.dtype.isnative
-    np.testing.assert_array_equal(read, picture)
+    np.testing.assert_array_equal(read, image)
 
 
-def test_strange_pictures_say_what_they_are(tmp_path):
+def test_strange_images_say_what_they_are(tmp_path):
     (tmp_path / "empty.npy").touch()
     (tmp_path / "folder.png").mkdir()
     np.save(tmp_path / "float.npy", np.zeros((4, 4)))
@@ -117,14 +117,14 @@ def test_strange_pictures_say_what_they_are(tmp_path):
     np.save(tmp_path / "deep.npy", np.zeros((2, 2, 2, 2), np.uint8))
     for name, finding, message in (
         ("float.npy", "wrong_dtype", "float64, expected uint8 or uint16"),
-        ("object.npy", "unreadable_image", "cannot be read as a picture"),
+        ("object.npy", "unreadable_image", "cannot be read as an image"),
         ("gone.png", "missing_image", "no such file"),
-        ("empty.npy", "unreadable_image", "cannot be read as a picture"),
-        ("folder.png", "unreadable_image", "is a folder, expected a picture"),
+        ("empty.npy", "unreadable_image", "cannot be read as an image"),
+        ("folder.png", "unreadable_image", "is a folder, expected an image"),
         ("deep.npy", "wrong_shape", r"shape \(2, 2, 2, 2\)"),
     ):
-        with pytest.raises(PictureError, match=f"{name}: {message}") as raised:
-            read_picture(Folder(tmp_path), name)
+        with pytest.raises(ImageError, match=f"{name}: {message}") as raised:
+            read_image(Folder(tmp_path), name)
         assert raised.value.finding == finding
 
 
@@ -143,7 +143,7 @@ def site(folder, channels, **more):
 def test_channels_of_one_site_must_agree(tmp_path, second, finding, message):
     np.save(tmp_path / "a.npy", np.zeros((4, 4), np.uint8))
     np.save(tmp_path / "b.npy", second)
-    with pytest.raises(PictureError, match=message) as raised:
+    with pytest.raises(ImageError, match=message) as raised:
         site(tmp_path, ["x", "y"]).read(("a.npy", "b.npy"))
     assert raised.value.finding == finding
 
@@ -151,7 +151,7 @@ def test_channels_of_one_site_must_agree(tmp_path, second, finding, message):
 def test_a_file_of_all_channels_must_have_as_many_as_the_screen(tmp_path):
     np.save(tmp_path / "c.npy", np.arange(24, dtype=np.uint16).reshape(2, 4, 3))
     assert site(tmp_path, list("abc")).read(("c.npy",)).shape == (3, 2, 4)
-    with pytest.raises(PictureError, match="c.npy: 3 channels, expected 2 .a, b.") as raised:
+    with pytest.raises(ImageError, match="c.npy: 3 channels, expected 2 .a, b.") as raised:
         site(tmp_path, list("ab")).read(("c.npy",))
     assert raised.value.finding == "unequal_channels"
 
@@ -182,13 +182,13 @@ def test_a_change_behind_a_link_is_noticed(tmp_path):
     assert site(tmp_path / "raw", ["x"]).stamp(("a.npy",)) != before
 
 
-def test_pictures_tables_and_json_behind_a_url(tmp_path):
+def test_images_tables_and_json_behind_a_url(tmp_path):
     fs = fsspec.filesystem("memory")
     np.save(tmp_path / "a.npy", np.full((2, 3), 7, np.uint8))
     fs.pipe("/files/sub/a.npy", (tmp_path / "a.npy").read_bytes())
     fs.pipe("/files/t.csv", b"well\nB02\n")
     folder = Folder("memory://files")
-    assert (read_picture(folder, "sub/a.npy") == 7).all() and folder.folders() == ["sub"]
+    assert (read_image(folder, "sub/a.npy") == 7).all() and folder.folders() == ["sub"]
     assert folder.facts("sub/a.npy")["size"] > 0 and folder.facts("sub/b.npy") is None
     assert read_csv("memory://files/t.csv", ["well"])["well"].tolist() == ["B02"]
     write_json("memory://files/x.json", {"a": np.int64(3)})

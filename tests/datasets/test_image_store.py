@@ -18,8 +18,8 @@ from PIL import Image
 
 from deepnoise.datasets.image_store import ImageStoreDataset
 from deepnoise.datasets.simulated import SimulatedImagesDataset
-from deepnoise.errors import InputError, PictureError
-from deepnoise.ingestion.packing import PackingPlan, PlateImages, picture_findings, plan_packing
+from deepnoise.errors import ImageError, InputError
+from deepnoise.ingestion.packing import PackingPlan, PlateImages, pixel_findings, plan_packing
 from tests.conftest import PROJECT
 
 
@@ -44,7 +44,7 @@ def contents(root):
 
 
 @pytest.mark.parametrize("compressor", ["zstd", "lz4"])
-def test_the_store_holds_the_pictures_in_their_dtype_one_chunk_a_site(raw, tmp_path, compressor):
+def test_the_store_holds_the_images_in_their_dtype_one_chunk_a_site(raw, tmp_path, compressor):
     steps, images, _ = plan(raw[0])
     dataset = ImageStoreDataset(root=str(tmp_path), compressor=compressor)
     dataset.save(steps)
@@ -56,8 +56,8 @@ def test_the_store_holds_the_pictures_in_their_dtype_one_chunk_a_site(raw, tmp_p
         found = images.found.query(
             "experiment == @row.experiment and plate == @row.plate and well == @row.well and site == @row.site"
         )
-        picture = store.read(row.experiment, row.plate, np.array([row.store_row]))[0]
-        np.testing.assert_array_equal(picture, images.read(found["files"].iloc[0]))
+        image = store.read(row.experiment, row.plate, np.array([row.store_row]))[0]
+        np.testing.assert_array_equal(image, images.read(found["files"].iloc[0]))
     array = store.array("ALPHA-01", "1")
     assert array.dtype == np.uint8 and array.chunks == (1, 6, 24, 24) and array.metadata.zarr_format == 3
     assert compressor in str(array.metadata.codecs)
@@ -153,18 +153,18 @@ def test_the_same_screen_behind_urls(raw, tmp_path):
         np.testing.assert_array_equal(dataset.load().read(*key), local.load().read(*key))
 
 
-def memory_plan(pictures, dtype=None):
-    """A plan of plates from a dict of plate -> list of pictures; a string stands for a torn file."""
+def memory_plan(images, dtype=None):
+    """A plan of plates from a dict of plate -> list of images; a string stands for a torn file."""
 
     def read(files):
         plate, i = files[0].split("-")
-        picture = pictures[plate][int(i)]
-        if isinstance(picture, str):
-            raise PictureError("unreadable_image", files[0], picture)
-        return picture
+        image = images[plate][int(i)]
+        if isinstance(image, str):
+            raise ImageError("unreadable_image", files[0], image)
+        return image
 
     plates = []
-    for plate, own in pictures.items():
+    for plate, own in images.items():
         sites = pd.DataFrame(
             {"id_code": [f"E_{plate}_{i}" for i in range(len(own))], "well": "B02", "site": range(1, len(own) + 1)}
         )
@@ -183,28 +183,28 @@ def test_what_cannot_be_packed_is_in_no_row_and_named(tmp_path):
     store = dataset.load()
     assert store.rows().query("plate == '1'")["store_row"].tolist() == [0, 1, 2, 3, 7, 8, 9]
     np.testing.assert_array_equal(store.read("E", "1", np.array([9]))[0], GOOD[8])
-    found = {f["finding"]: f for f in picture_findings(store.records(), ["c"])}
+    found = {f["finding"]: f for f in pixel_findings(store.records(), ["c"])}
     assert found["unreadable_image"]["file"] == "1-4" and found["unreadable_image"]["plate"] == "1"
     assert found["wrong_dtype"]["detail"] == "uint16, expected uint8"
     assert found["wrong_shape"]["detail"] == "2x4 px, expected 4x4 px"
 
 
-def test_a_promised_dtype_counts_and_a_plate_without_a_good_picture_is_empty(tmp_path):
+def test_a_promised_dtype_counts_and_a_plate_without_a_good_image_is_empty(tmp_path):
     wide = [p.astype(np.uint16) for p in GOOD]
     dataset = ImageStoreDataset(root=str(tmp_path))
     dataset.save(memory_plan({"1": wide, "2": GOOD[:1]}, dtype="uint8"))
     store = dataset.load()
     assert store.dtype == "uint8" and store.rows()["plate"].tolist() == ["2"]
-    assert len(picture_findings(store.records(), ["c"])) == len(wide)
+    assert len(pixel_findings(store.records(), ["c"])) == len(wide)
 
 
-def test_black_saturated_and_repeated_pictures_are_found(tmp_path):
+def test_black_saturated_and_repeated_images_are_found(tmp_path):
     bright = GOOD[0].copy()
     bright[0, 0] = 255
-    pictures = [GOOD[0], np.zeros((1, 4, 4), np.uint8), bright, GOOD[0], GOOD[1]]
+    images = [GOOD[0], np.zeros((1, 4, 4), np.uint8), bright, GOOD[0], GOOD[1]]
     dataset = ImageStoreDataset(root=str(tmp_path))
-    dataset.save(memory_plan({"1": pictures, "2": [GOOD[1]]}))
-    found = [(f["finding"], f["file"], f["detail"]) for f in picture_findings(dataset.load().records(), ["c"])]
+    dataset.save(memory_plan({"1": images, "2": [GOOD[1]]}))
+    found = [(f["finding"], f["file"], f["detail"]) for f in pixel_findings(dataset.load().records(), ["c"])]
     assert found == [
         ("black_image", "1-1", "every pixel is 0"),
         ("saturated_image", "1-2", "25% of the pixels are 255"),
@@ -218,11 +218,11 @@ def test_a_camera_of_12_bits_saturates_at_4095(tmp_path):
     wide[0, 0] = 4095
     dataset = ImageStoreDataset(root=str(tmp_path))
     dataset.save(memory_plan({"1": [wide, GOOD[1].astype(np.uint16) * 100]}))
-    assert [f["detail"] for f in picture_findings(dataset.load().records(), ["c"])] == ["25% of the pixels are 4095"]
+    assert [f["detail"] for f in pixel_findings(dataset.load().records(), ["c"])] == ["25% of the pixels are 4095"]
 
 
-def test_nothing_readable_is_an_error_that_names_a_picture(tmp_path):
-    with pytest.raises(DatasetError, match="none of 3 sampled pictures can be read; the first: 1-"):
+def test_nothing_readable_is_an_error_that_names_a_image(tmp_path):
+    with pytest.raises(DatasetError, match="none of 3 sampled images can be read; the first: 1-"):
         ImageStoreDataset(root=str(tmp_path)).save(memory_plan({"1": ["torn"] * 3}))
 
 
@@ -232,7 +232,7 @@ def test_a_new_plate_of_which_nothing_can_be_read_costs_no_other_plate(tmp_path)
     dataset.save(memory_plan({"1": GOOD, "2": ["torn"] * 3}))
     store = dataset.load()
     assert store.rows()["plate"].unique().tolist() == ["1"] and store.plates["E/2"]["sites"] == 0
-    assert [f["finding"] for f in picture_findings(store.records(), ["c"])] == ["unreadable_image"] * 3
+    assert [f["finding"] for f in pixel_findings(store.records(), ["c"])] == ["unreadable_image"] * 3
 
 
 def test_too_little_space_is_said_before_work_starts(tmp_path, monkeypatch):

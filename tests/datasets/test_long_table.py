@@ -12,7 +12,7 @@ from PIL import Image
 
 from deepnoise.datasets.files import read_csv
 from deepnoise.datasets.long_table import LongTableDataset, LongTableImagesDataset, LongTableLabelsDataset
-from deepnoise.errors import InputError, PictureError
+from deepnoise.errors import ImageError, InputError
 from deepnoise.ingestion.validation import match_images, validate_wells
 from tests.conftest import PROJECT
 
@@ -74,33 +74,33 @@ def catalog_of(env, raw_root, names=("raw_wells", "raw_images", "heldout_labels"
 
 
 def ingest(catalog, target=("treatment",)):
-    """Wells, matched sites and the pictures of one environment."""
+    """Wells, matched sites and the images of one environment."""
     wells, _, _ = validate_wells(catalog.load("raw_wells"), target)
-    pictures = catalog.load("raw_images")
-    sites, _, findings = match_images(wells, pictures)
-    return wells, sites, pictures, findings
+    images = catalog.load("raw_images")
+    sites, _, findings = match_images(wells, images)
+    return wells, sites, images, findings
 
 
 def image(folder, name, dtype):
     folder.mkdir(parents=True, exist_ok=True)
-    picture = RNG.integers(0, 250, (8, 6)).astype(dtype)
+    image = RNG.integers(0, 250, (8, 6)).astype(dtype)
     if name.endswith(".npy"):
-        np.save(folder / name, picture)
+        np.save(folder / name, image)
     elif name.endswith(".png"):
-        Image.fromarray(picture).save(folder / name)
+        Image.fromarray(image).save(folder / name)
     else:
-        tifffile.imwrite(folder / name, picture)
-    return picture
+        tifffile.imwrite(folder / name, image)
+    return image
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 @pytest.mark.parametrize("suffix", ["png", "tif", "npy"])
 def test_the_generic_environment_reads_a_file_a_channel_and_control_types(tmp_path, dtype, suffix):
-    rows, pictures = [], {}
+    rows, images = [], {}
     for well, kind, name in (("a1", "negcon", "DMSO"), ("r02c03", "", "drug"), ("P24", "poscon", "toxin")):
         for site in (1, 2):
             files = [f"{well}_{site}_{channel}.{suffix}" for channel in ("dna", "actin")]
-            pictures[well, site] = np.stack([image(tmp_path / "p", file, dtype) for file in files])
+            images[well, site] = np.stack([image(tmp_path / "p", file, dtype) for file in files])
             rows.append(("E1", "7", well, site, "MCF7", name, kind, *(f"p/{file}" for file in files)))
     columns = [
         "experiment",
@@ -121,8 +121,8 @@ def test_the_generic_environment_reads_a_file_a_channel_and_control_types(tmp_pa
         ["P24", "positive_control"],
     ]
     assert read.channels == ["DNA", "actin"] and findings == [] and sites["site"].tolist() == [1, 2] * 3
-    for row, key in zip(sites.itertuples(), pictures, strict=True):
-        np.testing.assert_array_equal(read.read(row.files), pictures[key])
+    for row, key in zip(sites.itertuples(), images, strict=True):
+        np.testing.assert_array_equal(read.read(row.files), images[key])
 
 
 def test_jump_is_a_mapping(tmp_path):
@@ -244,10 +244,10 @@ def test_unlabelled_rows_may_lack_their_perturbation(cells):
     assert len(labels) == 2
 
 
-def test_a_folder_in_place_of_a_picture_and_a_site_that_is_no_number(cells, tmp_path):
+def test_a_folder_in_place_of_a_image_and_a_site_that_is_no_number(cells, tmp_path):
     (tmp_path / "c.npy").mkdir()
     images = LongTableImagesDataset(**cells).load()
-    with pytest.raises(PictureError, match="c.npy: is a folder, expected a picture"):
+    with pytest.raises(ImageError, match="c.npy: is a folder, expected an image"):
         images.read(images.found["files"].iloc[2])
     with pytest.raises(DatasetError, match="site 'a.npy' .cells.csv line 2.; expected a whole number"):
         LongTableImagesDataset(**cells | {"columns": cells["columns"] | {"site": "{file}"}}).load()

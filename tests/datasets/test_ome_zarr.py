@@ -10,7 +10,7 @@ import zarr
 from kedro.io import DatasetError
 
 from deepnoise.datasets.ome_zarr import OmeZarrImagesDataset
-from deepnoise.errors import PictureError
+from deepnoise.errors import ImageError
 from tests.datasets.test_long_table import catalog_of, ingest
 
 ome_zarr_writer = pytest.importorskip("ome_zarr.writer")
@@ -20,20 +20,20 @@ WELLS = ("A/1", "B/3")
 
 
 def write_plate(path, ngff, axes="cyx", shape=(2, 32, 40), dtype=np.uint16, wells=WELLS):
-    """A plate of two sites a well; well -> its pictures."""
+    """A plate of two sites a well; well -> its images."""
     import ome_zarr.format as formats
 
     fmt = getattr(formats, FORMATS[ngff])()
     plate = zarr.open_group(str(path), mode="w", zarr_format=fmt.zarr_format)
     ome_zarr_writer.write_plate_metadata(plate, ["A", "B"], ["1", "2", "3"], list(wells), fmt=fmt)
-    pictures = {}
+    images = {}
     for well in wells:
         group = plate.require_group(well)
         ome_zarr_writer.write_well_metadata(group, ["0", "1"], fmt=fmt)
-        pictures[well] = RNG.integers(0, 250, (2, *shape)).astype(dtype)
-        for i, picture in enumerate(pictures[well]):
-            ome_zarr_writer.write_image(picture, group.require_group(str(i)), axes=axes, fmt=fmt, scale_factors=(2,))
-    return pictures
+        images[well] = RNG.integers(0, 250, (2, *shape)).astype(dtype)
+        for i, image in enumerate(images[well]):
+            ome_zarr_writer.write_image(image, group.require_group(str(i)), axes=axes, fmt=fmt, scale_factors=(2,))
+    return images
 
 
 def write_table(root, experiment="E1", plate="P7"):
@@ -51,11 +51,11 @@ def write_table(root, experiment="E1", plate="P7"):
 def test_plates_of_both_versions_go_through_the_environment(tmp_path, ngff, axes):
     (tmp_path / "E1").mkdir()
     shape = (2, 32, 40) if axes == "cyx" else (1, 2, 1, 32, 40)
-    pictures = write_plate(tmp_path / "E1" / "P7.ome.zarr", ngff, axes, shape)
+    images = write_plate(tmp_path / "E1" / "P7.ome.zarr", ngff, axes, shape)
     write_table(tmp_path)
     wells, sites, read, findings = ingest(catalog_of("ome_zarr", tmp_path))
     assert wells["well"].tolist() == ["A01", "B03"] and sites["site"].tolist() == [1, 2, 1, 2] and findings == []
-    for row, wanted in zip(sites.itertuples(), (p for well in WELLS for p in pictures[well]), strict=True):
+    for row, wanted in zip(sites.itertuples(), (p for well in WELLS for p in images[well]), strict=True):
         np.testing.assert_array_equal(read.read(row.files), wanted.reshape(2, 32, 40))
 
 
@@ -65,12 +65,12 @@ def test_big_endian_arrays_are_read(tmp_path):
     path = tmp_path / "P7.zarr" / "A" / "1" / "0"
     old = zarr.open_group(str(path), mode="r+")
     name = old.attrs["multiscales"][0]["datasets"][0]["path"]
-    picture = old[name][:]
-    zarr.create_array(str(path / name), data=picture.astype(">u2"), zarr_format=2, overwrite=True)
+    image = old[name][:]
+    zarr.create_array(str(path / name), data=image.astype(">u2"), zarr_format=2, overwrite=True)
     images = load(tmp_path, experiment="E1")
     read = images.read(images.found["files"].iloc[0])
     assert read.dtype == np.uint16
-    np.testing.assert_array_equal(read, picture)
+    np.testing.assert_array_equal(read, image)
 
 
 def load(root, **more):
@@ -102,7 +102,7 @@ def test_wells_and_images_that_were_never_written_are_missing(tmp_path):
 def test_images_that_do_not_fit_say_why(tmp_path, changes, finding, message):
     write_plate(tmp_path / "P7.zarr", "0.5", **changes)
     images = load(tmp_path, experiment="E1")
-    with pytest.raises(PictureError, match=message) as raised:
+    with pytest.raises(ImageError, match=message) as raised:
         images.read(images.found["files"].iloc[0])
     assert raised.value.finding == finding
 
@@ -117,7 +117,7 @@ def test_damage_names_the_plate_or_the_image(tmp_path):
     again = load(tmp_path, experiment="E1")
     files = again.found["files"].iloc[0]
     assert again.stamp(files, checksum=True) != before[0] and again.stamp(files) != before[1]
-    with pytest.raises(PictureError, match="A/1/0: cannot be read as an OME-Zarr image") as raised:
+    with pytest.raises(ImageError, match="A/1/0: cannot be read as an OME-Zarr image") as raised:
         again.read(files)
     assert "\n" not in str(raised.value)
     metadata = json.loads((plate / "zarr.json").read_text())

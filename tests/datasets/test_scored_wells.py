@@ -4,8 +4,8 @@ import pandas as pd
 import pytest
 from kedro.io import DatasetError
 
+from deepnoise.datasets.external_scores import ScoredWellsDataset
 from deepnoise.datasets.plate_contents import PlateContentsDataset
-from deepnoise.datasets.scores import ScoredWellsDataset
 
 
 def test_places_are_read_from_the_codes_or_from_their_columns(tmp_path):

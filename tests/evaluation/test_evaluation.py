@@ -6,18 +6,18 @@ import pytest
 from sklearn.metrics import balanced_accuracy_score
 
 from deepnoise.errors import InputError
-from deepnoise.evaluation.leaks import probe_batch
+from deepnoise.evaluation.headline import no_better_than_chance
 from deepnoise.evaluation.metrics import (
     confusions,
     evaluate,
-    format_scores,
     macro_recall,
-    no_better_than_chance,
     pair_recall,
     perturbation_scores,
     score_table,
     skill,
 )
+from deepnoise.evaluation.probe import probe_batch
+from deepnoise.evaluation.score_table import format_scores
 from deepnoise.tables import SCORES_KEYS
 
 NO_LABELS = pd.DataFrame({"id_code": [], "perturbation": []})

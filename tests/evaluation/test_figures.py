@@ -4,10 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from deepnoise.drawing.figures import TIER_COLOURS
 from deepnoise.evaluation.chapter import _design, _doubts, _leak, _signal, certainty
 from deepnoise.evaluation.figures import POINTS, draw_confusions, draw_embeddings, draw_scores
 from deepnoise.evaluation.profiles import Profiles
-from deepnoise.figures import TIER_COLOURS
 
 PART = {
     "top1": 0.8,
@@ -65,7 +65,7 @@ def test_sentences_hold_the_numbers_and_ask_for_caution():
     )
     assert _signal(scores(heldout={"well": None})).warning
     assert "85.0 % are right after matching, from 80.0 % without it" in _design(scores(), []).text
-    assert "was not used" in _design(scores(steps=[]), [{"sure_share": 0.0, "sure_precision": None}]).text
+    assert "was not used" in _design(scores(steps=[]), [{"confident_share": 0.0, "confident_precision": None}]).text
 
 
 def test_a_pair_that_cannot_be_told_apart_is_a_doubt():

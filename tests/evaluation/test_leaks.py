@@ -5,22 +5,11 @@ import pandas as pd
 import pytest
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-from deepnoise.evaluation.card import format_card, leak_table, make_card
 from deepnoise.evaluation.figures import draw_card
-from deepnoise.evaluation.leaks import (
-    AXES,
-    Probe,
-    Question,
-    _factor,
-    ask,
-    deal_blocks,
-    leak_scores,
-    outer_ring,
-    probe_leaks,
-    verdict,
-    well_features,
-)
+from deepnoise.evaluation.probe import Probe, Question, _factor, ask, split_blocks, verdict
+from deepnoise.evaluation.probe_tasks import AXES, leak_scores, outer_ring, probe_leaks, well_features
 from deepnoise.evaluation.profiles import Profiles
+from deepnoise.evaluation.signal_leak_card import format_card, leak_table, make_card
 from deepnoise.tables import CARD_KEYS, SCHEMAS, validate_table
 from deepnoise.wells import parse_well
 from tests.evaluation.test_signal import screen
@@ -119,7 +108,7 @@ def test_the_probe_agrees_with_a_discriminant_and_its_shift_with_shifted_data():
     values[labels == 1] += 1.0
     blocks = np.arange(120)
     probe = Probe(values, blocks, 0)
-    part = deal_blocks(blocks, 0)
+    part = split_blocks(blocks, 0)
     called = np.empty(120, int)
     for split in range(5):  # with two classes of equal size both are Fisher's direction
         model = LinearDiscriminantAnalysis(solver="lsqr", priors=[0.5, 0.5]).fit(
@@ -147,7 +136,7 @@ def test_directions_have_unit_spread_and_blocks_stay_whole():
     for d in directions:
         assert (probe._values @ (d / np.linalg.norm(d))).std() == pytest.approx(np.linalg.norm(d))
     blocks = np.repeat(np.arange(12), 5)
-    part = deal_blocks(blocks, 1)
+    part = split_blocks(blocks, 1)
     assert all(len(set(part[blocks == b])) == 1 for b in range(12)) and set(part) == set(range(5))
 
 

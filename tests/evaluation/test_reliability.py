@@ -22,7 +22,9 @@ def steps_of(confidence, right, experiments=8):
         {"id_code": codes, "step": "plain", "call": call, "confidence": confidence, "role": "heldout", "tier": "T1"}
     )
     table["experiment"] = [f"E{i % experiments}" for i in range(len(codes))]
-    calls = pd.DataFrame({"id_code": codes, "t1_sure": confidence >= 0.8, "t2_sure": confidence >= 0.8})
+    calls = pd.DataFrame(
+        {"id_code": codes, "plain_confident": confidence >= 0.8, "design_confident": confidence >= 0.8}
+    )
     return table, calls, truth
 
 
@@ -48,8 +50,8 @@ def test_reliability_is_that_of_held_out_wells_by_experiment():
     assert plain["brier"] == pytest.approx(((confidence - right) ** 2).mean()) and last["n"] == 3990
     assert plain["brier_interval"][0] < plain["brier"] < plain["brier_interval"][1]
     assert plain["ece"] < 0.04 < last["ece"] and plain["ece_interval"][0] <= plain["ece"] + 0.02
-    assert plain["sure_share"] == pytest.approx((confidence >= 0.8).mean())
-    assert plain["sure_precision"] == pytest.approx(right[confidence >= 0.8].mean())
+    assert plain["confident_share"] == pytest.approx((confidence >= 0.8).mean())
+    assert plain["confident_precision"] == pytest.approx(right[confidence >= 0.8].mean())
     coverage = table[(table["step"] == "plain") & (table["curve"] == "coverage")]
     assert coverage["wells"].iloc[-1] == 4000 and coverage["accuracy"].iloc[-1] == pytest.approx(right.mean())
     assert coverage["accuracy"].iloc[0] > coverage["accuracy"].iloc[-1] + 0.2

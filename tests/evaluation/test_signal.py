@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 from sklearn.metrics import average_precision_score
 
-from deepnoise.evaluation.intervals import bootstrap_interval, sign_flip_p, summarise, uncertainty
+from deepnoise.evaluation.intervals import bootstrap_interval, sign_flip_p, summarize, uncertainty
 from deepnoise.evaluation.profiles import Profiles, class_residuals, effective_rank, join_profiles, true_labels
-from deepnoise.evaluation.retrieval import activity, average_precisions, chance_average_precision, summarise_retrieval
+from deepnoise.evaluation.retrieval import activity, average_precisions, chance_average_precision, summarize_retrieval
 from deepnoise.tables import LEVELS
 
 
@@ -50,8 +50,8 @@ def test_sign_flip_p_is_that_of_all_patterns():
 def test_the_bootstrap_draws_experiments_not_wells():
     """Wells of an experiment all alike: the interval is as wide as that of the experiments, whatever their number of wells."""
     right = np.repeat([1.0, 0, 1, 0, 1, 1, 0, 1], 500)
-    found = summarise(right, np.repeat(list("abcdefgh"), 500))
-    few = summarise(right[::500], np.array(list("abcdefgh")))
+    found = summarize(right, np.repeat(list("abcdefgh"), 500))
+    few = summarize(right[::500], np.array(list("abcdefgh")))
     assert found["interval"] == few["interval"] and found["sign_flip_p"] is None
     exact = np.quantile(np.random.default_rng(1).binomial(8, 5 / 8, 100_000) / 8, [0.025, 0.975])
     stretch = np.sqrt(8 / 7) * 2.3646 / 1.9600  # Student's t of 7 degrees of freedom
@@ -68,7 +68,7 @@ def test_the_interval_of_six_experiments_holds_the_truth():
 
 
 def test_under_six_experiments_there_is_a_p_and_no_interval():
-    found = summarise(np.array([1.0, 1, 0, 1]), np.array(list("aabb")), null=0.25)
+    found = summarize(np.array([1.0, 1, 0, 1]), np.array(list("aabb")), null=0.25)
     assert found["interval"] is None and found["sign_flip_p"] == 1 / 4 and found["mean"] == 0.75
     assert uncertainty(found | {"experiments": 2}) == "p 0.250 (smallest 0.250)"
 
@@ -131,7 +131,7 @@ def test_the_chance_level_is_exact():
 def test_biology_is_found_and_noise_is_not():
     for effect, found in ((0.0, False), (1.5, True)):
         table, null = average_precisions(screen(effect=effect), 50)
-        summary = summarise_retrieval(table, null)
+        summary = summarize_retrieval(table, null)
         for kind in ("treatment", "positive_control"):
             assert list(summary[kind]) == list(LEVELS)
             for part in summary[kind].values():
@@ -146,7 +146,7 @@ def test_a_batch_effect_alone_is_no_signal_and_folds_are_never_pooled():
     code = pd.factorize(profiles.rows["experiment"])[0]
     moved = Profiles(profiles.rows, (profiles.values + shift[code]).astype(np.float32))
     table, null = average_precisions(moved, 50)
-    assert summarise_retrieval(table, null)["treatment"]["any"]["p"] > 0.05
+    assert summarize_retrieval(table, null)["treatment"]["any"]["p"] > 0.05
     turned = moved.values.copy()
     second = (profiles.rows["fold"] == 1).to_numpy()
     turned[second] = turned[second] @ np.linalg.qr(np.random.default_rng(2).normal(size=(6, 6)))[0]
@@ -162,7 +162,7 @@ def test_wells_without_label_and_perturbations_without_replicate_are_left_out():
     table, _ = average_precisions(Profiles(rows, profiles.values), 0)
     assert not set(table["id_code"]) & {rows.loc[0, "id_code"], rows.loc[1, "id_code"]}
     empty, null = average_precisions(profiles.take(np.zeros(len(rows), bool)), 3)
-    assert empty.empty and null == {} and summarise_retrieval(empty, null) == {}
+    assert empty.empty and null == {} and summarize_retrieval(empty, null) == {}
 
 
 def test_active_perturbations_are_told_from_the_controls():

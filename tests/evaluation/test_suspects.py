@@ -5,7 +5,13 @@ import pandas as pd
 import pytest
 
 from deepnoise.evaluation.profiles import Profiles
-from deepnoise.evaluation.suspects import calibrated, empty_wells, find_suspects, likeness, turned_wells
+from deepnoise.evaluation.suspects import (
+    calibrated,
+    empty_wells,
+    find_suspects,
+    similarity_to_perturbations,
+    turned_wells,
+)
 from deepnoise.tables import SCHEMAS, validate_table
 from tests.evaluation.test_signal import screen
 
@@ -123,7 +129,7 @@ def test_a_channel_without_objects_does_not_hide_an_empty_well():
 
 
 def test_likeness_never_looks_at_the_wells_own_experiment(clean):
-    cosines, names = likeness(clean)
+    cosines, names = similarity_to_perturbations(clean)
     rows = clean.rows
     changed = clean.values.copy()
     other = (
@@ -132,7 +138,7 @@ def test_likeness_never_looks_at_the_wells_own_experiment(clean):
         & (rows["plate"] != rows["plate"].iloc[0]).to_numpy()
     )
     changed[other] += 5 * np.random.default_rng(0).normal(size=changed[other].shape)
-    np.testing.assert_allclose(likeness(Profiles(rows, changed))[0][0], cosines[0], atol=1e-6)
+    np.testing.assert_allclose(similarity_to_perturbations(Profiles(rows, changed))[0][0], cosines[0], atol=1e-6)
     assert len(names) == rows["perturbation"].nunique()
 
 

@@ -12,8 +12,9 @@ from deepnoise.errors import InputError
 from deepnoise.growth_chart import run
 from deepnoise.growth_chart.arms import Settings, change, forward_passes, plan_arms
 from deepnoise.growth_chart.figures import draw_ladder, draw_scatter
-from deepnoise.growth_chart.summary import format_chart, summarise_arms
-from deepnoise.ingestion.design import discover_groups, make_folds, without_heldout_labels
+from deepnoise.growth_chart.summary import format_chart, summarize_arms
+from deepnoise.ingestion.folds import make_folds
+from deepnoise.ingestion.layouts import discover_groups, without_heldout_labels
 from deepnoise.parameters import (
     GrowthChartParameters,
     InferenceParameters,
@@ -112,7 +113,7 @@ def small(screen, wells, design):
     store, sites, _ = screen
     folds = make_folds(wells, [], 3, [0], True)
     parts = []
-    for (experiment, plate), pictures in store.pictures.items():
+    for (experiment, plate), images in store.images.items():
         key = {"experiment": experiment, "plate": plate, "cell_type": experiment.split("-")[0]}
         kinds = wells.set_index("id_code").loc[
             sites[(sites["experiment"] == experiment) & (sites["plate"] == plate)]["id_code"]
@@ -120,7 +121,7 @@ def small(screen, wells, design):
         total: dict = {}
         from deepnoise.normalization.statistics import add_histograms
 
-        add_histograms(total, histograms(pictures), kinds["well_type"].to_numpy())
+        add_histograms(total, histograms(images), kinds["well_type"].to_numpy())
         parts.append(histogram_table(total, key, store.channels))
     truth = design[(design["split"] == "test") & (design["well_type"] == "treatment")]
     labels = pd.DataFrame(
@@ -199,7 +200,7 @@ def test_arms_are_trained_once_and_kept(small, tmp_path, monkeypatch):
     with pytest.raises(InputError, match="nothing to score"):
         run.Truth(unknown, pd.DataFrame({"id_code": ["x"], "perturbation": ["y"]}), screen.folds)
     assert not hasattr(screen, "labels")  # training sees no withheld label
-    table = summarise_arms(arms, block.seeds, records, complete)
+    table = summarize_arms(arms, block.seeds, records, complete)
     check_summary(table, records, arms, block, complete)
 
 
@@ -227,6 +228,6 @@ def check_summary(table, records, arms, block, complete):
     dots = [arm for trace in draw_scatter(table).data for arm in trace.text]
     assert sorted(dots) == sorted(table.dropna(subset=["leak_experiment"])["arm"])
     with pytest.raises(InputError, match="not complete"):
-        summarise_arms(arms, block.seeds, records, complete | {"complete": False})
+        summarize_arms(arms, block.seeds, records, complete | {"complete": False})
     with pytest.raises(InputError, match="'TTA_seed_1' of another run"):
-        summarise_arms(arms, block.seeds, records | {"TTA_seed_1": {"fingerprint": "old"}}, complete)
+        summarize_arms(arms, block.seeds, records | {"TTA_seed_1": {"fingerprint": "old"}}, complete)

@@ -7,27 +7,21 @@ import torch
 
 from deepnoise.errors import InputError
 from deepnoise.fingerprint import fingerprint
-from deepnoise.inference.prediction import (
-    VIEWS,
-    adabn_of,
-    average_members,
-    best_calls,
-    check_fit,
-    pool_wells,
-    predict_folds,
-    predict_sites,
-    profiles_table,
-    sites_to_predict,
-    skewed_plates,
-    tier_of_reading,
-)
-from deepnoise.ingestion.design import make_folds
+from deepnoise.inference.compatibility import adabn_of, check_compatible, skewed_plates, tier_of_prediction
+from deepnoise.inference.ensemble import average_members
+from deepnoise.inference.pooling import best_calls, pool_wells, profiles_table
+from deepnoise.inference.predict import predict_folds, predict_sites
+from deepnoise.inference.selection import sites_to_predict
+from deepnoise.inference.views import VIEWS
+from deepnoise.ingestion.folds import make_folds
+from deepnoise.network.batch_norm import reestimate_batch_norm
+from deepnoise.network.device import choose_batch_size
+from deepnoise.network.network import Network, NetworkSpec
+from deepnoise.network.trained_model import TrainedModel
 from deepnoise.normalization.statistics import statistics_of_plates
 from deepnoise.plate_balancing.scores import log_softmax
 from deepnoise.tables import EMBEDDING, SCORE, matrix, validate_table
 from deepnoise.training.augmentation import dihedral_view
-from deepnoise.training.model import TrainedModel
-from deepnoise.training.network import Network, NetworkSpec, choose_batch_size, reestimate_batch_norm
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +72,7 @@ def test_logits_are_the_mean_over_eight_views(screen, wells, folds, model):
     np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-5)
 
 
-def test_each_picture_is_read_once_and_a_symmetric_picture_needs_no_views(screen, wells, folds, model):
+def test_each_image_is_read_once_and_a_symmetric_image_needs_no_views(screen, wells, folds, model):
     store, sites, statistics = screen
     asked = sites_to_predict(model.facts, sites, wells, folds).head(20)
     before = store.reads
@@ -133,7 +127,7 @@ def test_some_seen_experiments_are_predicted_and_marked(screen, wells, folds, mo
 
 
 def test_adabn_takes_the_statistics_of_the_experiment_itself(screen, wells, folds, model):
-    """Every experiment by itself gives the same as all at once; the statistics are those of its own pictures."""
+    """Every experiment by itself gives the same as all at once; the statistics are those of its own images."""
     store, sites, statistics = screen
     asked = sites_to_predict(model.facts, sites, wells, folds)
     options = OPTIONS | {"views": "none", "batch_size": 10_000}
@@ -147,18 +141,18 @@ def test_adabn_takes_the_statistics_of_the_experiment_itself(screen, wells, fold
     further, _ = predict_sites(model, store, with_seen, statistics, adabn="experiment", **options)
     np.testing.assert_allclose(further[(with_seen["role"] != "train").to_numpy()], together, atol=1e-4)
     assert (
-        tier_of_reading("T0", "experiment") == "T1"
-        and tier_of_reading("T0", "none") == "T0"
-        and tier_of_reading("T3", "plate") == "T3"
+        tier_of_prediction("T0", "experiment") == "T1"
+        and tier_of_prediction("T0", "none") == "T0"
+        and tier_of_prediction("T3", "plate") == "T3"
     )
     network = Network(NetworkSpec(**model.facts["network"]))
     network.load_state_dict(model.weights)
-    pictures = torch.randn(8, 6, 24, 24)
-    reestimate_batch_norm(network, [pictures])
+    images = torch.randn(8, 6, 24, 24)
+    reestimate_batch_norm(network, [images])
     seen = (
-        network.backbone.conv1[0](pictures)
+        network.backbone.conv1[0](images)
         if isinstance(network.backbone.conv1, torch.nn.Sequential)
-        else network.backbone.conv1(pictures)
+        else network.backbone.conv1(images)
     )
     norm = next(m for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d))
     np.testing.assert_allclose(norm.running_mean, seen.mean(dim=(0, 2, 3)).detach(), atol=1e-5)
@@ -237,7 +231,7 @@ def test_what_does_not_fit_is_refused_by_name(screen, wells, folds, model, chang
         trains = folds.loc[folds["role"] == "train", "experiment"].iloc[0]
         wells.loc[(wells["target"] & (wells["experiment"] == trains)).idxmax(), "perturbation"] = "999"
     with pytest.raises(InputError, match=message):
-        check_fit(
+        check_compatible(
             model.facts, change.get("channels", store.channels), change.get("shape", (24, 24)), statistics, wells, folds
         )
 
@@ -247,7 +241,7 @@ def test_a_perturbation_that_only_a_left_out_plate_carries_is_no_misfit(screen, 
     wells = wells.copy()
     validates = folds.loc[folds["role"] == "validation", "experiment"].iloc[0]
     wells.loc[(wells["target"] & (wells["experiment"] == validates)).idxmax(), "perturbation"] = "999"
-    check_fit(model.facts, store.channels, (24, 24), statistics, wells, folds)
+    check_compatible(model.facts, store.channels, (24, 24), statistics, wells, folds)
 
 
 def test_a_class_that_a_fold_never_saw_is_its_least_likely_one(screen, wells, folds, model):
@@ -265,7 +259,7 @@ def test_a_class_that_a_fold_never_saw_is_its_least_likely_one(screen, wells, fo
 def test_a_screen_of_new_plates_alone_brings_its_own_statistics(screen, wells, folds, model):
     store, _, statistics = screen
     new = statistics.assign(experiment=statistics["experiment"] + "-new", location=1.0)
-    check_fit(model.facts, store.channels, (24, 24), new, wells, folds)
+    check_compatible(model.facts, store.channels, (24, 24), new, wells, folds)
 
 
 def test_a_specialist_is_asked_about_its_own_cells_and_a_told_network_must_know_them(screen, wells, folds, model):
@@ -315,14 +309,14 @@ def test_specialists_together_predict_every_cell_type(screen, wells, folds, mode
 
 @pytest.mark.parametrize(("views", "count"), [("none", 1), ("flips", 4), ("dihedral", 8), ("multicrop", 5)])
 def test_views_are_those_of_their_name(views, count):
-    pictures = torch.arange(2 * 3 * 16 * 16).reshape(2, 3, 16, 16)
-    seen = [view(pictures) for view in VIEWS[views]]
+    images = torch.arange(2 * 3 * 16 * 16).reshape(2, 3, 16, 16)
+    seen = [view(images) for view in VIEWS[views]]
     assert len(seen) == count == len({s.numpy().tobytes() for s in seen})
     if views == "flips":
-        expected = [pictures, pictures.flip(-1), pictures.flip(-2), pictures.flip(-1, -2)]
+        expected = [images, images.flip(-1), images.flip(-2), images.flip(-1, -2)]
         assert {s.numpy().tobytes() for s in seen} == {e.contiguous().numpy().tobytes() for e in expected}
     if views == "multicrop":
-        assert {s.shape[-2:] for s in seen} == {(14, 14)} and torch.equal(seen[4], pictures[..., 1:15, 1:15])
+        assert {s.shape[-2:] for s in seen} == {(14, 14)} and torch.equal(seen[4], images[..., 1:15, 1:15])
 
 
 def test_probabilities_are_averaged_where_that_is_asked(screen, wells, folds, model):
@@ -339,14 +333,14 @@ def test_probabilities_are_averaged_where_that_is_asked(screen, wells, folds, mo
 
 
 class Turned:
-    """A store whose pictures are turned, for views that are made by hand."""
+    """A store whose images are turned, for views that are made by hand."""
 
     def __init__(self, store, view):
         self.store, self.view, self.channels = store, view, store.channels
 
     def read(self, experiment, plate, store_rows=None):
-        pictures = torch.from_numpy(self.store.read(experiment, plate, store_rows))
-        return dihedral_view(pictures, self.view).contiguous().numpy()
+        images = torch.from_numpy(self.store.read(experiment, plate, store_rows))
+        return dihedral_view(images, self.view).contiguous().numpy()
 
 
 def test_sites_of_a_well_are_averaged_as_probabilities():
@@ -358,13 +352,13 @@ def test_sites_of_a_well_are_averaged_as_probabilities():
     assert logits.loc[0, "entropy"] == pytest.approx(-(p * np.log(p)).sum())
 
 
-def test_each_picture_is_read_once_with_adabn_too_and_a_large_unit_twice(screen, wells, folds, model, monkeypatch):
+def test_each_image_is_read_once_with_adabn_too_and_a_large_unit_twice(screen, wells, folds, model, monkeypatch):
     store, sites, statistics = screen
     asked = sites_to_predict(model.facts, sites, wells, folds)
     before = store.reads
     once = predict_sites(model, store, asked, statistics, adabn="plate", **OPTIONS)[0]
     assert store.reads - before == len(asked)
-    monkeypatch.setattr("deepnoise.training.network.HELD_BYTES", 0)
+    monkeypatch.setattr("deepnoise.network.batch_norm.ADABN_CACHE_BYTES", 0)
     before = store.reads
     twice = predict_sites(model, store, asked, statistics, adabn="plate", **OPTIONS)[0]
     assert store.reads - before == 2 * len(asked)
@@ -392,7 +386,7 @@ def test_a_name_that_is_not_there_or_was_trained_on_is_refused(screen, wells, fo
         ("ALPHA-99", "there is no experiment 'ALPHA-99'; there are ALPHA-01"),
         ("ALPHA-04/7", "there is no plate '7'"),
         ("ALPHA-04/1/Z99", "there is no well 'Z99'"),
-        ("ALPHA-02", "whose pictures the model was trained on"),
+        ("ALPHA-02", "whose images the model was trained on"),
     ):
         with pytest.raises(InputError, match=message):
             predict_folds({"fold_0": model}, store, sites, wells, folds, statistics, only=only, **OPTIONS)
@@ -433,7 +427,7 @@ def test_partial_and_skewed_plates_are_told_where_batchnorm_adapts_to_them(scree
     on_it = (sites["experiment"] == plate["experiment"]) & (sites["plate"] == plate["plate"])
     few = sites[~on_it | (on_it & (on_it.cumsum() <= 2))]
     predict_folds({"fold_0": model}, store, few, wells, folds, statistics, adabn="plate", **OPTIONS)
-    assert f"plate {plate['experiment']}/{plate['plate']} has 2 wells with pictures" in caplog.text
+    assert f"plate {plate['experiment']}/{plate['plate']} has 2 wells with images" in caplog.text
     logits = pd.DataFrame({"fold": 0, "id_code": [str(i) for i in range(12)], "experiment": "E", "plate": "1"})
     logits = logits.assign(score_a=1.0, score_b=[0.0] * 8 + [2.0] * 4)
     assert skewed_plates(logits, "plate") == [

@@ -12,7 +12,7 @@ from deepnoise.datasets.exclude_list import ExcludeListDataset
 from deepnoise.datasets.image_store import ImageStoreDataset
 from deepnoise.datasets.rxrx1 import RxRx1ImagesDataset, RxRx1TablesDataset
 from deepnoise.errors import InputError
-from deepnoise.ingestion.findings import KINDS, WHOLE_WELL, stop_on_errors, summarise
+from deepnoise.ingestion.findings import KINDS, WHOLE_WELL, stop_on_errors, summarize
 from deepnoise.parameters import FindingPolicies
 from deepnoise.pipelines.ingestion import nodes
 from deepnoise.simulation.cells import CHANNELS
@@ -42,7 +42,7 @@ def ingest(root, **policies):
     return found, nodes.list_sites(store, wells, found), report
 
 
-def picture(root, name):
+def image(root, name):
     return np.asarray(Image.open(root / PLATE / name))
 
 
@@ -75,7 +75,7 @@ def folder_for_a_file(root):
 
 
 def saturate(root):
-    array = picture(root, "B02_s2_w3.png").copy()
+    array = image(root, "B02_s2_w3.png").copy()
     array[:5] = 255
     save(root, "B02_s2_w3.png", array)
 
@@ -93,7 +93,7 @@ def stray_control(root):
 
 INJECTED = {
     "missing_well": (lambda root: drop_row(root, "train_controls.csv", "ALPHA-01_1_B02"), "B02", -1, "", ""),
-    "metadata_without_images": (lambda root: remove_well(root, "B02"), "B02", -1, "", "no picture found"),
+    "metadata_without_images": (lambda root: remove_well(root, "B02"), "B02", -1, "", "no image found"),
     "well_without_metadata": (
         lambda root: shutil.copy(root / PLATE / "B02_s1_w1.png", root / PLATE / "P24_s1_w1.png"),
         "P24", 1, f"{PLATE}/P24_s1_w1.png", "stands in no table",
@@ -101,10 +101,10 @@ INJECTED = {
     "orphan_image": (lambda root: save(root, "overview.tif", np.ones((4, 4), np.uint8)), "", -1, f"{PLATE}/overview.tif", "no place"),
     "missing_image": (lambda root: (root / PLATE / "B02_s2_w3.png").unlink(), "B02", 2, f"{PLATE}/B02_s2_w3.png", "no such file"),
     "duplicate_image": (
-        lambda root: save(root, "B02_s2_w3.png", picture(root, "B02_s1_w3.png")),
+        lambda root: save(root, "B02_s2_w3.png", image(root, "B02_s1_w3.png")),
         "B02", 2, f"{PLATE}/B02_s2_w3.png", f"the same pixels as {PLATE}/B02_s1_w3.png",
     ),
-    "unreadable_image": (tear, "B02", 2, f"{PLATE}/B02_s2_w3.png", "cannot be read as a picture"),
+    "unreadable_image": (tear, "B02", 2, f"{PLATE}/B02_s2_w3.png", "cannot be read as an image"),
     "wrong_shape": (
         lambda root: [save(root, f"B02_s2_w{c}.png", np.ones((20, 24), np.uint8)) for c in range(1, 7)],
         "B02", 2, f"{PLATE}/B02_s2_w1.png", "20x24 px, expected 24x24 px",
@@ -159,10 +159,10 @@ def test_a_finding_is_found_named_and_its_policy_kept(root, kind, policy):
     assert there == (0 if gone else 2 if site == WHOLE_WELL else 1)
 
 
-def test_a_folder_in_place_of_a_picture_is_an_unreadable_one(root):
+def test_a_folder_in_place_of_a_image_is_an_unreadable_one(root):
     folder_for_a_file(root)
     with pytest.raises(
-        InputError, match="unreadable_image: ALPHA-01/1/B02 site 2 .*B02_s2_w3.png: is a folder, expected a picture"
+        InputError, match="unreadable_image: ALPHA-01/1/B02 site 2 .*B02_s2_w3.png: is a folder, expected an image"
     ):
         ingest(root, unreadable_image="error")
 
@@ -214,4 +214,4 @@ def test_a_screen_of_which_nothing_is_left_says_what_took_it(root):
 def test_no_finding_stops_nothing_and_sums_up_to_nothing():
     empty = pd.DataFrame({"finding": [], "policy": []})
     stop_on_errors(empty)
-    assert summarise(empty) == {}
+    assert summarize(empty) == {}

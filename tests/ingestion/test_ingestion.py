@@ -7,8 +7,10 @@ import pandas as pd
 import pytest
 
 from deepnoise.errors import InputError
-from deepnoise.ingestion.design import audit_design, discover_groups, layouts_in_use, make_folds, without_heldout_labels
+from deepnoise.ingestion.audit import audit_design
 from deepnoise.ingestion.findings import excluded_sites, findings_table
+from deepnoise.ingestion.folds import make_folds
+from deepnoise.ingestion.layouts import discover_groups, layouts_in_use, without_heldout_labels
 from deepnoise.ingestion.validation import match_images, validate_wells
 
 
@@ -63,11 +65,11 @@ def test_bad_tables_name_the_row(rows, message):
         validate_wells(raw(*rows), ["treatment"])
 
 
-def pictures(*rows, channels=("n", "er"), strays=(), named_sites=True):
-    """Raw pictures as a layout gives them."""
+def images(*rows, channels=("n", "er"), strays=(), numbered_sites=True):
+    """Raw images as a layout gives them."""
     columns = ["experiment", "plate", "well", "site", "files", "missing"]
     found = pd.DataFrame([("E-01", "1", *row) for row in rows], columns=columns)
-    return SimpleNamespace(channels=list(channels), found=found, strays=list(strays), named_sites=named_sites)
+    return SimpleNamespace(channels=list(channels), found=found, strays=list(strays), numbered_sites=numbered_sites)
 
 
 def named(findings):
@@ -84,7 +86,7 @@ def test_images_are_matched_and_every_hole_is_named():
         ("B03", 1, ("e", "f"), ("f",)),
         ("H12", 1, ("g", "h"), ()),
     ]
-    matched, counts, findings = match_images(wells, pictures(*rows, strays=["overview.png"]))
+    matched, counts, findings = match_images(wells, images(*rows, strays=["overview.png"]))
     assert matched["id_code"].tolist() == ["E-01_1_B02"] and matched["files"].tolist() == [("a", "b")]
     assert counts == {"plates_with_images": 1, "sites_found": 4, "sites_complete": 1}
     assert named(findings) == {
@@ -96,28 +98,28 @@ def test_images_are_matched_and_every_hole_is_named():
         ("metadata_without_images", "B02", -1, ""),  # of E-02
     }
     assert next(f["channel"] for f in findings if f["finding"] == "missing_image") == "er"
-    with pytest.raises(InputError, match="no complete picture was found for any of the 4 wells .1 sites lack channels"):
-        match_images(wells, pictures(rows[2]))
+    with pytest.raises(InputError, match="no complete image was found for any of the 4 wells .1 sites lack channels"):
+        match_images(wells, images(rows[2]))
 
 
-def test_pictures_under_other_names_than_the_tables_are_told_by_example():
+def test_images_under_other_names_than_the_tables_are_told_by_example():
     wells, _, _ = validate_wells(raw(raw_row(plate="Plate1")), ["treatment"])
-    with pytest.raises(InputError, match="there are pictures of E-01/1/B02, the tables list E-01/Plate1/B02"):
-        match_images(wells, pictures(("B02", 1, ("a", "b"), ())))
+    with pytest.raises(InputError, match="there are images of E-01/1/B02, the tables list E-01/Plate1/B02"):
+        match_images(wells, images(("B02", 1, ("a", "b"), ())))
 
 
 def test_a_site_that_most_wells_have_is_missing_where_sites_are_numbered():
     wells, _, _ = validate_wells(raw(*(raw_row(well=f"B{i}") for i in range(2, 5))), ["treatment"])
     rows = [(f"B0{i}", s, ("a", "b"), ()) for i in range(2, 5) for s in (1, 2) if (i, s) != (4, 2)]
-    _, _, findings = match_images(wells, pictures(*rows))
+    _, _, findings = match_images(wells, images(*rows))
     assert named(findings) == {("missing_image", "B04", 2, "")}
-    assert match_images(wells, pictures(*rows, named_sites=False))[2] == []
+    assert match_images(wells, images(*rows, numbered_sites=False))[2] == []
 
 
 def test_a_file_whose_name_tells_no_well_is_an_orphan():
     wells, _, _ = validate_wells(raw(raw_row()), ["treatment"])
     rows = [("B02", 1, ("a", "b"), ()), ("overview", 1, ("overview_s1_w1.png",), ())]
-    _, _, findings = match_images(wells, pictures(*rows))
+    _, _, findings = match_images(wells, images(*rows))
     assert named(findings) == {("orphan_image", "", 1, "overview_s1_w1.png")}
 
 
@@ -137,7 +139,7 @@ def test_excluded_plates_wells_and_sites():
         ("B02", -1, "dropped"), ("B03", -1, "dropped"), ("B04", -1, "dropped"), ("B03", -1, "bubble"), ("B04", 2, ""),
     ]  # fmt: skip
     places = excluded_sites(findings_table(findings, {}))
-    shown = pictures(
+    shown = images(
         ("B03", 1, ("a", "b"), ()), ("B04", 1, ("c", "d"), ()), ("B02", 1, ("e", "f"), ()), ("B04", 2, ("g", "h"), ())
     )
     matched, _, found = match_images(table, shown, places)

@@ -30,47 +30,47 @@ def planted(size):
 def cells(sites, size, field, seed=0, dtype=np.uint16, brightness=20_000):
     """Sites of random bright discs under one illumination."""
     rng = np.random.default_rng(seed)
-    pictures = np.full((sites, 1, size, size), 0.05)
+    images = np.full((sites, 1, size, size), 0.05)
     y, x = np.mgrid[:size, :size]
-    for picture in pictures:
+    for image in images:
         for cy, cx in rng.uniform(-12, size + 12, (24, 2)):
-            picture[0] += np.exp(-((y - cy) ** 2 + (x - cx) ** 2) / 18)
-    return np.rint(np.clip(pictures, 0, 2) / 2 * field * brightness * rng.lognormal(0, 0.2, (sites, 1, 1, 1))).astype(
+            image[0] += np.exp(-((y - cy) ** 2 + (x - cx) ** 2) / 18)
+    return np.rint(np.clip(images, 0, 2) / 2 * field * brightness * rng.lognormal(0, 0.2, (sites, 1, 1, 1))).astype(
         dtype
     )
 
 
 def test_block_means_agree_with_a_double_loop():
-    pictures = np.random.default_rng(0).integers(0, 255, (2, 1, 37, 50)).astype(np.uint8)
-    blocks = block_means(pictures)
+    images = np.random.default_rng(0).integers(0, 255, (2, 1, 37, 50)).astype(np.uint8)
+    blocks = block_means(images)
     down, along = (np.linspace(0, n, GRID + 1).round().astype(int) for n in (37, 50))
     for i, j in np.ndindex(GRID, GRID):
-        wanted = pictures[1, 0, down[i] : down[i + 1], along[j] : along[j + 1]].mean()
+        wanted = images[1, 0, down[i] : down[i + 1], along[j] : along[j + 1]].mean()
         assert blocks[1, 0, i, j] == pytest.approx(wanted, rel=1e-6)
-    assert block_means(pictures[..., :9, :9]).shape == (2, 1, 9, 9)
+    assert block_means(images[..., :9, :9]).shape == (2, 1, 9, 9)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_a_planted_field_is_found_and_taken_out(seed):
     field = planted(128)
-    pictures = cells(300, 128, field, seed)
-    found = full_field(estimate_field(block_means(pictures)), 128, 128)[0]
+    images = cells(300, 128, field, seed)
+    found = full_field(estimate_field(block_means(images)), 128, 128)[0]
     assert np.abs(found / field - 1).mean() < 0.015 and np.corrcoef(found.ravel(), field.ravel())[0, 1] > 0.98
-    store = MemoryStore({("E", "1"): pictures}, ["c"])
+    store = MemoryStore({("E", "1"): images}, ["c"])
     table = validate_table(
-        field_table(estimate_field(block_means(pictures)), "E", "1", ["c"]), "illumination_fields", "test"
+        field_table(estimate_field(block_means(images)), "E", "1", ["c"]), "illumination_fields", "test"
     )
     corrected = FlatFieldStore(store, table).read("E", "1")
-    assert corrected.dtype == np.uint16 and corrected.shape == pictures.shape
+    assert corrected.dtype == np.uint16 and corrected.shape == images.shape
 
     def unevenness(x):
         return block_means(x, 4).mean(axis=0).std() / x.mean()
 
-    assert unevenness(corrected) < 0.4 * unevenness(pictures)
+    assert unevenness(corrected) < 0.4 * unevenness(images)
 
 
 @pytest.mark.parametrize("sites", [100, 200])
-def test_an_even_plate_keeps_its_pictures_nearly_as_they_are(sites):
+def test_an_even_plate_keeps_its_images_nearly_as_they_are(sites):
     """Where cells happen to lie is not taken for illumination."""
     deviations = [
         np.abs(estimate_field(block_means(cells(sites, 64, np.ones((64, 64)), s))) - 1).max() for s in range(6)
@@ -79,8 +79,8 @@ def test_an_even_plate_keeps_its_pictures_nearly_as_they_are(sites):
 
 
 def test_too_few_sites_and_a_dark_channel_keep_a_flat_field():
-    pictures = cells(MIN_SITES - 1, 32, planted(32))
-    assert (estimate_field(block_means(pictures)) == 1).all()
+    images = cells(MIN_SITES - 1, 32, planted(32))
+    assert (estimate_field(block_means(images)) == 1).all()
     assert (estimate_field(np.zeros((MIN_SITES, 1, 4, 4), np.float32)) == 1).all()
 
 
@@ -97,10 +97,10 @@ def test_fields_survive_their_table_and_are_interpolated_between_block_centres()
 
 
 def test_the_corrected_store_keeps_to_the_dtype_and_names_a_plate_without_a_field():
-    pictures = np.full((1, 1, 8, 8), 250, np.uint8)
+    images = np.full((1, 1, 8, 8), 250, np.uint8)
     field = np.ones((1, 2, 2))
     field[0, 0, 0] = 0.5
-    store = MemoryStore({("E", "1"): pictures, ("E", "2"): pictures}, ["c"])
+    store = MemoryStore({("E", "1"): images, ("E", "2"): images}, ["c"])
     assert corrected_store(store, SCHEMAS["illumination_fields"].empty()) is store
     corrected = corrected_store(store, field_table(field, "E", "1", ["c"]))
     assert corrected.read("E", "1").max() == 255  # clipped, not wrapped around

@@ -35,13 +35,13 @@ def test_blocks_of_any_size_give_the_same_and_the_statistics_of_whole_plates(few
     assert set(table["illumination"]) == {"none"}
     indexed = table.set_index(["experiment", "plate", "channel"])
     for key in (("ALPHA-01", "2"), ("BETA-01", "4")):
-        x = store.pictures[key].astype(np.float64)
+        x = store.images[key].astype(np.float64)
         for c, channel in enumerate(store.channels):
             assert indexed.loc[(*key, channel), "location"] == pytest.approx(x[:, c].mean(), rel=1e-12)
             assert indexed.loc[(*key, channel), "scale"] == pytest.approx(x[:, c].std(), rel=1e-12)
 
 
-def test_statistics_of_a_flat_field_are_those_of_the_corrected_pictures(few, monkeypatch):
+def test_statistics_of_a_flat_field_are_those_of_the_corrected_images(few, monkeypatch):
     store, sites, wells = few
     monkeypatch.setattr(illumination, "MIN_SITES", 1)
     fields, figure = nodes.estimate_illumination(store, sites, parameters(illumination="flat_field"))
@@ -61,19 +61,19 @@ def test_position_correction_changes_the_features_and_nothing_else(few, monkeypa
     store, sites, wells = few
     features, levels = nodes.measure_sites(store, pd.DataFrame(), sites, wells)
     table = nodes.compute_statistics(levels, wells, parameters())
-    plain = nodes.normalise_features(features, table, parameters())
-    too_few = nodes.normalise_features(features, table, parameters(position_correction="median_polish"))
+    plain = nodes.normalize_features(features, table, parameters())
+    too_few = nodes.normalize_features(features, table, parameters(position_correction="median_polish"))
     pd.testing.assert_frame_equal(plain, too_few)
     assert "8 of 8 plates have fewer than 2 wells for each row and column in use" in caplog.text
     monkeypatch.setattr(position, "MIN_WELLS", 0)
-    moved = nodes.normalise_features(features, table, parameters(position_correction="median_polish"))
+    moved = nodes.normalize_features(features, table, parameters(position_correction="median_polish"))
     key = ["id_code", "experiment", "plate", "well", "site"]
     pd.testing.assert_frame_equal(plain[key], moved[key])
     assert not np.allclose(plain.drop(columns=key), moved.drop(columns=key))
     validate_table(moved, "normalized_features", "x")
 
 
-def test_plate_qc_and_its_pictures_come_together(few):
+def test_plate_qc_and_its_images_come_together(few):
     store, sites, wells = few
     features, _ = nodes.measure_sites(store, pd.DataFrame(), sites, wells)
     table, overview, by_experiment = nodes.check_plates(features, wells)

@@ -28,16 +28,16 @@ CLEAN = NoiseLevels(position_gain=0.0, edge=0.0, density=0.05, experiment_gain=0
 
 @pytest.fixture(scope="module")
 def plates():
-    """Wells, and the pictures of 8 plates of 48 wells with next to no noise of position."""
+    """Wells, and the images of 8 plates of 48 wells with next to no noise of position."""
     design = design_screen(
         treatments=160, positive_controls=4, negative_wells=4, cell_types=1, labelled_experiments=2, heldout_experiments=0,
         plates=4, missing_wells=0.0, duplicate_layout=False, seed=1,
     )  # fmt: skip
     rendered = render_screen(design, effect_strength=0.5, traits_changed=2, sites=1, image_size=48, noise=CLEAN, seed=1)
-    pictures, parts = {}, []
+    images, parts = {}, []
     for plate in rendered:
         key = (plate.experiment, str(plate.plate))
-        pictures[key] = plate.tiles[:, 0]
+        images[key] = plate.tiles[:, 0]
         rows = (
             design[(design["experiment"] == key[0]) & (design["plate"].astype(str) == key[1])]
             .set_index("well")
@@ -51,19 +51,19 @@ def plates():
                 }
             )
         )  # fmt: skip
-    return pd.concat(parts, ignore_index=True), pictures
+    return pd.concat(parts, ignore_index=True), images
 
 
-def features_of(wells, pictures):
+def features_of(wells, images):
     parts = []
-    for (experiment, plate), own in pictures.items():
+    for (experiment, plate), own in images.items():
         rows = wells[(wells["experiment"] == experiment) & (wells["plate"] == plate)].assign(site=1)
         parts.append(site_table(rows, CHANNELS, measure_sites(own, histograms(own))))
     return pd.concat(parts, ignore_index=True)
 
 
-def check(wells, pictures):
-    return validate_table(check_plates(features_of(wells, pictures), wells), "plate_qc", "test")
+def check(wells, images):
+    return validate_table(check_plates(features_of(wells, images), wells), "plate_qc", "test")
 
 
 FIRST = ("ALPHA-01", "1")
@@ -97,19 +97,19 @@ def without_cells(x):
     ],
 )
 def test_a_fault_of_one_plate_is_flagged_there_with_its_reason(plates, change, flag):
-    wells, pictures = plates
-    table = check(wells, pictures | {FIRST: change(pictures[FIRST])})
+    wells, images = plates
+    table = check(wells, images | {FIRST: change(images[FIRST])})
     hit = table["flags"].str.contains(flag, regex=False)
     where = (table["experiment"] == FIRST[0]) & (table["plate"] == FIRST[1])
     assert hit[where].sum() >= 4 and hit[~where].sum() <= 1, table.loc[hit, ["plate", "channel", "flags"]]
 
 
 def test_trends_and_edges_are_flagged(plates):
-    wells, pictures = plates
+    wells, images = plates
     own = wells[(wells["experiment"] == FIRST[0]) & (wells["plate"] == FIRST[1])]
     row = own["well"].str[0].map(ord).to_numpy() - 65
-    tilted = np.clip(pictures[FIRST] * (0.5 + 0.2 * row)[:, None, None, None], 0, 255).astype(np.uint8)
-    table = check(wells, pictures | {FIRST: tilted}).query("experiment == 'ALPHA-01' and plate == '1'")
+    tilted = np.clip(images[FIRST] * (0.5 + 0.2 * row)[:, None, None, None], 0, 255).astype(np.uint8)
+    table = check(wells, images | {FIRST: tilted}).query("experiment == 'ALPHA-01' and plate == '1'")
     assert table["flags"].str.contains("row trend").sum() >= 3
 
 
@@ -137,10 +137,10 @@ def test_control_separation_follows_its_formulas():
 
 
 def test_a_short_plate_says_how_many_wells_it_lacks(plates):
-    wells, pictures = plates
+    wells, images = plates
     mask = (wells["experiment"] == FIRST[0]) & (wells["plate"] == FIRST[1])
     keep = ~(mask & wells["id_code"].isin(wells.loc[mask, "id_code"].head(3)))
-    table = check(wells[keep], pictures | {FIRST: pictures[FIRST][3:]})
+    table = check(wells[keep], images | {FIRST: images[FIRST][3:]})
     own = table.query("experiment == 'ALPHA-01' and plate == '1'")
     assert own["flags"].str.contains("3 wells fewer than the usual plate").all()
 

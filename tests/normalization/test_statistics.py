@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from deepnoise.errors import InputError
+from deepnoise.network.site_images import Batch, normalize
 from deepnoise.normalization.statistics import (
     MAD_TO_STD,
     QUANTILES,
@@ -22,32 +23,31 @@ from deepnoise.normalization.statistics import (
 )
 from deepnoise.parameters import NormalizationParameters
 from deepnoise.tables import validate_table
-from deepnoise.training.images import Batch, normalise
 
 RNG = np.random.default_rng(0)
 
 
-def pictures_of(dtype, sites=5, channels=3):
+def images_of(dtype, sites=5, channels=3):
     top = np.iinfo(dtype).max
     return RNG.integers(0, top, (sites, channels, 17, 19), endpoint=True).astype(dtype)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_histograms_count_every_pixel(dtype):
-    pictures = pictures_of(dtype)
-    before = pictures.copy()
-    counts = histograms(pictures)
-    np.testing.assert_array_equal(pictures, before)
+    images = images_of(dtype)
+    before = images.copy()
+    counts = histograms(images)
+    np.testing.assert_array_equal(images, before)
     assert counts.shape[:2] == (5, 3) and (counts.sum(axis=-1) == 17 * 19).all()
     for s, c in np.ndindex(5, 3):
-        levels, own = np.unique(pictures[s, c], return_counts=True)
+        levels, own = np.unique(images[s, c], return_counts=True)
         np.testing.assert_array_equal(counts[s, c][levels], own)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_moments_and_quantiles_agree_with_float64(dtype):
-    pictures = pictures_of(dtype)
-    counts, exact = histograms(pictures), pictures.astype(np.float64).reshape(5, 3, -1)
+    images = images_of(dtype)
+    counts, exact = histograms(images), images.astype(np.float64).reshape(5, 3, -1)
     mean, std = moments(counts)
     np.testing.assert_allclose(mean, exact.mean(axis=2), rtol=1e-12)
     np.testing.assert_allclose(std, exact.std(axis=2), rtol=1e-12)
@@ -74,10 +74,10 @@ def wells_of(plates=("1", "2"), wells=4, types=None):
     return table.assign(split="labelled", cell_type=np.where(table["experiment"] == "E", "HeLa", "U2OS"))
 
 
-def levels_of(pictures, wells, channels=("a", "b")):
-    """plate_histograms of plate -> (W, C, H, W) pictures, added in two parts."""
+def levels_of(images, wells, channels=("a", "b")):
+    """plate_histograms of plate -> (W, C, H, W) images, added in two parts."""
     parts = []
-    for plate, own in pictures.items():
+    for plate, own in images.items():
         rows, total = wells[wells["plate"] == plate], {}
         for half in (slice(0, 1), slice(1, None)):
             add_histograms(total, histograms(own[half]), rows["well_type"].to_numpy()[half])
@@ -88,10 +88,10 @@ def levels_of(pictures, wells, channels=("a", "b")):
 
 def three_plates(dtype=np.uint8, types=None):
     wells = wells_of(("1", "2", "3"), types=types)
-    pictures = {p: (RNG.integers(0, 200, (4, 2, 8, 8)) // int(p)).astype(dtype) for p in ("1", "2", "3")}
+    images = {p: (RNG.integers(0, 200, (4, 2, 8, 8)) // int(p)).astype(dtype) for p in ("1", "2", "3")}
     if dtype == np.uint16:
-        pictures = {p: x * 300 for p, x in pictures.items()}
-    return pictures, wells, levels_of(pictures, wells)
+        images = {p: x * 300 for p, x in images.items()}
+    return images, wells, levels_of(images, wells)
 
 
 POOLS = {
@@ -107,11 +107,11 @@ POOLS = {
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 @pytest.mark.parametrize("strategy", list(POOLS))
 def test_every_strategy_agrees_with_numpy_to_1e_9(strategy, dtype):
-    pictures, wells, levels = three_plates(dtype)
+    images, wells, levels = three_plates(dtype)
     table = validate_table(plate_statistics(levels, wells, strategy, "all"), "plate_statistics", "test")
     own = table.set_index(["plate", "channel"]).loc["2"]
     for c, channel in enumerate("ab"):
-        x = np.concatenate([pictures[p][:, c].ravel() for p in POOLS[strategy]]).astype(np.float64)
+        x = np.concatenate([images[p][:, c].ravel() for p in POOLS[strategy]]).astype(np.float64)
         ordered = np.sort(x)
         at = {name: ordered[round(q * (len(x) - 1))] for name, q in QUANTILES.items()}
         mad = np.sort(np.abs(x - at["p50"]))[round(0.5 * (len(x) - 1))] * MAD_TO_STD
@@ -126,8 +126,8 @@ def test_every_strategy_agrees_with_numpy_to_1e_9(strategy, dtype):
 
 
 def test_no_statistic_crosses_plates_unless_the_strategy_says_so():
-    pictures, wells, levels = three_plates()
-    changed = levels_of(pictures | {"1": pictures["1"] // 2}, wells)
+    images, wells, levels = three_plates()
+    changed = levels_of(images | {"1": images["1"] // 2}, wells)
     for strategy, pool in POOLS.items():
         before, after = (plate_statistics(t, wells, strategy, "all").query("plate == '2'") for t in (levels, changed))
         assert before["location"].equals(after["location"]) == ("1" not in pool), strategy
@@ -141,10 +141,10 @@ def test_strategies_are_those_of_the_parameters():
 
 @pytest.mark.parametrize("strategy", ["global", "cell_type"])
 def test_held_out_plates_do_not_decide_what_training_sees(strategy):
-    pictures, wells, levels = three_plates()
+    images, wells, levels = three_plates()
     wells.loc[wells["plate"] == "1", "split"] = "heldout"
     table = plate_statistics(levels, wells, strategy, "all").set_index(["plate", "channel"])
-    pool = [pictures[p][:, 0].astype(float) for p in (["2", "3"] if strategy == "global" else ["2"])]
+    pool = [images[p][:, 0].astype(float) for p in (["2", "3"] if strategy == "global" else ["2"])]
     assert table.loc[("2", "a"), "mean"] == pytest.approx(np.concatenate(pool).mean(), rel=1e-12)
     assert set(table["tier"]) == {"T0"}
     # cross-validated: the pool holds plates that folds leave out
@@ -163,28 +163,28 @@ def test_controls_and_a_flat_field_raise_the_tier_of_what_would_know_nothing():
 def test_a_cell_type_without_a_labelled_plate_says_so():
     _, wells, levels = three_plates()
     wells.loc[wells["cell_type"] == "U2OS", "split"] = "heldout"
-    with pytest.raises(InputError, match=r"plate F/3 has no pictures of reference wells .all. in its pool .cell_type."):
+    with pytest.raises(InputError, match=r"plate F/3 has no images of reference wells .all. in its pool .cell_type."):
         plate_statistics(levels, wells, "cell_type", "all")
 
 
 def test_reference_wells_decide():
-    pictures, wells, levels = three_plates(types=["negative_control", "positive_control", "treatment", "treatment"])
+    images, wells, levels = three_plates(types=["negative_control", "positive_control", "treatment", "treatment"])
     for reference, members in (("controls", [0, 1]), ("negative_controls", [0]), ("all", [0, 1, 2, 3])):
         table = plate_statistics(levels, wells, "plate", reference).set_index(["plate", "channel"])
-        assert table.loc[("2", "b"), "mean"] == pytest.approx(pictures["2"][members, 1].astype(float).mean(), rel=1e-12)
+        assert table.loc[("2", "b"), "mean"] == pytest.approx(images["2"][members, 1].astype(float).mean(), rel=1e-12)
         assert set(table["tier"]) == {"T1" if reference == "all" else "T1c"}
     lacking = levels[(levels["plate"] != "1") | (levels["well_type"] == "treatment")]
-    with pytest.raises(InputError, match="plate E/1 has no pictures of reference wells"):
+    with pytest.raises(InputError, match="plate E/1 has no images of reference wells"):
         plate_statistics(lacking, wells, "plate", "controls")
 
 
 @pytest.mark.parametrize("strategy", ["plate", "robust", "percentile"])
 def test_a_dead_channel_is_named_and_never_divided_by_zero(strategy, caplog):
     wells = wells_of(("1",))
-    pictures = {"1": np.full((4, 2, 8, 8), 9, np.uint8)}
-    pictures["1"][:, 1] = RNG.integers(0, 99, (4, 8, 8))
+    images = {"1": np.full((4, 2, 8, 8), 9, np.uint8)}
+    images["1"][:, 1] = RNG.integers(0, 99, (4, 8, 8))
     with caplog.at_level(logging.WARNING):
-        table = plate_statistics(levels_of(pictures, wells, ("dead", "alive")), wells, strategy, "all", scale_floor=2.5)
+        table = plate_statistics(levels_of(images, wells, ("dead", "alive")), wells, strategy, "all", scale_floor=2.5)
     assert "channel dead of plate E/1" in caplog.text and "scale_floor = 2.5 (1 such channels)" in caplog.text
     assert table.set_index("channel").loc["dead", "scale"] == 2.5
     assert np.isfinite(table[["location", "scale"]]).all().all()
@@ -193,9 +193,9 @@ def test_a_dead_channel_is_named_and_never_divided_by_zero(strategy, caplog):
 def test_a_mad_of_zero_over_living_cells_meets_the_floor(caplog):
     """More than half of the pixels are background of one value: MAD 0 although cells are there."""
     wells = wells_of(("1",))
-    pictures = {"1": np.full((4, 1, 8, 8), 3, np.uint8)}
-    pictures["1"][:, :, :3] = 200
-    table = plate_statistics(levels_of(pictures, wells, ("c",)), wells, "robust", "all", scale_floor=1.0)
+    images = {"1": np.full((4, 1, 8, 8), 3, np.uint8)}
+    images["1"][:, :, :3] = 200
+    table = plate_statistics(levels_of(images, wells, ("c",)), wells, "robust", "all", scale_floor=1.0)
     assert table["scale"].tolist() == [1.0] and table["std"].iloc[0] > 50 and "scaled MAD is 0" in caplog.text
 
 
@@ -217,13 +217,13 @@ def test_tiers(strategy, reference, tier):
     assert tier_of(strategy, reference) == tier
 
 
-def test_pictures_are_normalized_as_the_formula_says():
+def test_images_are_normalized_as_the_formula_says():
     raw = torch.arange(2 * 3 * 4 * 4, dtype=torch.uint8).reshape(2, 3, 4, 4)
     location, scale = torch.rand(2, 3) * 9, torch.rand(2, 3) + 0.5
     batch = Batch(np.arange(2), raw, location, scale, torch.zeros(2, dtype=torch.long))
     expected = (raw.double() - location[..., None, None].double()) / scale[..., None, None].double()
-    torch.testing.assert_close(normalise(batch, "plate").double(), expected, rtol=1e-6, atol=1e-6)
-    own = normalise(batch, "site")
+    torch.testing.assert_close(normalize(batch, "plate").double(), expected, rtol=1e-6, atol=1e-6)
+    own = normalize(batch, "site")
     torch.testing.assert_close(own.mean(dim=(2, 3)), torch.zeros(2, 3), atol=1e-5, rtol=0)
     torch.testing.assert_close(own.std(dim=(2, 3), correction=0), torch.ones(2, 3), atol=1e-5, rtol=0)
 
@@ -233,5 +233,5 @@ def test_jitter_moves_location_and_scale_by_at_most_its_share():
     batch = Batch(
         np.arange(500), torch.zeros(500, 1, 1, 2, dtype=torch.uint8), location, scale, torch.zeros(500).long()
     )
-    moved = normalise(batch, "plate", 0.1, torch.Generator().manual_seed(0))
+    moved = normalize(batch, "plate", 0.1, torch.Generator().manual_seed(0))
     assert moved.min() >= -11 / 1.8 - 1e-4 and moved.max() <= -9 / 2.2 + 1e-4 and moved.std() > 0.1

@@ -12,15 +12,16 @@ import pandas as pd
 import pytest
 from kedro.config import OmegaConfigLoader
 
-from deepnoise.evaluation.leaks import probe_leaks, well_features
+from deepnoise.evaluation.probe_tasks import probe_leaks, well_features
 from deepnoise.evaluation.profiles import Profiles, true_labels
-from deepnoise.ingestion.design import discover_groups, make_folds, without_heldout_labels
+from deepnoise.ingestion.folds import make_folds
+from deepnoise.ingestion.layouts import discover_groups, without_heldout_labels
 from deepnoise.ingestion.validation import validate_wells
-from deepnoise.normalization.features import measure_sites, normalise_features, site_table
+from deepnoise.normalization.features import measure_sites, normalize_features, site_table
 from deepnoise.normalization.statistics import add_histograms, histogram_table, histograms, plate_statistics
 from deepnoise.parameters import validate_parameters
 from deepnoise.pipelines.simulation.nodes import design_plates, noise_levels
-from deepnoise.plate_balancing.balancing import Knowledge, balance
+from deepnoise.plate_balancing.balancing import DesignKnowledge, balance
 from deepnoise.plate_balancing.scores import META
 from deepnoise.simulation.cells import CHANNELS
 from deepnoise.simulation.screen import render_screen
@@ -30,7 +31,7 @@ from tests.plate_balancing.helpers import OWN
 
 
 class Smoke:
-    """The smoke profile in memory: tables, pictures and measurements."""
+    """The smoke profile in memory: tables, images and measurements."""
 
     def __init__(self, seed: int | None = None, **noise: float) -> None:
         settings = OmegaConfigLoader(
@@ -50,27 +51,27 @@ class Smoke:
             drop=True
         )
         kinds = self.wells.set_index("id_code")
-        pictures, sites, measured, levels = {}, [], [], []
+        images, sites, measured, levels = {}, [], [], []
         plates = render_screen(
             design, effect_strength=own.effect_strength, traits_changed=own.traits_changed, sites=own.sites,
             image_size=own.image_size, noise=replace(noise_levels(own), **noise), seed=own.seed if seed is None else seed,
         )  # fmt: skip
         for plate in plates:
             key = (plate.experiment, str(plate.plate))
-            pictures[key] = plate.tiles.reshape(-1, *plate.tiles.shape[2:])
+            images[key] = plate.tiles.reshape(-1, *plate.tiles.shape[2:])
             wells = np.repeat(plate.wells, plate.tiles.shape[1])
             table = pd.DataFrame({"experiment": key[0], "plate": key[1], "well": wells})
             table["site"] = np.tile(np.arange(1, own.sites + 1), len(plate.wells))
             table["id_code"] = key[0] + "_" + key[1] + "_" + table["well"]
             table["store_row"] = np.arange(len(table))
-            counts = histograms(pictures[key])
-            measured.append(site_table(table, list(CHANNELS), measure_sites(pictures[key], counts)))
+            counts = histograms(images[key])
+            measured.append(site_table(table, list(CHANNELS), measure_sites(images[key], counts)))
             total: dict[str, np.ndarray] = {}
             add_histograms(total, counts, kinds.loc[table["id_code"], "well_type"].to_numpy())
             place = {"experiment": key[0], "plate": key[1], "cell_type": key[0].split("-")[0]}
             levels.append(histogram_table(total, place, list(CHANNELS)))
             sites.append(table)
-        self.store = MemoryStore(pictures, list(CHANNELS))
+        self.store = MemoryStore(images, list(CHANNELS))
         self.sites = pd.concat(sites, ignore_index=True)
         self.features = pd.concat(measured, ignore_index=True)
         self.histograms = pd.concat(levels, ignore_index=True)
@@ -78,7 +79,7 @@ class Smoke:
 
     def accuracy(self, statistics: pd.DataFrame) -> float:
         """Top-1 of hand features by well on held-out plates."""
-        scores = score_hand_features(normalise_features(self.features, statistics), self.wells, self.folds, "T1")
+        scores = score_hand_features(normalize_features(self.features, statistics), self.wells, self.folds, "T1")
         heldout = scores[scores["role"] == "heldout"]
         columns = [c for c in heldout.columns if c.startswith("score_")]
         pooled = heldout.groupby("id_code")[columns].mean()
@@ -113,11 +114,9 @@ def test_plate_labels_shuffled_take_the_gain_of_plate_normalization(smoke):
     mixed = []
     for (experiment, plate), shift in zip(plates.itertuples(index=False), rng.permutation(len(plates)), strict=True):
         # every plate is handed wells of all others: one in each
-        pictures = np.concatenate(
-            [own[[(shift + i) % len(own)]] for i, own in enumerate(smoke.store.pictures.values())]
-        )
+        images = np.concatenate([own[[(shift + i) % len(own)]] for i, own in enumerate(smoke.store.images.values())])
         total: dict[str, np.ndarray] = {}
-        add_histograms(total, histograms(pictures), np.full(len(pictures), "treatment"))
+        add_histograms(total, histograms(images), np.full(len(images), "treatment"))
         mixed.append(
             histogram_table(
                 total, {"experiment": experiment, "plate": plate, "cell_type": experiment.split("-")[0]}, list(CHANNELS)
@@ -171,7 +170,9 @@ def test_random_scores_through_balancing_end_at_chance(smoke):
     for seed in range(20):
         for known in (True, False):
             table, layout = random_scores(smoke, seed, known)
-            found = balance(table, Knowledge(layout), OWN.model_copy(update={"compare": ["sinkhorn", "assignment"]}))
+            found = balance(
+                table, DesignKnowledge(layout), OWN.model_copy(update={"compare": ["sinkhorn", "assignment"]})
+            )
             steps = found.steps
             if not known:
                 decided.append(found.groups.drop_duplicates("experiment")["decided"].astype(bool).mean())

@@ -78,12 +78,12 @@ def test_the_report_is_written_without_chapters_that_were_never_written(tmp_path
     """Absent chapters load None and are told; those that are there, and all other entries, are left alone."""
     from kedro.io import DataCatalog
 
+    from deepnoise.datasets.atomic import AtomicJSONDataset
     from deepnoise.datasets.run_record import AbsentDataset, RunRecordDataset
-    from deepnoise.datasets.whole import WholeJSONDataset
 
     report = register_pipelines()["report"]
     names = sorted(name for name in report.inputs() if name.endswith("_chapter"))
-    catalog = DataCatalog({name: WholeJSONDataset(filepath=str(tmp_path / f"{name}.json")) for name in names})
+    catalog = DataCatalog({name: AtomicJSONDataset(filepath=str(tmp_path / f"{name}.json")) for name in names})
     catalog["run_record"] = RunRecordDataset(filepath=str(tmp_path / "run_record.json"))
     catalog.save("ingestion_chapter", {"sections": []})
     assert absent_chapters(report, catalog) == [name for name in names if name != "ingestion_chapter"]

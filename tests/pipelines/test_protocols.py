@@ -29,7 +29,7 @@ SHORT = "training.backbone=test_resnet,training.pretrain.epochs=1,training.batch
 
 @pytest.fixture(scope="module")
 def release(tmp_path_factory) -> tuple[Path, Path]:
-    """A small screen as the public release has it (six files a site) and as WILDS has it (three channels in one picture)."""
+    """A small screen as the public release has it (six files a site) and as WILDS has it (three channels in one image)."""
     design = design_screen(
         treatments=8, positive_controls=1, negative_wells=1, cell_types=4, labelled_experiments=4, heldout_experiments=0, plates=4,
         missing_wells=0.0, duplicate_layout=False, seed=5,
@@ -49,8 +49,8 @@ def release(tmp_path_factory) -> tuple[Path, Path]:
         for well, sites in zip(plate.wells, plate.tiles, strict=True):
             code, well_type = sirna.loc[(plate.experiment, plate.plate, well)]
             for site, tile in enumerate(sites, start=1):
-                for channel, picture in enumerate(tile, start=1):
-                    Image.fromarray(picture).save(folders[0] / f"{well}_s{site}_w{channel}.png")
+                for channel, image in enumerate(tile, start=1):
+                    Image.fromarray(image).save(folders[0] / f"{well}_s{site}_w{channel}.png")
                 Image.fromarray(np.moveaxis(tile[:3], 0, -1)).save(folders[1] / f"{well}_s{site}.png")
                 rows.append((experiment, kind, plate.plate, well, site, well_type, code, int(number)))
     table = pd.DataFrame(

@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from deepnoise.datasets.external_scores import ExternalScoresDataset
 from deepnoise.datasets.rxrx1 import RxRx1WellsDataset
-from deepnoise.datasets.scores import ExternalScoresDataset
-from deepnoise.ingestion.design import discover_groups, layouts_in_use
-from deepnoise.plate_balancing.balancing import Knowledge, balance
+from deepnoise.ingestion.layouts import discover_groups, layouts_in_use
+from deepnoise.plate_balancing.balancing import DesignKnowledge, balance
 from deepnoise.plate_balancing.scores import pool_scores
 from tests.conftest import kedro, refused
 from tests.plate_balancing.helpers import OWN
@@ -27,7 +27,7 @@ def latest(root: Path, entry: str) -> Path:
 
 @pytest.fixture(scope="module")
 def rxrx1(shared, tmp_path_factory):
-    """The real tables, and the real pictures of B02 on 16 plates."""
+    """The real tables, and the real images of B02 on 16 plates."""
     raw = tmp_path_factory.mktemp("rxrx1")
     for name in ("train", "test", "train_controls", "test_controls"):
         (raw / f"{name}.csv").symlink_to(shared / "rxrx1_metadata" / f"{name}.csv")
@@ -77,22 +77,22 @@ def test_rxrx1_is_ingested_with_its_holes_reported(rxrx1):
     assert folds["HUVEC-07"] == folds["RPE-03"] and folds.value_counts()["heldout"] == 18
 
 
-def test_normalized_rxrx1_pictures_agree_with_a_direct_computation(rxrx1):
+def test_normalized_rxrx1_images_agree_with_a_direct_computation(rxrx1):
     raw, data, _, _ = rxrx1
     statistics = pd.read_parquet(latest(data, "plate_statistics.parquet")).set_index(["experiment", "plate", "channel"])
     for experiment in ("HEPG2-01", "U2OS-01"):
         for c, channel in enumerate(("nucleus", "er", "actin", "rna", "mito", "golgi"), start=1):
             file = raw / "train" / experiment / "Plate2" / f"B02_s1_w{c}.png"
-            picture = np.asarray(Image.open(file)).astype(np.float64)
+            image = np.asarray(Image.open(file)).astype(np.float64)
             own = statistics.loc[(experiment, "2", channel)]
-            assert own["mean"] == pytest.approx(picture.mean(), rel=1e-6) and own["std"] == pytest.approx(
-                picture.std(), rel=1e-6
+            assert own["mean"] == pytest.approx(image.mean(), rel=1e-6) and own["std"] == pytest.approx(
+                image.std(), rel=1e-6
             )
-            normalized = (picture - own["mean"]) / own["std"]
+            normalized = (image - own["mean"]) / own["std"]
             assert abs(normalized.mean()) < 1e-6 and abs(normalized.std() - 1) < 1e-6
 
 
-def test_missing_rxrx1_pictures_are_an_error_where_that_is_asked_for(rxrx1):
+def test_missing_rxrx1_images_are_an_error_where_that_is_asked_for(rxrx1):
     params = rxrx1[2] + ",ingestion.findings.missing_image=error"
     output = refused("run", "--env", "rxrx1", "--pipelines", "ingestion", "--params", params)
     assert "missing_image: HEPG2-01/1/B02 site 2 mito train/HEPG2-01/Plate1/B02_s2_w5.png: no such file" in output
@@ -159,7 +159,7 @@ def test_neighbours_votes_hard_calls_and_a_broken_model_end_where_they_should(sh
     wells = RxRx1WellsDataset(root=str(shared / "rxrx1_metadata")).load()
     truth = pd.read_csv(shared / "rxrx1_metadata" / "test_labels.csv", dtype="str").set_index("id_code")["sirna"]
     layout = discover_groups(wells)
-    known = Knowledge(layout, layouts_in_use(wells, layout), cell_type=wells.set_index("id_code")["cell_type"])
+    known = DesignKnowledge(layout, layouts_in_use(wells, layout), cell_type=wells.set_index("id_code")["cell_type"])
     own = OWN.model_copy(update={"compare": ["sinkhorn", "assignment"]})
 
     def balanced(path: Path):

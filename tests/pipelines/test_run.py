@@ -89,7 +89,7 @@ def test_the_report_tells_what_the_entries_hold(run):
     assert f"{100 * main['top1']:.1f} % of {main['n']} wells" in verdict[0]["answer"]
     titles = re.findall(r"<h2>(.*?)</h2>", page)
     assert titles == [
-        "Calls", "Signal and leak", "Calls and plate design", "Training", "Pictures and plates", "Design and data", "The run",
+        "Calls", "Signal and leak", "Calls and plate design", "Training", "Images and plates", "Design and data", "The run",
     ]  # fmt: skip
     assert "kedro run --pipelines growth_chart; then --pipelines report" in page
     record = json.loads((run.root / "data/08_reporting/smoke/run_record.json").read_text())
@@ -292,7 +292,7 @@ def test_calls_hold_a_probability_and_a_tier_for_every_heldout_well(run):
     calls, wells = run.table("calls"), run.table("wells")
     asked = wells[wells["target"] & (wells["split"] == "heldout")]
     assert set(asked["id_code"]) <= set(calls["id_code"])
-    assert calls["t2_confidence"].between(0, 1).all() and set(calls["tier"]) == {"T2"}
+    assert calls["design_confidence"].between(0, 1).all() and set(calls["tier"]) == {"T2"}
     assert asked["perturbation"].isna().all()
     np.testing.assert_allclose(run.table("design_probabilities").filter(like="score_").sum(axis=1), 1, atol=1e-4)
 
@@ -331,7 +331,7 @@ def test_packing_again_reads_no_finished_plate_and_a_mixture_of_versions_is_told
 
 
 @pytest.mark.slow
-def test_a_model_is_refused_on_pictures_normalized_otherwise(run):
+def test_a_model_is_refused_on_images_normalized_otherwise(run):
     output = run.refused("normalization,inference", params="normalization.strategy=experiment")
     assert (
         "the model does not fit this screen: the normalization strategy of the model is plate, of the screen experiment"
@@ -366,7 +366,7 @@ def smoke(run) -> dict:
 
 def test_the_notebooks_run(run):
     names = run_notebook("1_explore_a_screen.ipynb", smoke(run))
-    assert names["calls"]["t1_call"].notna().all() and abs(names["normalized"].mean()) < 3
+    assert names["calls"]["plain_call"].notna().all() and abs(names["normalized"].mean()) < 3
     names = run_notebook("3_read_the_evaluation.ipynb", smoke(run))
     assert names["main"]["tier"] == "T1" and len(names["figure"].data) > 10 and len(names["weak"]) == 8
     names = run_notebook("4_plate_balancing.ipynb", smoke(run))
@@ -390,7 +390,7 @@ def test_the_notebook_goes_from_a_folder_of_tiffs_to_calls(run, tmp_path):
     calls, plate_map = names["calls"], names["plate_map"]
     truth = plate_map.assign(id_code=plate_map["experiment"] + "_" + plate_map["plate"] + "_" + plate_map["well"])
     truth = truth.set_index("id_code")["perturbation"].reindex(calls["id_code"])
-    assert truth.notna().all() and (calls.set_index("id_code")["t1_call"] == truth).mean() > 2 / 16
+    assert truth.notna().all() and (calls.set_index("id_code")["plain_call"] == truth).mean() > 2 / 16
     assert (
         names["report"]
         and len(names["found"]) == 6 * names["found"].groupby(["experiment", "plate", "well", "site"]).ngroups
@@ -466,7 +466,7 @@ SHORT = "training.pretrain.epochs=1,training.mean_teacher.epochs=1"
 
 
 @pytest.mark.slow
-def test_heldout_pictures_in_training_mark_every_later_score(run, tmp_path):
+def test_heldout_images_in_training_mark_every_later_score(run, tmp_path):
     other = Run(tmp_path)
     other.params = f"raw_root={run.root / 'raw'},data_root={tmp_path / 'data'},{SHORT}"
     other(
@@ -521,5 +521,7 @@ def test_a_csv_of_scores_is_enough_for_plate_balancing(tmp_path):
     found = next((tmp_path / "data").glob("07*/*/calls.parquet/*/calls.parquet"))
     calls = pd.read_parquet(found).set_index("id_code")
     truth = table.set_index("id_code")["sirna"]
-    assert (calls["t2_call"] == truth[calls.index]).mean() > (calls["t1_call"] == truth[calls.index]).mean() + 0.05
+    assert (calls["design_call"] == truth[calls.index]).mean() > (
+        calls["plain_call"] == truth[calls.index]
+    ).mean() + 0.05
     assert set(calls["tier"]) == {"T2+unknown"} and calls.loc[calls["changed"], "reason"].str.len().min() > 0

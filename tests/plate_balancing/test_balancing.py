@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from deepnoise.errors import InputError
 from deepnoise.parameters import PlateBalancingParameters
-from deepnoise.plate_balancing.balancing import Knowledge, balance, make_calls, probability_table, tied_claims
+from deepnoise.plate_balancing.balancing import DesignKnowledge, balance, make_calls, probability_table, tied_calls
 from deepnoise.plate_balancing.scores import filled, log_softmax, pool_scores
 from deepnoise.tables import SCORE, matrix
 from tests.plate_balancing.helpers import OWN, screen_scores
@@ -29,7 +29,7 @@ def test_each_step_gains_where_the_design_holds():
     table, layout, truth = screen_scores(2.5, np.random.default_rng(6), size=25, experiments=3)
     before = table.copy()
     own = OWN.model_copy(update={"compare": list(METHODS)})
-    found = balance(table, Knowledge(layout), own)
+    found = balance(table, DesignKnowledge(layout), own)
     pd.testing.assert_frame_equal(table, before)
     score = accuracy(found.steps, truth)
     assert score["plain"] < score["group_filter"] < min(score[name] for name in METHODS)
@@ -51,16 +51,16 @@ def test_each_step_gains_where_the_design_holds():
 
 def test_calls_say_what_changed_and_why():
     table, layout, truth = screen_scores(2.5, np.random.default_rng(6), size=25, experiments=3)
-    known = Knowledge(layout)
+    known = DesignKnowledge(layout)
     steps = balance(table, known, OWN).steps
     calls = make_calls(steps, table, known, precision=0.9)
     assert set(calls["tier"]) == {"T2"} and set(steps.loc[steps["step"] == "plain", "tier"]) == {"T1"}
-    assert (calls["changed"] == (calls["t1_call"] != calls["t2_call"])).all() and (
+    assert (calls["changed"] == (calls["plain_call"] != calls["design_call"])).all() and (
         calls["changed"] == (calls["reason"] != "")
     ).all()
     group = layout.set_index("perturbation")["group"]
     on_plate = calls["id_code"].map(truth).map(group)
-    outside = calls[calls["t1_call"].map(group) != on_plate]
+    outside = calls[calls["plain_call"].map(group) != on_plate]
     assert len(outside) and outside["reason"].str.endswith("is not on this plate").all()
     taken = calls[calls["reason"].str.contains(" is in ")]
     for row in taken.itertuples():
@@ -68,27 +68,27 @@ def test_calls_say_what_changed_and_why():
         holder = calls[
             (calls["experiment"] == row.experiment) & (calls["plate"] == row.plate) & (calls["well"] == well)
         ]
-        assert holder["t2_call"].tolist() == [row.t1_call]
-    assert calls.loc[calls["t2_sure"], "t2_confidence"].mean() >= 0.9 and not calls["tied"].any()
+        assert holder["design_call"].tolist() == [row.plain_call]
+    assert calls.loc[calls["design_confident"], "design_confidence"].mean() >= 0.9 and not calls["tied"].any()
 
 
 @pytest.mark.parametrize("size", [25, 60])
 def test_random_scores_stay_at_chance_and_claim_nothing(size):
     table, layout, truth = screen_scores(0.0, np.random.default_rng(7), size=size, experiments=4)
-    found = balance(table, Knowledge(layout), OWN)
+    found = balance(table, DesignKnowledge(layout), OWN)
     for value in accuracy(found.steps, truth).values():
         assert value < 5 / (4 * size)
     assert not found.groups["decided"].any()
     assert found.steps["confidence"].max() < 0.3  # one in 100 classes, and flat
-    assert not make_calls(found.steps, table, Knowledge(layout), 0.9)["t2_sure"].any()
+    assert not make_calls(found.steps, table, DesignKnowledge(layout), 0.9)["design_confident"].any()
 
 
 def test_wells_of_a_class_that_is_missing_or_doubled_do_not_spoil_the_others():
     table, layout, truth = screen_scores(6.0, np.random.default_rng(12), size=12, experiments=1)
     fewer = table.drop(index=[0, 5, 17]).reset_index(drop=True)
-    assert (last_calls(fewer, Knowledge(layout)) == fewer.set_index("id_code").index.map(truth)).mean() > 0.95
+    assert (last_calls(fewer, DesignKnowledge(layout)) == fewer.set_index("id_code").index.map(truth)).mean() > 0.95
     extra = pd.concat([table, table.iloc[[3]].assign(id_code="E0_0_extra", well="H12")], ignore_index=True)
-    calls = last_calls(extra, Knowledge(layout))
+    calls = last_calls(extra, DesignKnowledge(layout))
     assert calls["E0_0_extra"] == truth[table["id_code"][3]] == calls[table["id_code"][3]]
 
 
@@ -98,7 +98,7 @@ def test_known_contents_are_a_filter_that_is_not_inferred():
     contents = table[["experiment", "plate"]].assign(perturbation=names, wells=1)
     one = contents[(contents["experiment"] == "E0") & (contents["plate"] == "0")]
     flat = layout.assign(group=0)
-    steps = balance(table, Knowledge(flat, contents=one), OWN).steps
+    steps = balance(table, DesignKnowledge(flat, contents=one), OWN).steps
     filtered = steps[steps["step"] == "group_filter"]
     there = (filtered["experiment"] == "E0") & (filtered["plate"] == "0")
     assert filtered.loc[there, "candidates"].eq(8).all() and filtered.loc[~there, "candidates"].eq(32).all()
@@ -108,7 +108,9 @@ def test_known_contents_are_a_filter_that_is_not_inferred():
     ):
         assert set(rows["call"]) <= allowed
     with pytest.raises(InputError, match="plate_contents names 1 perturbations that are not scored: banana"):
-        balance(table, Knowledge(layout, contents=one.assign(perturbation=["banana", *one["perturbation"][1:]])), OWN)
+        balance(
+            table, DesignKnowledge(layout, contents=one.assign(perturbation=["banana", *one["perturbation"][1:]])), OWN
+        )
 
 
 def test_replicates_of_a_class_fill_its_places():
@@ -123,7 +125,9 @@ def test_replicates_of_a_class_fill_its_places():
     table = table.join(pd.DataFrame(values, columns=[f"{SCORE}{c}" for c in "abcd"]))
     layout = pd.DataFrame({"perturbation": list("abcd"), "group": 0, "per_plate": [6, 2, 1, 1]})
     for method in METHODS[:3]:
-        calls = last_calls(table, Knowledge(layout), OWN.model_copy(update={"method": method, "temperature": 0.3}))
+        calls = last_calls(
+            table, DesignKnowledge(layout), OWN.model_copy(update={"method": method, "temperature": 0.3})
+        )
         counts = calls.value_counts()
         assert counts["a"] == 6 and counts["b"] == 2, method
 
@@ -131,10 +135,14 @@ def test_replicates_of_a_class_fill_its_places():
 def test_none_is_a_real_choice():
     table, layout, _ = screen_scores(2.0, np.random.default_rng(8))
     own = OWN.model_copy(update={"group_inference": "none", "method": "none"})
-    found = balance(table, Knowledge(layout), own)
-    calls = make_calls(found.steps, table, Knowledge(layout), 0.9)
+    found = balance(table, DesignKnowledge(layout), own)
+    calls = make_calls(found.steps, table, DesignKnowledge(layout), 0.9)
     assert set(found.steps["step"]) == {"plain"} and found.groups.empty
-    assert (calls["t1_call"] == calls["t2_call"]).all() and set(calls["tier"]) == {"T1"} and not calls["changed"].any()
+    assert (
+        (calls["plain_call"] == calls["design_call"]).all()
+        and set(calls["tier"]) == {"T1"}
+        and not calls["changed"].any()
+    )
 
 
 @pytest.mark.parametrize(
@@ -150,7 +158,7 @@ def test_none_is_a_real_choice():
 )
 def test_tiers_are_carried(tier, after):
     table, layout, _ = screen_scores(2.0, np.random.default_rng(9))
-    steps = balance(table.assign(tier=tier), Knowledge(layout), OWN).steps
+    steps = balance(table.assign(tier=tier), DesignKnowledge(layout), OWN).steps
     assert set(steps.loc[steps["step"] == "matching", "tier"]) == {after}
     assert set(steps.loc[steps["step"] == "plain", "tier"]) == {tier}
 
@@ -160,12 +168,12 @@ def test_invariances_order_of_wells_a_constant_a_well_and_names_of_classes(metho
     table, layout, _ = screen_scores(3.0, np.random.default_rng(10))
     own = OWN.model_copy(update={"method": method})
     scores = [c for c in table.columns if c.startswith(SCORE)]
-    calls = last_calls(table, Knowledge(layout), own)
+    calls = last_calls(table, DesignKnowledge(layout), own)
     shuffled = table.sample(frac=1, random_state=0).reset_index(drop=True)
     shuffled[scores] = shuffled[scores].add(np.random.default_rng(0).normal(0, 5, len(table)), axis=0)
-    assert last_calls(shuffled, Knowledge(layout), own).loc[calls.index].equals(calls)
+    assert last_calls(shuffled, DesignKnowledge(layout), own).loc[calls.index].equals(calls)
     renamed = table.rename(columns={c: c + "x" for c in scores})
-    other = last_calls(renamed, Knowledge(layout.assign(perturbation=layout["perturbation"] + "x")), own)
+    other = last_calls(renamed, DesignKnowledge(layout.assign(perturbation=layout["perturbation"] + "x")), own)
     assert (other.str.removesuffix("x") == calls).all()
 
 
@@ -193,7 +201,7 @@ def test_any_table_gives_probabilities_and_calls(wells, classes, doubled, named,
     table["well"] = [f"A{i + 1:02d}" for i in range(wells)]
     table = table.join(pd.DataFrame(values, columns=names))
     layout = pd.DataFrame({"perturbation": [str(c) for c in range(classes)], "group": 0, "per_plate": 1})
-    found = balance(table, Knowledge(layout), OWN.model_copy(update={"compare": list(METHODS)}))
+    found = balance(table, DesignKnowledge(layout), OWN.model_copy(update={"compare": list(METHODS)}))
     for step in found.blocks:
         np.testing.assert_allclose(found.probabilities(step).sum(axis=1), 1, atol=1e-4, err_msg=step)
     assert found.steps["confidence"].between(0, 1 + 1e-6).all() and len(found.steps) == wells * len(
@@ -209,25 +217,27 @@ def test_one_hot_scores_tie_which_is_told_and_costs_nothing():
     hard[[c for c in table.columns if c.startswith(SCORE)]] = np.where(
         values == values.max(axis=1, keepdims=True), 1.0, np.nan
     )
-    assert tied_claims(hard).mean() > 0.1 and tied_claims(table).mean() == 0
-    score = accuracy(balance(hard, Knowledge(layout), OWN.model_copy(update={"compare": ["assignment"]})).steps, truth)
+    assert tied_calls(hard).mean() > 0.1 and tied_calls(table).mean() == 0
+    score = accuracy(
+        balance(hard, DesignKnowledge(layout), OWN.model_copy(update={"compare": ["assignment"]})).steps, truth
+    )
     assert score["matching"] >= score["plain"] - 0.005 and score["assignment"] < score["matching"]
 
 
 def test_auto_goes_by_validation_wells_where_there_are_any():
     table, layout, truth = screen_scores(2.0, np.random.default_rng(16), size=20, experiments=2)
-    known = Knowledge(layout, validation=pd.Series(truth))
+    known = DesignKnowledge(layout, validation=pd.Series(truth))
     table["role"] = np.where(table["experiment"] == "E0", "validation", "heldout")
     found = balance(table, known, OWN)
     assert found.calibration["source"].tolist() == ["validation"] and found.steps["step"].iloc[-1] == "matching"
     # of held-out wells no label is read
-    blind = Knowledge(layout, validation=pd.Series({k: v for k, v in truth.items() if k.startswith("E0")}))
+    blind = DesignKnowledge(layout, validation=pd.Series({k: v for k, v in truth.items() if k.startswith("E0")}))
     pd.testing.assert_frame_equal(balance(table, blind, OWN).steps, found.steps)
     # a design that does not hold: one class in every well of the plates, where each was said to stand once
     broken = table.copy()
     broken[[c for c in table.columns if c.startswith(SCORE)]] = 0.0
     broken[f"{SCORE}3"] = np.random.default_rng(0).uniform(1, 3, len(table))
-    known = Knowledge(layout.assign(group=0), validation=pd.Series("3", index=table["id_code"]))
+    known = DesignKnowledge(layout.assign(group=0), validation=pd.Series("3", index=table["id_code"]))
     steps = balance(broken, known, OWN.model_copy(update={"temperature": 1.0, "method": "auto"})).steps
     assert (steps["call"] == "3").mean() == 1 and "matching" not in set(steps["step"])
 

@@ -8,13 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepnoise.plate_balancing import methods
-from deepnoise.plate_balancing.methods import (
-    GREEDY_STEPS,
-    assign,
-    greedy_coefficients,
-    match_marginals,
-    sinkhorn,
-)
+from deepnoise.plate_balancing.greedy import GREEDY_STEPS, greedy_coefficients
+from deepnoise.plate_balancing.methods import assign, match_marginals, sinkhorn
 from deepnoise.plate_balancing.scores import log_softmax
 from deepnoise.plate_balancing.temperature import abstention_threshold, fit_to_design, fit_to_labels
 

@@ -20,12 +20,12 @@ from deepnoise.report.chapter import (
     facts,
     figure,
     flatten,
-    picture,
+    image,
     table,
     told_by_design,
 )
 from deepnoise.report.page import LAST, QUESTIONS, give_verdict, render_page
-from deepnoise.report.run import write_chapter
+from deepnoise.report.provenance import write_chapter
 
 
 def chapter(**parts) -> dict:
@@ -83,7 +83,7 @@ def test_names_of_a_screen_cannot_break_the_page():
 
 
 def test_the_page_needs_no_network_and_tells_what_is_missing():
-    tile = picture("tiles", Image.fromarray(np.zeros((4, 4, 3), np.uint8)), "sheet")
+    tile = image("tiles", Image.fromarray(np.zeros((4, 4, 3), np.uint8)), "sheet")
     section = Section("Calls", "lead", [tile, table("none", pd.DataFrame({"a": []}))])
     page = render_page("title", "lead", give_verdict([]), [chapter(sections=[section])], ["growth_chart"])
     without_plotly = re.sub(r"<script>/\*\*.*?</script>", "", page, flags=re.S)

@@ -1,4 +1,4 @@
-"""The simulated screen: its design, its pictures, its dials."""
+"""The simulated screen: its design, its images, its dials."""
 
 from dataclasses import replace
 
@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from deepnoise.errors import InputError
-from deepnoise.ingestion.design import duplicate_layouts
+from deepnoise.ingestion.layouts import duplicate_layouts
 from deepnoise.simulation.cells import CHANNELS, INDEX, TRAITS, render_cells
 from deepnoise.simulation.design import design_screen
 from deepnoise.simulation.noise import ADVERSARIAL, NoiseLevels

@@ -2,7 +2,7 @@
 
 import pytest
 
-from deepnoise.ingestion.design import make_folds
+from deepnoise.ingestion.folds import make_folds
 
 
 @pytest.fixture(scope="session")

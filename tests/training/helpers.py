@@ -1,8 +1,8 @@
 """Parameters and runs shared by the tests of training."""
 
 from deepnoise.parameters import TrainingParameters
-from deepnoise.training.folds import pretrain_folds, train_mean_teacher_folds
-from deepnoise.training.split import fold_view
+from deepnoise.training.fold_view import fold_view
+from deepnoise.training.run_folds import pretrain_folds, train_mean_teacher_folds
 from deepnoise.training.trainer import Trainer
 
 RATES = [dict(share=0.1, start=0.0, end=1.0), dict(share=0.9, start=1.0, end=0.01)]

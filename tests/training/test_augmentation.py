@@ -1,4 +1,4 @@
-"""Views and mixtures of pictures."""
+"""Views and mixtures of images."""
 
 import numpy as np
 import pytest
@@ -8,14 +8,14 @@ from deepnoise.training.augmentation import dihedral, erase, mix, random_view
 
 
 def test_dihedral_views_are_the_eight_symmetries():
-    picture = torch.arange(9.0).reshape(1, 1, 3, 3).repeat(8, 1, 1, 1)
-    views = dihedral(picture, torch.arange(8))
+    image = torch.arange(9.0).reshape(1, 1, 3, 3).repeat(8, 1, 1, 1)
+    views = dihedral(image, torch.arange(8))
     assert len({tuple(v.flatten().tolist()) for v in views}) == 8
     assert all(sorted(v.flatten().tolist()) == list(range(9)) for v in views)
-    torch.testing.assert_close(views[0], picture[0])
+    torch.testing.assert_close(views[0], image[0])
 
 
-def test_erasing_takes_2_to_40_percent_of_the_asked_pictures():
+def test_erasing_takes_2_to_40_percent_of_the_asked_images():
     g = torch.Generator().manual_seed(0)
     x = torch.ones(400, 1, 50, 50)
     share = (erase(x, 1.0, g) == 0).float().mean(dim=(1, 2, 3))
@@ -23,7 +23,7 @@ def test_erasing_takes_2_to_40_percent_of_the_asked_pictures():
     assert (erase(x, 0.0, g) == 1).all() and (x == 1).all()
 
 
-def test_views_differ_by_picture_and_repeat_with_the_seed():
+def test_views_differ_by_image_and_repeat_with_the_seed():
     x = torch.randn(6, 2, 16, 16)
     options = dict(turns=True, strength=0.1, erase_chance=0.5, crop=True)
     a = random_view(x, **options, generator=torch.Generator().manual_seed(3))
@@ -36,7 +36,7 @@ def test_views_differ_by_picture_and_repeat_with_the_seed():
 
 
 @pytest.mark.parametrize(("mixup", "cutmix"), [(0.4, 0.0), (0.0, 1.0), (0.4, 1.0)])
-def test_a_mixed_picture_is_made_of_two_by_its_share(mixup, cutmix):
+def test_a_mixed_image_is_made_of_two_by_its_share(mixup, cutmix):
     x = torch.arange(1.0, 65.0)[:, None, None, None].expand(64, 2, 20, 20)
     mixed, partner, share = mix(x, mixup, cutmix, torch.Generator().manual_seed(0))
     own, other = x[:, 0, 0, 0], x[partner, 0, 0, 0]

@@ -12,11 +12,12 @@ import torch
 
 from deepnoise.datasets.model import TrainingState
 from deepnoise.errors import InputError
-from deepnoise.training.folds import pretrain_folds, train_mean_teacher_folds
-from deepnoise.training.images import SitePictures
+from deepnoise.network.batch_norm import use_batch_statistics
+from deepnoise.network.network import Network, NetworkSpec
+from deepnoise.network.site_images import SiteImages
+from deepnoise.training.fold_view import fold_view
 from deepnoise.training.loop import pretrain, train_mean_teacher
-from deepnoise.training.network import Network, NetworkSpec, use_batch_statistics
-from deepnoise.training.split import fold_view
+from deepnoise.training.run_folds import pretrain_folds, train_mean_teacher_folds
 from deepnoise.training.tracking import to_mlflow, to_tensorboard
 from deepnoise.training.trainer import Trainer
 from tests.conftest import MemoryStore
@@ -71,8 +72,8 @@ def test_changed_parameters_start_afresh_and_say_so(screen, wells, folds, tmp_pa
 
 def test_other_pixels_with_the_same_statistics_start_afresh(screen, wells, folds):
     store, sites, statistics = screen
-    other = MemoryStore({k: v.copy() for k, v in store.pictures.items()}, store.channels)
-    swapped = other.pictures[("ALPHA-02", "1")]
+    other = MemoryStore({k: v.copy() for k, v in store.images.items()}, store.channels)
+    swapped = other.images[("ALPHA-02", "1")]
     swapped[[0, 1]] = swapped[[1, 0]]  # two wells change places: the plate's statistics stay
     view = fold_view(sites, wells, folds, 0, "training")
     marks = {
@@ -134,7 +135,7 @@ def test_a_loss_that_is_no_number_stops_with_the_wells(screen, wells, folds, tmp
 def test_training_learns_biology(screen, wells, folds, tmp_path):
     stage = STAGE | dict(epochs=25)
     _, _, history = train(screen, wells, folds, TrainingState(tmp_path), backbone="resnet10t", pretrain=stage)
-    assert max(row["student_t1"] for row in history) > 2 / 8
+    assert max(row["student_top1"] for row in history) > 2 / 8
 
 
 @pytest.mark.gpu
@@ -185,7 +186,7 @@ def test_with_everything_on_a_killed_training_still_resumes_bit_by_bit(screen, w
 )  # fmt: skip
 def test_each_way_trains(screen, wells, folds, tmp_path, changes):
     _, teacher, history = train(screen, wells, folds, TrainingState(tmp_path), **changes)
-    assert all(np.isfinite(row["loss"]) for row in history) and 0 <= teacher.facts["validation_t1"] <= 1
+    assert all(np.isfinite(row["loss"]) for row in history) and 0 <= teacher.facts["validation_top1"] <= 1
 
 
 def test_specialists_start_from_one_student_and_see_their_own_cells(screen, wells, folds, tmp_path):
@@ -213,8 +214,8 @@ def test_the_best_epoch_is_kept_and_needs_validation_plates(screen, wells, folds
     stage = STAGE | dict(epochs=6, keep="best", learning_rate=0.01)
     trainer = make_trainer(screen, wells, folds, TrainingState(tmp_path), pretrain=stage)
     model, history = pretrain(trainer)
-    scores = [row["chosen_t1"] for row in history]
-    assert model.facts["validation_t1"] == max(scores) and model.facts["epoch"] == scores.index(max(scores))
+    scores = [row["chosen_top1"] for row in history]
+    assert model.facts["validation_top1"] == max(scores) and model.facts["epoch"] == scores.index(max(scores))
     network = trainer.new_network()
     network.load_state_dict(model.weights)
     assert trainer.validation_score(network) == max(scores)
@@ -227,7 +228,7 @@ def test_without_a_second_stage_the_teacher_is_the_pretrained_average(screen, we
     changes = dict(pretrain=STAGE | dict(ema_decay=0.9), mean_teacher=MEAN_TEACHER | dict(epochs=0))
     student, teacher, history = train(screen, wells, folds, TrainingState(tmp_path), **changes)
     assert_same_weights(student, teacher)
-    assert len(history) == 2 and teacher.facts["validation_t1"] == history[-1]["teacher_t1"]
+    assert len(history) == 2 and teacher.facts["validation_top1"] == history[-1]["teacher_top1"]
     plain, _, first = train(
         screen, wells, folds, TrainingState(tmp_path / "plain"), mean_teacher=MEAN_TEACHER | dict(epochs=0)
     )
@@ -236,28 +237,28 @@ def test_without_a_second_stage_the_teacher_is_the_pretrained_average(screen, we
 
 
 def test_adapted_validation_reads_each_experiment_by_itself(screen, wells, folds, tmp_path):
-    """What a pure batch makes of a picture does not depend on the other experiments that are asked with it."""
+    """What a pure batch makes of an image does not depend on the other experiments that are asked with it."""
     trainer = make_trainer(screen, wells, folds, TrainingState(tmp_path), batches="experiment")
     network = trainer.new_network()
     together = trainer.logits(network, trainer.validation)
     one = trainer.view.validation["experiment"].to_numpy() == trainer.view.validation["experiment"].iloc[0]
-    part = SitePictures(screen[0], trainer.view.validation[one], screen[2], 1.0)
+    part = SiteImages(screen[0], trainer.view.validation[one], screen[2], 1.0)
     np.testing.assert_allclose(trainer.logits(network, part), together[one], atol=1e-5)
     before = copy.deepcopy(network.state_dict())
     trainer.logits(network, trainer.validation)
     assert all(torch.equal(before[k], v) for k, v in network.state_dict().items())
 
 
-def test_where_batches_are_pure_no_picture_sees_statistics_of_another_unit(screen, wells, folds, tmp_path, monkeypatch):
+def test_where_batches_are_pure_no_image_sees_statistics_of_another_unit(screen, wells, folds, tmp_path, monkeypatch):
     """Every forward pass of student and teacher in training is of one experiment."""
     changes = dict(batches="experiment", unlabelled_source="heldout", batch_size=8)
     trainer = make_trainer(screen, wells, folds, TrainingState(tmp_path), **changes)
     start, _ = pretrain(trainer)
     tables = {id(trainer.labelled): trainer.view.labelled, id(trainer.unlabelled): trainer.view.unlabelled}
     batches = []
-    usual_batch = SitePictures.batch
+    usual_batch = SiteImages.batch
     monkeypatch.setattr(
-        SitePictures, "batch", lambda self, index: batches.append((id(self), index)) or usual_batch(self, index)
+        SiteImages, "batch", lambda self, index: batches.append((id(self), index)) or usual_batch(self, index)
     )
     passed = []
     usual = Network.embed
@@ -294,7 +295,7 @@ def test_the_history_can_be_followed_while_training_runs(screen, wells, folds, t
 
 
 def test_rows_reach_mlflow_where_a_run_is_on_and_tensorboard_where_it_is_installed(monkeypatch, tmp_path):
-    row = dict(fold=0, cell_type="all", stage="pretrain", epoch=3, loss=1.5, teacher_t1=None)
+    row = dict(fold=0, cell_type="all", stage="pretrain", epoch=3, loss=1.5, teacher_top1=None)
     logged = []
     fake = types.SimpleNamespace(
         active_run=lambda: None, log_metrics=lambda figures, step: logged.append((figures, step))
@@ -339,7 +340,7 @@ def test_unknown_optimizers_and_wrong_schedules_are_refused(screen, wells, folds
         pretrain(trainer)
     with pytest.raises(ValueError, match="begins with epoch 0"):
         parameters(mean_teacher=MEAN_TEACHER | dict(ema_decay={1: 0.9}))
-    with pytest.raises(ValueError, match="mixes pictures, but with training.mean_teacher.views 'shared'"):
+    with pytest.raises(ValueError, match="mixes images, but with training.mean_teacher.views 'shared'"):
         parameters(augmentation=AUGMENTATION | dict(mixup=0.4))
 
 

@@ -9,8 +9,8 @@ import torch
 
 from deepnoise.datasets.model import TrainingState
 from deepnoise.parameters import PseudoLabelParameters
+from deepnoise.training.fold_view import fold_view
 from deepnoise.training.pseudo_labels import PseudoLabels
-from deepnoise.training.split import fold_view
 from tests.training.helpers import MEAN_TEACHER, PSEUDO, train
 
 
@@ -80,9 +80,7 @@ def test_with_groups_only_the_classes_of_the_plate_can_win(view, wells, design):
     treated = np.flatnonzero(view.unlabelled["target"])
     sites = np.random.default_rng(2).normal(0, 1, (len(names), len(view.classes)))
     sites[np.arange(len(names)), [number.get(n, 0) for n in names]] += 8
-    own = names.iloc[
-        treated[0]
-    ]  # a well whose picture says nothing, and a little of a class that is never on its plate
+    own = names.iloc[treated[0]]  # a well whose image says nothing, and a little of a class that is never on its plate
     sites[treated[0]] = 0.0
     sites[treated[0], next(number[n] for n in view.targets if layout[n] != layout[own])] = 1.0
     kept.renew(sites)

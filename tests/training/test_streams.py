@@ -1,11 +1,11 @@
-"""The order in which pictures are shown."""
+"""The order in which images are shown."""
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from deepnoise.training.streams import labelled_stream, pure_units, unlabelled_stream
+from deepnoise.training.streams import batch_group, labelled_stream, unlabelled_stream
 
 
 def generator(seed=0):
@@ -13,9 +13,9 @@ def generator(seed=0):
 
 
 @pytest.mark.parametrize("batches", ["mixed", "experiment", "plate"])
-def test_every_picture_is_shown_once_in_batches_of_one_unit(batches):
+def test_every_image_is_shown_once_in_batches_of_one_unit(batches):
     table = pd.DataFrame({"experiment": np.repeat(["a", "b", "c"], [13, 20, 7]), "plate": np.tile(["1", "2"], 20)})
-    units = pure_units(table, batches)
+    units = batch_group(table, batches)
     order = labelled_stream(units, 6, generator())
     assert sorted(np.concatenate(order)) == list(range(40))
     assert all(len(set(units[batch])) == 1 and len(batch) >= 2 for batch in order)
@@ -39,7 +39,7 @@ def test_one_random_site_of_each_well():
 def test_the_unlabelled_stream_keeps_the_ratio_the_unit_and_its_own_order(batches):
     table = pd.DataFrame({"experiment": np.repeat(["a", "b"], [24, 36]), "plate": "1"})
     other = pd.DataFrame({"experiment": np.repeat(["b", "a"], [10, 14]), "plate": "1"})
-    units, own = pure_units(table, batches), pure_units(other, batches)
+    units, own = batch_group(table, batches), batch_group(other, batches)
     order = labelled_stream(units, 6, generator())
     further = unlabelled_stream(order, units, own, 3, generator(1))
     assert all(

@@ -9,9 +9,10 @@ from kedro.io import DatasetError
 
 from deepnoise.datasets.study import StudyStorageDataset
 from deepnoise.errors import InputError
-from deepnoise.ingestion.design import discover_groups, make_folds, without_heldout_labels
+from deepnoise.ingestion.folds import make_folds
+from deepnoise.ingestion.layouts import discover_groups, without_heldout_labels
 from deepnoise.parameters import SearchRange, TuningParameters, replace_values
-from deepnoise.plate_balancing.balancing import Knowledge, balance
+from deepnoise.plate_balancing.balancing import DesignKnowledge, balance
 from deepnoise.plate_balancing.scores import pool_scores
 from deepnoise.tables import SCORE, validate_table
 from deepnoise.tuning.figures import draw_study
@@ -137,7 +138,7 @@ def test_values_stay_in_their_ranges_and_names_must_exist():
             SearchRange.model_validate(wrong)
 
 
-def test_pictures_of_a_study_and_of_one_that_tells_nothing_yet(journal):
+def test_images_of_a_study_and_of_one_that_tells_nothing_yet(journal):
     one = run_study(journal.load(), "one", "m", SPACE, valley, tuning(trials=1))
     assert [len(figure.axes) for figure in draw_study(one)][1:] == [0, 0]
     study = run_study(journal.load(), "s", "m", SPACE, valley, tuning())
@@ -184,7 +185,7 @@ def test_plate_balancing_is_tuned_on_stored_scores(wells):
     pooled = pool_scores(scores[scores["role"] == "validation"], wells)
     truth = pooled["id_code"].map(wells.set_index("id_code")["perturbation"])
     for method, score in by_method.items():
-        steps = balance(pooled, Knowledge(layout), block.model_copy(update={"method": method})).steps
+        steps = balance(pooled, DesignKnowledge(layout), block.model_copy(update={"method": method})).steps
         called = steps[steps["step"] == steps["step"].iloc[-1]].set_index("id_code")["call"]
         assert score == np.mean(called.loc[pooled["id_code"]].to_numpy() == truth.to_numpy())
     assert len(by_method) == 3 and len(set(by_method.values())) > 1

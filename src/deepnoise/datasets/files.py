@@ -1,4 +1,4 @@
-"""Small helpers of the datasets: folders behind any fsspec URL, csv files with clear errors, pictures, atomic writes."""
+"""Small helpers of the datasets: folders behind any fsspec URL, csv files with clear errors, images, atomic writes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import tifffile
 from fsspec.implementations.local import LocalFileSystem
 from PIL import Image
 
-from deepnoise.errors import InputError, PictureError, closest, first_few
+from deepnoise.errors import ImageError, InputError, closest, first_few
 
 PICTURES = (".png", ".tif", ".tiff", ".npy")
 
@@ -116,76 +116,74 @@ def read_csv(path: str | Path, needed: Sequence[str]) -> pd.DataFrame:
     return table
 
 
-def read_picture(folder: Folder, name: str) -> np.ndarray:
-    """One picture file (.png, .tif, .npy) as it is stored.
+def read_image(folder: Folder, name: str) -> np.ndarray:
+    """One image file (.png, .tif, .npy) as it is stored.
 
     Returns:
         (H, W), or (C, H, W) of a file with several channels: .npy and colour .png hold (H, W, C), .tif says itself.
 
     Raises:
-        PictureError: It is absent, damaged, or neither uint8 nor uint16.
+        ImageError: It is absent, damaged, or neither uint8 nor uint16.
     """
     path = folder.join(name)
     try:
         with folder.fs.open(path, "rb") as file:
-            picture = _decode(file, path)
+            image = _decode(file, path)
     except FileNotFoundError as error:
-        raise PictureError("missing_image", path, "no such file") from error
+        raise ImageError("missing_image", path, "no such file") from error
     except IsADirectoryError as error:
-        raise PictureError("unreadable_image", path, "is a folder, expected a picture") from error
+        raise ImageError("unreadable_image", path, "is a folder, expected an image") from error
     except Exception as error:  # whatever a decoder trips over: zlib, struct, index, memory
         reason = str(error).replace(str(path), "").strip() or type(error).__name__
-        raise PictureError("unreadable_image", path, f"cannot be read as a picture ({reason})") from error
-    picture = raw_counts(picture, path)
-    if picture.ndim not in (2, 3):
-        raise PictureError(
-            "wrong_shape", path, f"shape {picture.shape}, expected one picture or one of several channels"
-        )
-    return picture
+        raise ImageError("unreadable_image", path, f"cannot be read as an image ({reason})") from error
+    image = raw_counts(image, path)
+    if image.ndim not in (2, 3):
+        raise ImageError("wrong_shape", path, f"shape {image.shape}, expected one image or one of several channels")
+    return image
 
 
-def raw_counts(picture: np.ndarray, name: str) -> np.ndarray:
+def raw_counts(image: np.ndarray, name: str) -> np.ndarray:
     """The same values in the machine's own byte order.
 
     Raises:
-        PictureError: They are neither uint8 nor uint16; ``name`` says whose.
+        ImageError: They are neither uint8 nor uint16; ``name`` says whose.
     """
-    picture = picture.astype(picture.dtype.newbyteorder("="), copy=False)
-    if picture.dtype not in (np.uint8, np.uint16):
-        raise PictureError("wrong_dtype", name, f"{picture.dtype}, expected uint8 or uint16")
-    return picture
+    image = image.astype(image.dtype.newbyteorder("="), copy=False)
+    if image.dtype not in (np.uint8, np.uint16):
+        raise ImageError("wrong_dtype", name, f"{image.dtype}, expected uint8 or uint16")
+    return image
 
 
 def _decode(file: BinaryIO, path: str) -> np.ndarray:
     if path.endswith(".npy"):
-        picture = np.load(file, allow_pickle=False)
-        return picture.transpose(2, 0, 1) if picture.ndim == 3 else picture
+        image = np.load(file, allow_pickle=False)
+        return image.transpose(2, 0, 1) if image.ndim == 3 else image
     if path.lower().endswith((".tif", ".tiff")):
         with tifffile.TiffFile(file) as tiff:
             series = tiff.series[0]
-            picture, axes = series.asarray(), series.axes
-        long = [a for a, n in zip(axes, picture.shape, strict=True) if n > 1 or a in "YX"]
-        picture = picture.reshape([n for a, n in zip(axes, picture.shape, strict=True) if a in long])
+            image, axes = series.asarray(), series.axes
+        long = [a for a, n in zip(axes, image.shape, strict=True) if n > 1 or a in "YX"]
+        image = image.reshape([n for a, n in zip(axes, image.shape, strict=True) if a in long])
         if len(long) == 3:  # channels, or unnamed pages of a stack; samples (S) may come last
             extra = next(a for a in long if a not in "YX")
-            picture = np.moveaxis(picture, long.index(extra), 0)
-        return picture
+            image = np.moveaxis(image, long.index(extra), 0)
+        return image
     with Image.open(file) as image:
-        picture = np.asarray(image)
-    return picture.transpose(2, 0, 1) if picture.ndim == 3 else picture
+        image = np.asarray(image)
+    return image.transpose(2, 0, 1) if image.ndim == 3 else image
 
 
 class SiteFiles:
-    """Pictures that lie in files: what is there, and one site read at a time.
+    """Images that lie in files: what is there, and one site read at a time.
 
     Args:
         folder: What file names are relative to.
         channels: Names of the C channels.
         found: One row a site: experiment, plate, well, site, ``files`` (tuple of names: one a channel, or one of all
             channels) and ``missing`` (those of them that are not there).
-        strays: Names of pictures whose place is unknown.
+        strays: Names of images whose place is unknown.
         dtype: uint8 or uint16 where the layout promises it.
-        named_sites: Whether the layout numbers sites, so that a lacking one can be told.
+        numbered_sites: Whether the layout numbers sites, so that a lacking one can be told.
     """
 
     def __init__(
@@ -195,10 +193,10 @@ class SiteFiles:
         found: pd.DataFrame,
         strays: Sequence[str] = (),
         dtype: str | None = None,
-        named_sites: bool = True,
+        numbered_sites: bool = True,
     ) -> None:
         self.folder, self.channels, self.found = folder, channels, found
-        self.strays, self.dtype, self.named_sites = list(strays), dtype, named_sites
+        self.strays, self.dtype, self.numbered_sites = list(strays), dtype, numbered_sites
 
     def stamp(self, files: tuple[str, ...], checksum: bool = False) -> list:
         """What a change of the files changes: name, size and time; with ``checksum`` a hash of the content instead of the time."""
@@ -215,39 +213,39 @@ class SiteFiles:
         """(C, H, W) of one site.
 
         Raises:
-            PictureError: A file cannot be read, or does not fit the others or the number of channels.
+            ImageError: A file cannot be read, or does not fit the others or the number of channels.
         """
-        pictures = [read_picture(self.folder, name) for name in files]
-        first = pictures[0]
+        images = [read_image(self.folder, name) for name in files]
+        first = images[0]
         if len(files) == 1:
             stack = first if first.ndim == 3 else first[None]
         else:
-            for name, picture in zip(files, pictures, strict=True):
+            for name, image in zip(files, images, strict=True):
                 finding = (
-                    "unequal_channels" if picture.ndim == 3
-                    else "wrong_dtype" if picture.dtype != first.dtype
-                    else "wrong_shape" if picture.shape != first.shape
+                    "unequal_channels" if image.ndim == 3
+                    else "wrong_dtype" if image.dtype != first.dtype
+                    else "wrong_shape" if image.shape != first.shape
                     else None
                 )  # fmt: skip
                 if finding:
-                    raise PictureError(
+                    raise ImageError(
                         finding,
                         self.folder.join(name),
-                        f"{picture.dtype} of shape {picture.shape}, expected one channel of {first.dtype} and shape "
+                        f"{image.dtype} of shape {image.shape}, expected one channel of {first.dtype} and shape "
                         f"{first.shape[-2:]} as in {files[0]}",
                     )
-            stack = np.stack(pictures)
+            stack = np.stack(images)
         return np.ascontiguousarray(self._all_channels(stack, self.folder.join(files[0])))
 
-    def _all_channels(self, picture: np.ndarray, name: str) -> np.ndarray:
-        """The (C, H, W) picture itself; refused by name if it has more or fewer channels than the screen."""
-        if len(picture) != len(self.channels):
-            raise PictureError(
+    def _all_channels(self, image: np.ndarray, name: str) -> np.ndarray:
+        """The (C, H, W) image itself; refused by name if it has more or fewer channels than the screen."""
+        if len(image) != len(self.channels):
+            raise ImageError(
                 "unequal_channels",
                 name,
-                f"{len(picture)} channels, expected {len(self.channels)} ({', '.join(self.channels)})",
+                f"{len(image)} channels, expected {len(self.channels)} ({', '.join(self.channels)})",
             )
-        return picture
+        return image
 
 
 def write_json(path: str | Path, content: Any, indent: int | None = 1) -> None:

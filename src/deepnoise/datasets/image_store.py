@@ -1,4 +1,4 @@
-"""The packed pictures of a screen: zarr v3, one array a plate, one chunk a site, in the source's dtype."""
+"""The packed images of a screen: zarr v3, one array a plate, one chunk a site, in the source's dtype."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import zarr.storage
 from kedro.io import AbstractDataset
 
 from deepnoise.datasets.files import Folder, read_json, write_json
-from deepnoise.errors import InputError, PictureError
+from deepnoise.errors import ImageError, InputError
 from deepnoise.ingestion.packing import (
     PackingPlan,
     PlateImages,
@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 
 class ImageStore:
-    """Read access to packed pictures. Only opened once the store is complete."""
+    """Read access to packed images. Only opened once the store is complete."""
 
     def __init__(self, folder: Folder, manifest: dict[str, Any]) -> None:
         self._folder = folder
@@ -46,7 +46,7 @@ class ImageStore:
         self._open: dict[str, zarr.Array] = {}
 
     def records(self) -> Iterator[dict[str, Any]]:
-        """What is known of each plate: its rows, faults, and facts of every picture."""
+        """What is known of each plate: its rows, faults, and facts of every image."""
         for plate in self.plates.values():
             yield read_json(f"{self._folder.url}/{plate['folder']}.json")
 
@@ -80,10 +80,10 @@ class ImageStore:
         array = self.array(experiment, plate)
         if store_rows is None:
             return np.asarray(array[:])
-        pictures = np.empty((len(store_rows), *array.shape[1:]), array.dtype)
+        images = np.empty((len(store_rows), *array.shape[1:]), array.dtype)
         for i, row in enumerate(np.asarray(store_rows)):
-            pictures[i] = array[int(row)]  # one chunk; zarr's fancy indexing takes three times as long
-        return pictures
+            images[i] = array[int(row)]  # one chunk; zarr's fancy indexing takes three times as long
+        return images
 
 
 class ImageStoreDataset(AbstractDataset[PackingPlan, ImageStore]):
@@ -160,10 +160,10 @@ class ImageStoreDataset(AbstractDataset[PackingPlan, ImageStore]):
                 f"{_size(free)} are free; free some space or choose another data_root"
             )
 
-    def _compressed_size(self, picture: np.ndarray) -> int:
+    def _compressed_size(self, image: np.ndarray) -> int:
         store = zarr.storage.MemoryStore()
-        array = _create(store, (1, *picture.shape), str(picture.dtype), self._codec)
-        array[0] = picture
+        array = _create(store, (1, *image.shape), str(image.dtype), self._codec)
+        array[0] = image
         return int(array.nbytes_stored())
 
     def _pack(
@@ -181,20 +181,20 @@ class ImageStoreDataset(AbstractDataset[PackingPlan, ImageStore]):
                 self._folder.fs.rm(self._folder.join(old), recursive=True)
         array = _create(_zarr_store(self._folder.sub(name)), (len(plate.sites), *shape), dtype, self._codec)
 
-        def store_site(row: int) -> list | PictureError:
+        def store_site(row: int) -> list | ImageError:
             files = plate.sites["files"].iloc[row]
             try:
-                picture = plan.read(files)
-                check_form(picture, files, shape, dtype)
-            except PictureError as error:
+                image = plan.read(files)
+                check_form(image, files, shape, dtype)
+            except ImageError as error:
                 return error
             finally:
                 bar.update(1)
-            array[row] = picture  # one chunk, one object, one writer
-            return describe_site(picture)
+            array[row] = image  # one chunk, one object, one writer
+            return describe_site(image)
 
         facts = list(pool.map(store_site, range(len(plate.sites))))
-        good = [i for i, fact in enumerate(facts) if not isinstance(fact, PictureError)]
+        good = [i for i, fact in enumerate(facts) if not isinstance(fact, ImageError)]
         rows = plate.sites[["id_code", "well", "site"]].assign(store_row=range(len(plate.sites))).iloc[good]
         pixels = [facts[i] for i in good]
         record = {
@@ -213,7 +213,7 @@ class ImageStoreDataset(AbstractDataset[PackingPlan, ImageStore]):
                     "finding": fact.finding, "file": fact.file, "detail": fact.detail,
                     "well": plate.sites["well"].iloc[i], "site": int(plate.sites["site"].iloc[i]),
                 }
-                for i, fact in enumerate(facts) if isinstance(fact, PictureError)
+                for i, fact in enumerate(facts) if isinstance(fact, ImageError)
             ],
         }  # fmt: skip
         write_json(self._file(f"{name}.json"), record, indent=None)

@@ -1,4 +1,4 @@
-"""A generic layout: one csv with a row for each site (or each picture file), its columns mapped in the catalog."""
+"""A generic layout: one csv with a row for each site (or each image file), its columns mapped in the catalog."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class _LongTable(AbstractDataset[Any, Any]):
         filepath: The csv (or .csv.gz): a path or an fsspec URL; with ``*`` in it, all files that match, one below the other.
         columns: Templates of experiment, plate, well, cell_type and perturbation; also, where the table has them, of site (a
             number; without it the rows of a well are numbered in their order) and well_type.
-        files: Template of the picture's path, of all channels; or channel name -> template of that channel's path.
+        files: Template of the image's path, of all channels; or channel name -> template of that channel's path.
         root: What ``files`` and ``join`` are relative to; the csv's folder if not given.
         channels: Channel names of a file of all channels, in its order.
         join: Further csv files, joined on the columns that they share with the first.
@@ -38,7 +38,7 @@ class _LongTable(AbstractDataset[Any, Any]):
         positive_controls: Perturbations that are positive controls, where there is no well_type.
         heldout: csv column -> values whose rows are unlabelled: predicted, never trained on.
         exclude: csv column -> values whose rows are left out.
-        dtype: uint8 or uint16 where all pictures must be of it; else the commonest counts.
+        dtype: uint8 or uint16 where all images must be of it; else the commonest counts.
         metadata: For kedro-viz.
     """
 
@@ -240,12 +240,12 @@ class LongTableLabelsDataset(_LongTable):
 
 
 class LongTableImagesDataset(_LongTable):
-    """The pictures of the csv, a row a site; loading lists their folders, no picture is opened."""
+    """The images of the csv, a row a site; loading lists their folders, no image is opened."""
 
     def load(self) -> SiteFiles:
         if not self._files:
             raise InputError(
-                f"catalog: the entry of pictures of {self._name} has no 'files'; give the template of their paths"
+                f"catalog: the entry of images of {self._name} has no 'files'; give the template of their paths"
             )
         rows = self._rows()
         found = rows[PLACE].copy()
@@ -263,5 +263,9 @@ class LongTableImagesDataset(_LongTable):
         found["files"] = names
         found["missing"] = [tuple(n for n in files if folder.facts(n) is None) for files in names]
         return SiteFiles(
-            folder, self._channels, found.reset_index(drop=True), dtype=self._dtype, named_sites="site" in self._columns
+            folder,
+            self._channels,
+            found.reset_index(drop=True),
+            dtype=self._dtype,
+            numbered_sites="site" in self._columns,
         )

@@ -12,7 +12,7 @@ from kedro.io import AbstractDataset, AbstractVersionedDataset, DatasetError, Ve
 
 from deepnoise.datasets.files import read_json, write_json
 from deepnoise.errors import InputError, closest, first_few
-from deepnoise.training.model import TrainedModel
+from deepnoise.network.trained_model import TrainedModel
 
 if TYPE_CHECKING:
     import torch

@@ -13,7 +13,7 @@ from kedro.io import AbstractDataset
 from pydantic import ValidationError
 
 from deepnoise.datasets.files import Folder, SiteFiles, raw_counts, time_of
-from deepnoise.errors import InputError, PictureError
+from deepnoise.errors import ImageError, InputError
 
 
 def _metadata(group: zarr.Group, kind: str) -> Any:
@@ -56,29 +56,27 @@ class OmeZarrSites(SiteFiles):
         """(C, H, W) of one site at full resolution.
 
         Raises:
-            PictureError: The image is damaged, has time points or planes, or other channels than the screen.
+            ImageError: The image is damaged, has time points or planes, or other channels than the screen.
         """
         try:
             array, axes = self._image(files[0])
             long = [f"{n} {a}" for a, n in zip(axes, array.shape, strict=True) if a not in ("c", "y", "x") and n > 1]
             if long:
-                raise PictureError(
+                raise ImageError(
                     "wrong_shape", files[0], f"has {' and '.join(long)} planes, expected one; project them first"
                 )
-            picture = raw_counts(np.asarray(array[:]), files[0])
-        except PictureError:
+            image = raw_counts(np.asarray(array[:]), files[0])
+        except ImageError:
             raise
         except Exception as error:  # whatever a codec or the metadata trips over
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise PictureError(
-                "unreadable_image", files[0], f"cannot be read as an OME-Zarr image ({reason})"
-            ) from error
-        picture = picture.reshape([n for a, n in zip(axes, picture.shape, strict=True) if a in ("c", "y", "x")])
-        return self._all_channels(picture if "c" in axes else picture[None], files[0])
+            raise ImageError("unreadable_image", files[0], f"cannot be read as an OME-Zarr image ({reason})") from error
+        image = image.reshape([n for a, n in zip(axes, image.shape, strict=True) if a in ("c", "y", "x")])
+        return self._all_channels(image if "c" in axes else image[None], files[0])
 
 
 class OmeZarrImagesDataset(AbstractDataset[SiteFiles, SiteFiles]):
-    """The pictures of OME-Zarr plates; loading reads their metadata, no picture is opened.
+    """The images of OME-Zarr plates; loading reads their metadata, no image is opened.
 
     The plate's name is that of its folder without ``.zarr`` or ``.ome.zarr``; a well's images are its sites, from 1.
 
@@ -86,7 +84,7 @@ class OmeZarrImagesDataset(AbstractDataset[SiteFiles, SiteFiles]):
         root: Folder of the plates, or of one folder an experiment: a path or an fsspec URL.
         channels: Channel names, in the order of the axis c.
         experiment: Name of the experiment where plates lie in the root itself.
-        dtype: uint8 or uint16 where all pictures must be of it; else the commonest counts.
+        dtype: uint8 or uint16 where all images must be of it; else the commonest counts.
         metadata: For kedro-viz.
     """
 
@@ -108,7 +106,7 @@ class OmeZarrImagesDataset(AbstractDataset[SiteFiles, SiteFiles]):
         for experiment, path in self._plates(root):
             rows += self._sites(root, experiment, path)
         if not rows:
-            raise InputError(f"{self._root}: no plate <plate>.zarr or <experiment>/<plate>.zarr with a picture found")
+            raise InputError(f"{self._root}: no plate <plate>.zarr or <experiment>/<plate>.zarr with an image found")
         found = pd.DataFrame(rows, columns=["experiment", "plate", "well", "site", "files", "missing"])
         return OmeZarrSites(root, self._channels, found, dtype=self._dtype)
 
@@ -134,7 +132,7 @@ class OmeZarrImagesDataset(AbstractDataset[SiteFiles, SiteFiles]):
             for well in _metadata(plate, "HCS").plate.wells:
                 row, column = well.path.split("/")
                 if well.path not in plate:
-                    continue  # named in the metadata and never written: a well without pictures
+                    continue  # named in the metadata and never written: a well without images
                 group: Any = plate[well.path]
                 for site, image in enumerate(_metadata(group, "Well").well.images, start=1):
                     files = (f"{path}/{well.path}/{image.path}",)
@@ -149,7 +147,7 @@ class OmeZarrImagesDataset(AbstractDataset[SiteFiles, SiteFiles]):
         return sites
 
     def save(self, data: SiteFiles) -> None:
-        raise InputError("raw pictures are an input and are never written")
+        raise InputError("raw images are an input and are never written")
 
     def _describe(self) -> dict[str, Any]:
         return {"root": self._root, "channels": self._channels}

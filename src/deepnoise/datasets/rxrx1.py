@@ -98,12 +98,12 @@ class RxRx1LabelsDataset(AbstractDataset[pd.DataFrame, pd.DataFrame]):
 
 
 class RxRx1ImagesDataset(AbstractDataset[SiteFiles, SiteFiles]):
-    """The pictures of an RxRx1 folder; loading lists them, none is opened.
+    """The images of an RxRx1 folder; loading lists them, none is opened.
 
     Args:
         root: Folder that holds ``train/`` and ``test/``: a path or an fsspec URL.
         channels: Channel names in the order w1, w2, ...
-        dtype: uint8 or uint16 where all pictures must be of it; else the commonest counts.
+        dtype: uint8 or uint16 where all images must be of it; else the commonest counts.
         metadata: For kedro-viz.
     """
 
@@ -140,19 +140,19 @@ class RxRx1ImagesDataset(AbstractDataset[SiteFiles, SiteFiles]):
         found = pd.DataFrame(rows, columns=["experiment", "plate", "well", "site", "files", "missing"])
         if found.empty:
             raise InputError(
-                f"{self._root}: no picture <split>/<experiment>/Plate<p>/<well>_s<site>_w<channel>.png found"
+                f"{self._root}: no image <split>/<experiment>/Plate<p>/<well>_s<site>_w<channel>.png found"
             )
         return SiteFiles(root, self._channels, found, strays, self._dtype)
 
     def save(self, data: SiteFiles) -> None:
-        raise InputError("raw pictures are an input and are never written")
+        raise InputError("raw images are an input and are never written")
 
     def _describe(self) -> dict[str, Any]:
         return {"root": self._root, "channels": self._channels}
 
 
 class RxRx1WellsDataset(RxRx1TablesDataset):
-    """The table ``wells`` straight from the four csv tables, for screens without pictures."""
+    """The table ``wells`` straight from the four csv tables, for screens without images."""
 
     def load(self) -> pd.DataFrame:
         return validate_wells(super().load(), ["treatment"])[0]

@@ -14,10 +14,10 @@ from deepnoise.datasets.files import SiteFiles, read_json, write_json
 from deepnoise.datasets.rxrx1 import SPLITS, RxRx1ImagesDataset, RxRx1TablesDataset
 from deepnoise.errors import InputError, first_few
 from deepnoise.simulation.cells import CHANNELS
-from deepnoise.simulation.screen import PlatePictures
+from deepnoise.simulation.screen import RenderedPlate
 
 MARK = "simulated_screen.json"
-"""Written first (incomplete) by the tables and last (complete) by the pictures."""
+"""Written first (incomplete) by the tables and last (complete) by the images."""
 
 
 class SimulatedTablesDataset(AbstractDataset[pd.DataFrame, pd.DataFrame]):
@@ -77,7 +77,7 @@ class SimulatedTablesDataset(AbstractDataset[pd.DataFrame, pd.DataFrame]):
 
 
 class SimulatedImagesDataset(AbstractDataset[Any, SiteFiles]):
-    """Saves plates of pictures one by one, then a dict of facts that marks the screen as complete.
+    """Saves plates of images one by one, then a dict of facts that marks the screen as complete.
 
     Args:
         root: Folder of the screen.
@@ -88,7 +88,7 @@ class SimulatedImagesDataset(AbstractDataset[Any, SiteFiles]):
         self._root = Path(root)
         self.metadata = metadata
 
-    def save(self, data: PlatePictures | dict[str, Any]) -> None:
+    def save(self, data: RenderedPlate | dict[str, Any]) -> None:
         if isinstance(data, dict):
             write_json(self._root / MARK, {"complete": True, **data})
             return
@@ -96,8 +96,8 @@ class SimulatedImagesDataset(AbstractDataset[Any, SiteFiles]):
         folder.mkdir(parents=True, exist_ok=True)
         for well, sites in zip(data.wells, data.tiles, strict=True):
             for s, site in enumerate(sites, start=1):
-                for c, picture in enumerate(site, start=1):
-                    Image.fromarray(picture).save(folder / f"{well}_s{s}_w{c}.png", compress_level=1)
+                for c, image in enumerate(site, start=1):
+                    Image.fromarray(image).save(folder / f"{well}_s{s}_w{c}.png", compress_level=1)
 
     def load(self) -> SiteFiles:
         if not self._exists():

@@ -65,7 +65,7 @@ class TableDataset(ParquetDataset):
 class EmptyTableDataset(AbstractDataset[pd.DataFrame, pd.DataFrame]):
     """A table that this environment does not have: loads without rows, and cannot be saved.
 
-    Used where a screen comes without pictures, so that evaluation sees "none" instead of a missing file.
+    Used where a screen comes without images, so that evaluation sees "none" instead of a missing file.
     """
 
     def __init__(self, *, schema: str, metadata: dict[str, Any] | None = None) -> None:

@@ -7,9 +7,9 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
+from deepnoise.drawing.figures import words
+from deepnoise.evaluation.headline import no_better_than_chance
 from deepnoise.evaluation.intervals import LEAST_EXPERIMENTS
-from deepnoise.evaluation.metrics import no_better_than_chance
-from deepnoise.figures import words
 from deepnoise.report.chapter import Answer, Chapter, Section, figure, percent, table
 
 FEW_CLASSES = 6
@@ -65,7 +65,7 @@ def write_chapter(
         )
     noise = Section(
         "Signal and leak",
-        "What embeddings and pictures tell of the perturbation, and what of the experiment.",
+        "What embeddings and images tell of the perturbation, and what of the experiment.",
         [
             figure("Signal and leak", plots["signal_leak_plot"], "signal_leak_plot",
                    "Signal: how early replicates find each other, beside chance. Leak: what a linear probe names from embeddings and from pixels; "
@@ -74,9 +74,9 @@ def write_chapter(
                   leaks[["representation", "axis", "verdict", "balanced_accuracy", "chance", "p", "detectable", "wells", "reason", "tier"]], "leak_probes",
                   "“None seen” is said only where a planted shift would have been found; detectable: its size in standard deviations."),
             figure("Map of the embeddings", plots["embedding_map"], "embedding_map",
-                   "The first two principal components of wells on plates that the model has not seen. A picture, no measurement: the probes measure."),
+                   "The first two principal components of wells on plates that the model has not seen. An image, no measurement: the probes measure."),
             table("Suspect wells", flagged[["rank", "experiment", "plate", "well", "kind", "partner", "evidence", "needed", "detail", "tier"]],
-                  "suspect_wells", "Their picture contradicts the plate map: swapped, mislabelled, empty, or a turned plate."),
+                  "suspect_wells", "Their image contradicts the plate map: swapped, mislabelled, empty, or a turned plate."),
         ],
         card["notes"],
     )  # fmt: skip
@@ -121,12 +121,12 @@ def _signal(scores: dict[str, Any]) -> Answer:
 def _design(scores: dict[str, Any], reliability: list[dict[str, Any]]) -> Answer:
     last = (reliability or [{}])[-1]
     sure = ""
-    if last.get("sure_precision") is not None:
-        sure = f"; {percent(last['sure_share'])} of the calls are sure enough, and {percent(last['sure_precision'])} of these are right"
+    if last.get("confident_precision") is not None:
+        sure = f"; {percent(last['confident_share'])} of the calls are sure enough, and {percent(last['confident_precision'])} of these are right"
     steps = {step["step"]: step for step in scores["steps"]}
     plain = steps.pop("plain", None)
     if not steps:
-        return Answer(f"the plate design was not used: every call stands on its own pictures{sure}", False)
+        return Answer(f"the plate design was not used: every call stands on its own images{sure}", False)
     name, best = list(steps.items())[-1]
     start = f", from {percent(plain['top1'])} without it" if plain else ""
     found = scores["plate_groups"]
@@ -172,7 +172,7 @@ def _doubts(scores: dict[str, Any], reliability: list[dict[str, Any]], card: dic
     if main := scores["heldout"][scores["unit"]]:
         if main["experiments"] < LEAST_EXPERIMENTS:
             many = "s are" if main["experiments"] > 1 else " is"
-            doubts.append(f"{main['experiments']} scored experiment{many} too few to generalise from")
+            doubts.append(f"{main['experiments']} scored experiment{many} too few to generalize from")
         if len(main["by_experiment"]) > 1:
             weakest = min(main["by_experiment"], key=main["by_experiment"].__getitem__)
             doubts.append(f"{weakest}, the weakest experiment ({percent(main['by_experiment'][weakest])})")

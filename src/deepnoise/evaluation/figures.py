@@ -10,8 +10,8 @@ import plotly.graph_objects as go
 from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
 
+from deepnoise.drawing.figures import COLOURS, REST, new_figure, say, tier_colour, words
 from deepnoise.evaluation.profiles import Profiles
-from deepnoise.figures import COLOURS, REST, new_figure, say, tier_colour, words
 
 POINTS = 2000
 """Wells that are drawn in the map of embeddings, at most."""
@@ -259,8 +259,8 @@ def draw_confusions(perturbation_scores: pd.DataFrame, confusions: pd.DataFrame)
     ].sum()
     np.fill_diagonal(grid, right.reindex(chosen).fillna(0))
     if len(chosen) > 2:
-        likeness = np.clip((grid + grid.T) / 2, 0, 1)
-        distance = 1 - likeness
+        similarity_to_perturbations = np.clip((grid + grid.T) / 2, 0, 1)
+        distance = 1 - similarity_to_perturbations
         np.fill_diagonal(distance, 0)
         order = leaves_list(linkage(squareform(distance, checks=False), "average", optimal_ordering=True))
         grid, chosen = grid[np.ix_(order, order)], [chosen[i] for i in order]

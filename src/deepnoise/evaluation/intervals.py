@@ -53,7 +53,7 @@ def bootstrap_interval(totals: np.ndarray, counts: np.ndarray, seed: int = 0) ->
     return [float(centre - stretch * (centre - low)), float(centre + stretch * (high - centre))]
 
 
-def summarise(values: np.ndarray, experiment: np.ndarray, null: float = 0.0) -> dict[str, Any]:
+def summarize(values: np.ndarray, experiment: np.ndarray, null: float = 0.0) -> dict[str, Any]:
     """Mean of a score over rows, with what experiments allow to say about it.
 
     Args:
@@ -62,13 +62,13 @@ def summarise(values: np.ndarray, experiment: np.ndarray, null: float = 0.0) -> 
         null: Value that means nothing, such as chance.
 
     Returns:
-        See :func:`summarise_sums`; ``n`` is the number of rows.
+        See :func:`summarize_sums`; ``n`` is the number of rows.
     """
     _, code = np.unique(experiment, return_inverse=True)
-    return summarise_sums(np.bincount(code, weights=np.asarray(values, float)), np.bincount(code).astype(float), null)
+    return summarize_sums(np.bincount(code, weights=np.asarray(values, float)), np.bincount(code).astype(float), null)
 
 
-def summarise_sums(totals: np.ndarray, counts: np.ndarray, null: float = 0.0) -> dict[str, Any]:
+def summarize_sums(totals: np.ndarray, counts: np.ndarray, null: float = 0.0) -> dict[str, Any]:
     """The same from sums over the rows of each experiment.
 
     Args:

@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import recall_score
 
-from deepnoise.errors import InputError, closest, first_few
-from deepnoise.evaluation.intervals import LEAST_EXPERIMENTS, summarise, uncertainty
+from deepnoise.errors import InputError, closest
+from deepnoise.evaluation.headline import headline
+from deepnoise.evaluation.intervals import summarize
+from deepnoise.evaluation.score_table import _notes, _strange_labels
 from deepnoise.tables import SCHEMAS, SCORE, class_names, matrix
-
-HEADLINE_TIERS = ("T0", "T1", "T1c")
 
 
 def skill(accuracy: float, chance: float) -> float:
@@ -67,7 +67,7 @@ def score_table(scores: pd.DataFrame, truth: pd.Series, cell_type: pd.Series) ->
 
     Returns:
         top1, top5, macro_recall, skill, chance (1/K), n, experiments, interval, sign_flip_p
-        (:func:`deepnoise.evaluation.intervals.summarise`), tier, by_experiment (top1), by_perturbation (recall; n rows of each) and
+        (:func:`deepnoise.evaluation.intervals.summarize`), tier, by_experiment (top1), by_perturbation (recall; n rows of each) and
         by_cell_type (the same few figures).
     """
     calls = ranked_calls(scores, truth)
@@ -90,7 +90,7 @@ def score_table(scores: pd.DataFrame, truth: pd.Series, cell_type: pd.Series) ->
 
 
 def _accuracy(right: np.ndarray, experiment: np.ndarray, chance: float) -> dict[str, Any]:
-    found = summarise(right, experiment, chance)
+    found = summarize(right, experiment, chance)
     top1 = found.pop("mean")
     return {"top1": top1, "skill": skill(top1, chance), "chance": chance, **found}
 
@@ -103,7 +103,7 @@ def paired_gain(right: np.ndarray, reference: np.ndarray, experiment: np.ndarray
         reference: (W,) the same of the call that it is compared with.
         experiment: (W,) names.
     """
-    found = summarise(right.astype(float) - reference.astype(float), experiment)
+    found = summarize(right.astype(float) - reference.astype(float), experiment)
     return {"gain": found["mean"], "gain_interval": found["interval"], "gain_sign_flip_p": found["sign_flip_p"]}
 
 
@@ -290,15 +290,6 @@ def mean_over_sites(site_logits: pd.DataFrame) -> pd.DataFrame:
     return site_logits.groupby(["id_code", "experiment", "plate", "well", "role", "tier"])[columns].mean().reset_index()
 
 
-def headline(score: dict[str, Any] | None, unit: str) -> dict[str, Any] | None:
-    """The one figure to quote: top-1 of the plain call, where it owes nothing to plate design or to held-out pictures in training."""
-    if score is None or score["tier"] not in HEADLINE_TIERS:
-        return None
-    return {k: score[k] for k in ("top1", "skill", "chance", "n", "experiments", "interval", "sign_flip_p", "tier")} | {
-        "unit": unit
-    }
-
-
 def _against(model: pd.DataFrame, baseline: pd.DataFrame, held: dict[str, str]) -> dict[str, Any] | None:
     """The model's gain over hand features on the rows that both have called."""
     key = [c for c in ("fold", "id_code", "site") if c in model.columns and c in baseline.columns]
@@ -372,123 +363,3 @@ def perturbation_scores(
     table["most_called"] = table["most_called"].fillna("")
     table["tier"] = str(scores["tier"].iloc[0]) if len(scores) else tier
     return table.reset_index()[list(SCHEMAS["perturbation_scores"].columns)]
-
-
-def no_better_than_chance(score: dict[str, Any]) -> bool:
-    """Whether the interval of a top-1 holds chance or lies below it; with few experiments, whether most of them are hardly above it.
-
-    Hardly: at most twice chance, or a tenth of the way from chance to 1 where there are few classes.
-    """
-    chance = score["chance"]
-    if score["interval"] is not None:
-        return score["interval"][0] <= chance
-    enough = chance + min(chance, 0.1 * (1 - chance))
-    above = [top1 > enough for top1 in score["by_experiment"].values()]
-    return sum(above) <= len(above) / 2
-
-
-def _notes(wells: pd.DataFrame, score: dict[str, Any] | None, unit: str, external: bool) -> list[str]:
-    notes = []
-    if score is None:
-        notes.append("no held-out labels: nothing was scored")
-    elif score["experiments"] < LEAST_EXPERIMENTS:
-        notes.append(
-            f"fewer than six scored experiments ({score['experiments']}): points and exact sign-flip p, no intervals"
-        )
-    if score is not None and no_better_than_chance(score):
-        notes.append("the plain calls are no better than chance: these scores tell nothing of this screen")
-    plates = wells.groupby(["experiment", "plate"]).ngroups
-    if plates < 8:
-        notes.append(f"portability check only: {plates} plates are too few to tell biology from plate")
-    targets = wells[wells["target"] & wells["perturbation"].notna()]
-    places = targets.groupby("perturbation")["well"].nunique()
-    repeated = targets.groupby("perturbation").size() > 1
-    tied = int((places[repeated] == 1).sum())
-    if tied and tied == int(repeated.sum()):
-        notes.append(
-            f"class and well position are confounded: each of the {tied} perturbations stands at one well position "
-            "on every plate, so part of any score may be position"
-        )
-    if score is not None and score["tier"] == "T1c":
-        notes.append("T1c: the identity of the control wells was used for normalization, also on the scored plates")
-    if score is not None and score["tier"] not in HEADLINE_TIERS:
-        notes.append(
-            f"tier {score['tier']}: no headline; only T0, T1 and T1c owe nothing to plate design or to held-out pictures"
-        )
-    if unit == "site":
-        notes.append("scored by site (here: single cells), not by well; cells of one well are not independent")
-    if external and score is not None:
-        notes.append("scores came from another model")
-    return notes
-
-
-def _strange_labels(truth: list[str], names: list[str]) -> list[str]:
-    callable_names = set(names)
-    strange = [name for name in truth if name not in callable_names]
-    if not strange:
-        return []
-    return [
-        f"{len(strange)} held-out wells carry a perturbation that cannot be called ({first_few(sorted(set(strange)))}): "
-        "they count as wrong"
-    ]
-
-
-def format_scores(scores: dict[str, Any]) -> str:
-    """The printed score table."""
-    lines = [
-        f"Scores of the screen '{scores['screen']}' (unit: {scores['unit']}, {scores['classes']} perturbations)",
-        "",
-    ]
-    lines.append(f"{'':36} {'top-1':>7} {'top-5':>7} {'chance':>7} {'n':>6}  tier   95 % interval, or exact p")
-
-    def row(name: str, part: dict[str, Any]) -> str:
-        top5 = "-" if part.get("top5") is None else f"{part['top5']:.1%}"
-        sure = uncertainty(part) if part["interval"] is None else "{:.1%} to {:.1%}".format(*part["interval"])
-        return f"{name:36} {part['top1']:7.1%} {top5:>7} {part['chance']:7.1%} {part['n']:6d}  {part['tier']:5}  {sure}"
-
-    main = scores["heldout"][scores["unit"]]
-    other = "site" if scores["unit"] == "well" else "well"
-    if scores["baseline"]:
-        lines.append(row("hand features + logistic regression", scores["baseline"]))
-    if scores["seen"]:
-        lines.append(row("model, plates seen in training", scores["seen"]))
-    if scores["validation"]:
-        lines.append(row("model, validation plates", scores["validation"]))
-    if main:
-        lines.append(row("model, held-out plates", main))
-    if main and scores["heldout"][other]:
-        lines.append(row(f"  the same by {other}", scores["heldout"][other]))
-    lines += [row("  after " + step["step"], step) for step in scores["steps"] if step["step"] != "plain"]
-    if main:
-        by = main["by_cell_type"] if len(main["by_cell_type"]) > 1 else {}
-        mark = "" if main["tier"] == "T1" else f"   (tier {main['tier']})"
-        lines += ["", f"balanced accuracy (macro recall): {main['macro_recall']:.3f}{mark}"]
-        if scores["baseline"]:
-            lines.append(
-                f"   hand features, balanced accuracy: {scores['baseline']['macro_recall']:.3f} ({scores['baseline']['tier']})"
-            )
-        if scores["against_baseline"]:
-            gain = scores["against_baseline"]
-            sure = (
-                "{:+.1%} to {:+.1%}".format(*gain["gain_interval"])
-                if gain["gain_interval"]
-                else f"p {gain['gain_sign_flip_p']:.3f}"
-            )
-            lines.append(f"   gain over hand features: {gain['gain']:+.1%} ({sure}, paired by experiment)")
-        if scores["gap"]:
-            lines.append(f"   seen less unseen plates: {scores['gap']['top1']:+.1%}")
-        if by:
-            lines.append("   top-1 by cell type: " + ", ".join(f"{k} {v['top1']:.1%}" for k, v in by.items()))
-    for pair in scores["pairs"]:
-        lines.append(
-            f"   {pair['pair'][0]} against {pair['pair'][1]} alone, {pair['of']}: balanced accuracy {pair['macro_recall']:.3f} "
-            f"(chance 0.500, n {pair['n']})"
-        )
-    groups = scores["plate_groups"]
-    if groups["plates"]:
-        lines.append(
-            f"   plate groups: decided on {groups['decided']} of {groups['plates']} plates; "
-            f"{groups['right']} right of {groups['checked']} decided among the {groups['checkable']} with labels"
-        )
-    lines += [""] + [f"note: {note}" for note in scores["notes"]]
-    return "\n".join(lines).rstrip() + "\n"

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
-from deepnoise.evaluation.intervals import DRAWS, LEAST_EXPERIMENTS, LEVEL, summarise
+from deepnoise.evaluation.intervals import DRAWS, LEAST_EXPERIMENTS, LEVEL, summarize
 from deepnoise.tables import SCHEMAS
 
 BINS = 10
@@ -41,7 +41,7 @@ def measure_reliability(
     Returns:
         The table ``reliability`` (calibration bins; coverage against precision), and for each step: ``ece`` with an interval over
         experiments (none under LEAST_EXPERIMENTS), ``brier`` (mean squared distance of confidence and right or wrong) likewise,
-        ``accuracy``, ``confidence``, and for the plain and the last step what the sure calls are worth: ``sure_share``, ``sure_precision``.
+        ``accuracy``, ``confidence``, and for the plain and the last step what the sure calls are worth: ``confident_share``, ``confident_precision``.
     """
     heldout = steps[(steps["role"] == "heldout") & steps["id_code"].isin(truth.index)]
     rows: list[dict[str, Any]] = []
@@ -60,7 +60,7 @@ def measure_reliability(
         for share in COVERAGES:
             kept = order[: max(int(round(share * len(order))), 1)]
             rows.append(_row(name, "coverage", confidence[kept].min(), right[kept].mean(), len(kept), tier))
-        brier = summarise((confidence - right) ** 2, experiment)
+        brier = summarize((confidence - right) ** 2, experiment)
         part = {
             "step": name,
             "tier": tier,
@@ -72,12 +72,12 @@ def measure_reliability(
             "brier": brier["mean"],
             "brier_interval": brier["interval"],
         }
-        mark = {names[0]: "t1_sure", names[-1]: "t2_sure"}.get(name)
+        mark = {names[0]: "plain_confident", names[-1]: "design_confident"}.get(name)
         if mark:
             sure = own["id_code"].map(calls.set_index("id_code")[mark]).to_numpy(bool)
             part |= {
-                "sure_share": float(sure.mean()),
-                "sure_precision": float(right[sure].mean()) if sure.any() else None,
+                "confident_share": float(sure.mean()),
+                "confident_precision": float(right[sure].mean()) if sure.any() else None,
             }
         summary.append(part)
     return pd.DataFrame(rows) if rows else SCHEMAS["reliability"].empty(), summary
@@ -112,9 +112,9 @@ def format_reliability(summary: list[dict[str, Any]]) -> str:
     lines.append(f"{'':28} {'right':>7} {'says':>7} {'ECE':>6} {'Brier':>6}   sure calls: share, right")
     for part in summary:
         sure = ""
-        if part.get("sure_share") is not None:
-            good = "-" if part["sure_precision"] is None else f"{part['sure_precision']:.1%}"
-            sure = f"{part['sure_share']:.1%}, {good}"
+        if part.get("confident_share") is not None:
+            good = "-" if part["confident_precision"] is None else f"{part['confident_precision']:.1%}"
+            sure = f"{part['confident_share']:.1%}, {good}"
         lines.append(
             f"  {part['step']:26} {part['accuracy']:7.1%} {part['confidence']:7.1%} {part['ece']:6.3f} {part['brier']:6.3f}   {sure}  ({part['tier']})"
         )

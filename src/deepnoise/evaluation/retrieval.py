@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import false_discovery_control
 
-from deepnoise.evaluation.intervals import summarise
+from deepnoise.evaluation.intervals import summarize
 from deepnoise.evaluation.metrics import skill
 from deepnoise.evaluation.profiles import GROUP, Profiles, unit_length
 from deepnoise.progress import progress
@@ -173,7 +173,7 @@ def average_precisions(
     return table, {name: total / np.maximum(counts[name], 1) for name, total in sums.items()}
 
 
-def summarise_retrieval(table: pd.DataFrame, null: dict[str, np.ndarray]) -> dict[str, dict[str, dict[str, Any]]]:
+def summarize_retrieval(table: pd.DataFrame, null: dict[str, np.ndarray]) -> dict[str, dict[str, dict[str, Any]]]:
     """Mean average precision by well type and level, with chance, skill, interval and permutation p.
 
     Args:
@@ -187,7 +187,7 @@ def summarise_retrieval(table: pd.DataFrame, null: dict[str, np.ndarray]) -> dic
     found: dict[str, dict[str, dict[str, Any]]] = {}
     for (kind, level), rows in table.groupby(["well_type", "level"]):
         chance = float(rows["chance"].mean())
-        part = summarise(rows["average_precision"].to_numpy(), rows["experiment"].to_numpy(), chance)
+        part = summarize(rows["average_precision"].to_numpy(), rows["experiment"].to_numpy(), chance)
         mean = part.pop("mean")
         shuffled = null.get(f"{kind}/{level}", np.empty(0))
         found.setdefault(str(kind), {})[str(level)] = {

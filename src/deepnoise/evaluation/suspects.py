@@ -1,4 +1,4 @@
-"""Wells whose picture contradicts the plate map: swapped or mislabelled wells, turned or mirrored plates, empty wells.
+"""Wells whose image contradicts the plate map: swapped or mislabelled wells, turned or mirrored plates, empty wells.
 
 Evidence is the log-likelihood ratio of another plate map against the given one, in nats. The likelihood of a label comes from
 how alike a well is to the wells of each perturbation in other experiments, calibrated on the labels themselves.
@@ -38,7 +38,7 @@ def _turned(place: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
-def likeness(profiles: Profiles) -> tuple[np.ndarray, np.ndarray]:
+def similarity_to_perturbations(profiles: Profiles) -> tuple[np.ndarray, np.ndarray]:
     """Cosine of each well, its plate's mean taken out, with the mean of every perturbation in the other experiments.
 
     Args:
@@ -65,7 +65,7 @@ def likeness(profiles: Profiles) -> tuple[np.ndarray, np.ndarray]:
 def calibrated(evidence: list[np.ndarray], label: np.ndarray) -> np.ndarray:
     """Log probabilities from scores, by the weights and the share of outliers that make the labels most likely.
 
-    p = (1 - e) softmax(sum of w_n * scores_n) + e / K: the outliers bound what one picture can say, since some wells look like no other
+    p = (1 - e) softmax(sum of w_n * scores_n) + e / K: the outliers bound what one image can say, since some wells look like no other
     of their perturbation and many a wrong label is certain to a network. A few wrong labels hardly move the fit; many make every
     likelihood flat, and nothing is flagged.
 
@@ -162,7 +162,7 @@ def _plate_suspects(
             found.append(
                 {
                     "row": rows.index[first], "kind": "swapped", "partner": wells[j], "evidence": float(gain[first, j]), "needed": threshold,
-                    "detail": f"its picture looks like {names[label[j]]}, that of {wells[j]} like {names[label[first]]}",
+                    "detail": f"its image looks like {names[label[j]]}, that of {wells[j]} like {names[label[first]]}",
                 }
             )  # fmt: skip
     judged = np.zeros(len(rows), bool)
@@ -176,7 +176,7 @@ def _plate_suspects(
                     {
                         "row": rows.index[i], "kind": "mislabelled", "partner": "", "evidence": float(log_p[i, k] - own[i]),
                         "needed": float(np.log(len(rows) * np.isfinite(log_p[i]).sum() / FALSE_ALARMS)),
-                        "detail": f"its picture looks like {names[k]}, the plate map says {names[label[i]]}",
+                        "detail": f"its image looks like {names[k]}, the plate map says {names[label[i]]}",
                     }
                 )  # fmt: skip
     place = np.array([parse_well(well) for well in wells])
@@ -226,13 +226,13 @@ def empty_wells(site_features: pd.DataFrame) -> pd.DataFrame:
 
 
 def find_suspects(profiles: Profiles, scores: pd.DataFrame, site_features: pd.DataFrame, tier: str) -> pd.DataFrame:
-    """Rank the wells whose picture contradicts the plate map.
+    """Rank the wells whose image contradicts the plate map.
 
     Only plates that the model was not trained on are judged by their labels; a trained network has learned a wrong label too.
 
     Args:
         profiles: All wells with their labels.
-        scores: Pooled wide scores of the same model, or no rows: what they say of treated wells joins the likeness of embeddings.
+        scores: Pooled wide scores of the same model, or no rows: what they say of treated wells joins the similarity_to_perturbations of embeddings.
         site_features: The table ``site_features``, for empty wells; or no rows.
         tier: Tier of the embeddings.
 
@@ -268,7 +268,7 @@ def find_suspects(profiles: Profiles, scores: pd.DataFrame, site_features: pd.Da
 
 def _judge_group(group: Profiles, scores: pd.DataFrame) -> list[dict[str, Any]]:
     """Faults of the plate maps of one fold and cell type."""
-    cosines, names = likeness(group)
+    cosines, names = similarity_to_perturbations(group)
     label = np.searchsorted(names, group.rows["perturbation"].to_numpy(str))
     likelihoods = [calibrated([cosines], label)]
     if len(scores):

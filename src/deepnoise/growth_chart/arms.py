@@ -18,7 +18,7 @@ from deepnoise.parameters import (
 OWN = "own"
 """Value of a setting that stands for what the environment's own parameters say."""
 FIXED = {
-    "normalization.illumination": "pictures are corrected as normalization was run",
+    "normalization.illumination": "images are corrected as normalization was run",
     "normalization.position_correction": "it is for hand features, which no arm reads",
     "training.seed": "give growth_chart.seeds",
 }
@@ -29,12 +29,12 @@ BACKWARD = 2
 
 @dataclass(frozen=True)
 class Settings:
-    """What makes the network of an arm, and how its pictures are read."""
+    """What makes the network of an arm, and how its images are read."""
 
     normalization: NormalizationParameters
     training: TrainingParameters
     sites: str = "all"  # one | all sites of a well
-    views: str = "dihedral"  # key of deepnoise.inference.prediction.VIEWS
+    views: str = "dihedral"  # key of deepnoise.inference.views.VIEWS
     adabn: str = "auto"  # auto | none | experiment | plate
 
 

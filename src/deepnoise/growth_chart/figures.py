@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import plotly.graph_objects as go
 
-from deepnoise.figures import new_figure, say, tier_colour
+from deepnoise.drawing.figures import new_figure, say, tier_colour
 
 MARKERS = {
     "step": "circle",

@@ -12,39 +12,36 @@ import pandas as pd
 
 from deepnoise import __version__
 from deepnoise.errors import InputError
-from deepnoise.evaluation.leaks import leak_scores
 from deepnoise.evaluation.metrics import ranked_calls
+from deepnoise.evaluation.probe_tasks import leak_scores
 from deepnoise.evaluation.profiles import join_profiles, true_labels
 from deepnoise.evaluation.retrieval import average_precisions
 from deepnoise.fingerprint import fingerprint
 from deepnoise.growth_chart.arms import Arm, Settings, slug
-from deepnoise.inference.prediction import (
-    adabn_of,
-    pool_wells,
-    predict_sites,
-    sites_to_predict,
-    tier_of_reading,
-)
+from deepnoise.inference.compatibility import adabn_of, tier_of_prediction
+from deepnoise.inference.pooling import pool_wells
+from deepnoise.inference.predict import predict_sites
+from deepnoise.inference.selection import sites_to_predict
+from deepnoise.network.site_images import ImageSource, checksums
+from deepnoise.network.trained_model import TrainedModel
 from deepnoise.normalization.statistics import plate_statistics
 from deepnoise.parameters import InferenceParameters, PlateBalancingParameters
-from deepnoise.plate_balancing.balancing import Knowledge, balance
+from deepnoise.plate_balancing.balancing import DesignKnowledge, balance
 from deepnoise.plate_balancing.scores import pool_scores
 from deepnoise.tables import EMBEDDING, SCORE, prefixed
-from deepnoise.training.images import PictureStore, checksums
+from deepnoise.training.fold_view import fold_view
 from deepnoise.training.loop import pretrain, train_mean_teacher
-from deepnoise.training.model import TrainedModel
-from deepnoise.training.split import fold_view
 from deepnoise.training.trainer import NoState, Trainer
 
 logger = logging.getLogger(__name__)
 
 
 class Screen:
-    """The tables and pictures that every arm is trained on and predicts; it holds no withheld label."""
+    """The tables and images that every arm is trained on and predicts; it holds no withheld label."""
 
     def __init__(
         self,
-        store: PictureStore,
+        store: ImageSource,
         sites: pd.DataFrame,
         wells: pd.DataFrame,
         folds: pd.DataFrame,
@@ -221,7 +218,7 @@ def _score(
     for arm in arms:
         views, sites = arm.settings.views, arm.settings.sites
         adabn = adabn_of(model.facts, arm.settings.adabn)
-        model_tier = tier_of_reading(str(model.facts["tier"]), adabn)
+        model_tier = tier_of_prediction(str(model.facts["tier"]), adabn)
         if (views, adabn) not in predicted:
             meta = asked[["role", "id_code", "experiment", "plate", "well", "site", "plate_seen"]].assign(
                 fold=screen.fold, tier=model_tier
@@ -250,7 +247,7 @@ def _score(
             if (views, sites, adabn) not in balanced:
                 design = balancing.model_copy(update={"method": "matching", "compare": ["sinkhorn", "assignment"]})
                 balanced[views, sites, adabn] = balance(
-                    pool_scores(wells, screen.wells, balancing.pooling), Knowledge(screen.layout), design
+                    pool_scores(wells, screen.wells, balancing.pooling), DesignKnowledge(screen.layout), design
                 ).steps
             steps = balanced[views, sites, adabn]
             called = steps[(steps["step"] == arm.balancing) & (steps["role"] == truth.role)]
@@ -275,7 +272,7 @@ def _score(
 
 
 def signal_and_leak(embeddings: pd.DataFrame, wells: pd.DataFrame, labels: pd.Series) -> dict[str, Any]:
-    """Replicate mAP of treatments across experiments, and the leak probes, on all plates without a picture in training."""
+    """Replicate mAP of treatments across experiments, and the leak probes, on all plates without an image in training."""
     profiles = join_profiles(embeddings, wells, labels)
     unseen = profiles.take(~profiles.rows["plate_seen"].to_numpy(bool))
     table, _ = average_precisions(unseen, 0)

@@ -8,13 +8,13 @@ import numpy as np
 import pandas as pd
 
 from deepnoise.errors import InputError
-from deepnoise.evaluation.intervals import summarise_sums, uncertainty
+from deepnoise.evaluation.intervals import summarize_sums, uncertainty
 from deepnoise.growth_chart.arms import Arm
 from deepnoise.growth_chart.run import record_name
 from deepnoise.tables import SCHEMAS
 
 
-def summarise_arms(
+def summarize_arms(
     arms: list[Arm], seeds: list[int], records: dict[str, dict[str, Any]], complete: dict[str, Any]
 ) -> pd.DataFrame:
     """The table ``growth_chart``, a row an arm.
@@ -76,7 +76,7 @@ def _gain(name: str, mine: list[dict[str, Any]], other: list[dict[str, Any]] | N
         ]
     ).mean(axis=0)
     counts = np.array([mine[0]["wells_by_experiment"][e] for e in experiments], float)
-    found = summarise_sums(difference, counts)
+    found = summarize_sums(difference, counts)
     low, high = found["interval"] or (None, None)
     return {name: found["mean"], f"{name}_low": low, f"{name}_high": high, f"{name}_p": found["sign_flip_p"]}
 
@@ -112,7 +112,7 @@ def format_chart(table: pd.DataFrame) -> str:
         if pd.notna(first[["map_chance", "leak_plate_chance", "leak_experiment_chance"]]).all()
         else "",
         "gain: paired by wells and seeds; 95 % interval over experiments, or under six of them the exact one-sided sign-flip p of a gain",
-        "T2 and T3 rows are no headline: they know the plate design, or held-out pictures",
+        "T2 and T3 rows are no headline: they know the plate design, or held-out images",
     ]
     return "\n".join(lines) + "\n"
 

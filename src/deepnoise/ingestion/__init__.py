@@ -1,1 +1,1 @@
-"""From raw tables and pictures to validated wells, sites and folds."""
+"""From raw tables and images to validated wells, sites and folds."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from deepnoise.figures import words
+from deepnoise.drawing.figures import words
 from deepnoise.fingerprint import fingerprint
 from deepnoise.report.chapter import Answer, Chapter, Section, facts, flatten, percent, table, told_by_design
 
@@ -18,14 +18,14 @@ def write_chapter(
 
     Args:
         wells: The table ``wells``.
-        plates: Plate -> facts of its pictures, as the image store keeps them.
+        plates: Plate -> facts of its images, as the image store keeps them.
         report: The entry ``ingestion_report``.
         findings: The table ``ingestion_findings``.
         audit: The entry ``design_audit``.
     """
     read = flatten({key: report[key] for key in ("tables", "images", "store") if key in report})
     read["fingerprint of the table of wells"] = fingerprint(wells)
-    read["fingerprint of the pictures"] = fingerprint(sorted(plates.items()))
+    read["fingerprint of the images"] = fingerprint(sorted(plates.items()))
     doubts = []
     if len(findings):
         kinds = findings["finding"].value_counts()
@@ -33,7 +33,7 @@ def write_chapter(
             f"{len(findings)} findings of ingestion, mostly {words(str(kinds.index[0]))} ({int(kinds.iloc[0])})"
         )
     exhibits = [
-        table("Design audit", _audit_rows(audit), "design_audit", "What the design gives away without any picture."),
+        table("Design audit", _audit_rows(audit), "design_audit", "What the design gives away without any image."),
         table("Findings of ingestion", findings, "ingestion_findings"),
         facts("What was read", read, "ingestion_report", "The same fingerprint means the same content."),
     ]
@@ -51,13 +51,13 @@ def _answer(audit: dict[str, Any]) -> Answer:
     if confounded:
         strength = "" if well["cramers_v"] is None else f", Cramér’s V {well['cramers_v']:.2f}"
         text = (
-            f"yes, class and well position are confounded: the position alone, without any picture, names {percent(place['accuracy'])} "
+            f"yes, class and well position are confounded: the position alone, without any image, names {percent(place['accuracy'])} "
             f"of the wells (chance {percent(place['chance'])}; {well['tied']} of {well['of']} perturbations keep one well{strength}), "
             "so any part of a score may be position"
         )
     else:
         text = (
-            f"position alone, without any picture, names {percent(place['accuracy'])} of the wells (chance {percent(place['chance'])}), "
+            f"position alone, without any image, names {percent(place['accuracy'])} of the wells (chance {percent(place['chance'])}), "
             f"plate group and position {percent(group['accuracy'])} (chance {percent(group['chance'])})"
         )
         if leaky:

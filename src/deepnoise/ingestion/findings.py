@@ -1,4 +1,4 @@
-"""What can be wrong with a screen's pictures and tables, and what is done about it: error, exclude or report."""
+"""What can be wrong with a screen's images and tables, and what is done about it: error, exclude or report."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from deepnoise.errors import InputError
 
 KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "missing_well": ("a well that most plates have is not listed for this one", ("error", "report")),
-    "metadata_without_images": ("a listed well has no picture", ("error", "report")),
-    "well_without_metadata": ("a well has pictures and stands in no table", ("error", "exclude")),
-    "orphan_image": ("a picture whose name tells no well", ("error", "exclude")),
-    "missing_image": ("a channel, or a whole site that most wells have, has no picture", ("error", "exclude")),
+    "metadata_without_images": ("a listed well has no image", ("error", "report")),
+    "well_without_metadata": ("a well has images and stands in no table", ("error", "exclude")),
+    "orphan_image": ("an image whose name tells no well", ("error", "exclude")),
+    "missing_image": ("a channel, or a whole site that most wells have, has no image", ("error", "exclude")),
     "duplicate_image": ("two names for one place, or the same pixels at two places", ("error", "exclude", "report")),
-    "unreadable_image": ("a damaged picture, or a folder in its place", ("error", "exclude")),
-    "wrong_shape": ("a picture of another size than the screen's", ("error", "exclude")),
-    "wrong_dtype": ("a picture of another dtype than the screen's", ("error", "exclude")),
+    "unreadable_image": ("a damaged image, or a folder in its place", ("error", "exclude")),
+    "wrong_shape": ("an image of another size than the screen's", ("error", "exclude")),
+    "wrong_dtype": ("an image of another dtype than the screen's", ("error", "exclude")),
     "unequal_channels": ("a file with more or fewer channels than the screen", ("error", "exclude")),
     "black_image": ("every pixel has one value", ("error", "exclude", "report")),
     "saturated_image": ("5 % of the pixels or more stand at the highest value", ("error", "exclude", "report")),
@@ -94,7 +94,7 @@ def excluded_sites(findings: pd.DataFrame) -> set[tuple[str, str, str, int]]:
     return set(left_out[PLACE].itertuples(index=False, name=None))
 
 
-def summarise(findings: pd.DataFrame) -> dict[str, Any]:
+def summarize(findings: pd.DataFrame) -> dict[str, Any]:
     """Number of findings by kind, with the policy, the plates and the first of them by name."""
     summary = {}
     for kind, rows in findings.groupby("finding", sort=False):

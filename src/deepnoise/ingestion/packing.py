@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 
-from deepnoise.errors import InputError, PictureError
+from deepnoise.errors import ImageError, InputError
 from deepnoise.fingerprint import fingerprint
 
 SAMPLES = 5
@@ -19,17 +19,17 @@ SAMPLES = 5
 CEILINGS = {"uint8": (255,), "uint16": (255, 1023, 4095, 16383, 65535)}
 """Highest values of cameras of 8, 10, 12, 14 and 16 bits: pixels there are saturated."""
 SATURATED_SHARE = 0.05
-"""Share of pixels at the highest value from which on a picture counts as saturated."""
+"""Share of pixels at the highest value from which on an image counts as saturated."""
 
 
-class RawPictures(Protocol):
-    """What is needed of a layout's pictures."""
+class RawImages(Protocol):
+    """What is needed of a layout's images."""
 
     channels: list[str]
     found: pd.DataFrame
     strays: list[str]
     dtype: str | None
-    named_sites: bool
+    numbered_sites: bool
 
     def stamp(self, files: tuple[str, ...], checksum: bool = False) -> list:
         """What a change of the files changes."""
@@ -40,7 +40,7 @@ class RawPictures(Protocol):
 
 @dataclass(frozen=True)
 class PlateImages:
-    """Pictures of one plate to be packed."""
+    """Images of one plate to be packed."""
 
     experiment: str
     plate: str
@@ -68,21 +68,21 @@ def plate_name(experiment: str, plate: str) -> str:
     return f"{experiment}/{plate}"
 
 
-def plan_packing(sites: pd.DataFrame, pictures: RawPictures, checksum: bool) -> PackingPlan:
+def plan_packing(sites: pd.DataFrame, images: RawImages, checksum: bool) -> PackingPlan:
     """Describe every plate of the site table; nothing is read but, on request, the content of the files.
 
     Args:
         sites: Complete sites: id_code, experiment, plate, well, site, files.
-        pictures: The raw pictures.
+        images: The raw images.
         checksum: Tell changed files by their content instead of by their time.
     """
     plates = []
     for (experiment, plate), rows in sites.groupby(["experiment", "plate"], sort=True):
         rows = rows.sort_values(["well", "site"], ignore_index=True)[["id_code", "well", "site", "files"]]
-        stamps = [pictures.stamp(files, checksum) for files in rows["files"]]
-        mark = fingerprint(rows[["id_code", "site"]], pictures.channels, pictures.dtype, stamps)
+        stamps = [images.stamp(files, checksum) for files in rows["files"]]
+        mark = fingerprint(rows[["id_code", "site"]], images.channels, images.dtype, stamps)
         plates.append(PlateImages(str(experiment), str(plate), rows, mark))
-    return PackingPlan(pictures.channels, plates, pictures.read, pictures.dtype)
+    return PackingPlan(images.channels, plates, images.read, images.dtype)
 
 
 def sample_sites(plan: PackingPlan, plates: Sequence[PlateImages], needed: bool = True) -> list[np.ndarray]:
@@ -97,12 +97,12 @@ def sample_sites(plan: PackingPlan, plates: Sequence[PlateImages], needed: bool 
     for i in order[: 20 * SAMPLES]:
         try:
             found.append(plan.read(everything[i]))
-        except PictureError as error:
+        except ImageError as error:
             faults.append(error)
         if len(found) == SAMPLES:
             break
     if not found and needed:
-        raise InputError(f"none of {len(faults)} sampled pictures can be read; the first: {faults[0]}") from faults[0]
+        raise InputError(f"none of {len(faults)} sampled images can be read; the first: {faults[0]}") from faults[0]
     return found
 
 
@@ -112,23 +112,23 @@ def expected_form(samples: Sequence[np.ndarray], dtype: str | None) -> tuple[tup
     return shape, dtype or found
 
 
-def check_form(picture: np.ndarray, files: tuple[str, ...], shape: tuple[int, ...], dtype: str) -> None:
+def check_form(image: np.ndarray, files: tuple[str, ...], shape: tuple[int, ...], dtype: str) -> None:
     """Refuse a site of another shape or dtype than the screen's.
 
     Raises:
-        PictureError: Names the first file, what it holds and what was expected.
+        ImageError: Names the first file, what it holds and what was expected.
     """
-    if str(picture.dtype) != dtype:
-        raise PictureError("wrong_dtype", files[0], f"{picture.dtype}, expected {dtype}")
-    if picture.shape != tuple(shape):
-        size, wanted = ("x".join(map(str, s[1:])) for s in (picture.shape, shape))
-        raise PictureError("wrong_shape", files[0], f"{size} px, expected {wanted} px")
+    if str(image.dtype) != dtype:
+        raise ImageError("wrong_dtype", files[0], f"{image.dtype}, expected {dtype}")
+    if image.shape != tuple(shape):
+        size, wanted = ("x".join(map(str, s[1:])) for s in (image.shape, shape))
+        raise ImageError("wrong_shape", files[0], f"{size} px, expected {wanted} px")
 
 
-def describe_site(picture: np.ndarray) -> list[list[Any]]:
+def describe_site(image: np.ndarray) -> list[list[Any]]:
     """Facts of each channel of a (C, H, W) site: lowest and highest value, share of pixels at one of ``CEILINGS``, hash of the pixels."""
     facts = []
-    for plane in picture:
+    for plane in image:
         low, high = int(plane.min()), int(plane.max())
         ceiling = high in CEILINGS[str(plane.dtype)]
         share = float(np.count_nonzero(plane == high) / plane.size) if ceiling else 0.0
@@ -137,7 +137,7 @@ def describe_site(picture: np.ndarray) -> list[list[Any]]:
     return facts
 
 
-def picture_findings(records: Iterable[dict[str, Any]], channels: list[str]) -> list[dict[str, Any]]:
+def pixel_findings(records: Iterable[dict[str, Any]], channels: list[str]) -> list[dict[str, Any]]:
     """Findings on the pixels of packed plates.
 
     Args:

@@ -1,4 +1,4 @@
-"""Checks of the raw well table and of the pictures found for it."""
+"""Checks of the raw well table and of the images found for it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import pandas as pd
 
 from deepnoise.errors import InputError, closest, first_few
 from deepnoise.ingestion.findings import WHOLE_WELL
-from deepnoise.ingestion.packing import RawPictures
+from deepnoise.ingestion.packing import RawImages
 from deepnoise.tables import WELL_TYPES
-from deepnoise.wells import normalise_well, well_or_none
+from deepnoise.wells import normalize_well, well_or_none
 
 RAW_COLUMNS = ("experiment", "plate", "well", "cell_type", "well_type", "perturbation", "split", "source")
 EXCLUDED_COLUMNS = ("experiment", "plate", "well", "site", "reason")
@@ -43,7 +43,7 @@ def validate_wells(
     names = {}
     for well in wells["well"].unique():
         try:
-            names[well] = normalise_well(str(well))
+            names[well] = normalize_well(str(well))
         except ValueError as error:
             rows = wells.loc[wells["well"] == well, "source"]
             raise InputError(f"{first_few(rows, 3)}: {error}") from error
@@ -110,7 +110,7 @@ def _exclude(wells: pd.DataFrame, excluded: pd.DataFrame | None) -> list[dict[st
     for row in (pd.DataFrame() if excluded is None else excluded).itertuples():
         plate = wells[(wells["experiment"] == row.experiment) & (wells["plate"] == row.plate)]
         try:
-            members = plate if pd.isna(row.well) else plate[plate["well"] == normalise_well(row.well)]
+            members = plate if pd.isna(row.well) else plate[plate["well"] == normalize_well(row.well)]
             site = WHOLE_WELL if pd.isna(row.site) else int(row.site)
         except ValueError as error:
             raise InputError(f"{row.source}: {error}") from error
@@ -156,14 +156,14 @@ def _missing_wells(wells: pd.DataFrame, gone: Set[tuple[str, str, str]]) -> list
 
 
 def match_images(
-    wells: pd.DataFrame, pictures: RawPictures, excluded: Set[tuple[str, str, str, int]] = frozenset()
+    wells: pd.DataFrame, images: RawImages, excluded: Set[tuple[str, str, str, int]] = frozenset()
 ) -> tuple[pd.DataFrame, dict[str, Any], list[dict[str, Any]]]:
-    """Join the pictures found with the wells.
+    """Join the images found with the wells.
 
     Args:
         wells: The table ``wells``.
         excluded: Places left out on purpose (experiment, plate, well, site; ``WHOLE_WELL`` for all sites): no finding.
-        pictures: The raw pictures: ``found`` has one row a site (experiment, plate, well, site, ``files``, ``missing``).
+        images: The raw images: ``found`` has one row a site (experiment, plate, well, site, ``files``, ``missing``).
 
     Returns:
         The complete sites of known wells (id_code added, in plate order), counts, and findings (rows of
@@ -172,12 +172,12 @@ def match_images(
     Raises:
         InputError: There is not one complete site.
     """
-    found = pictures.found.copy()
+    found = images.found.copy()
     found["plate"] = found["plate"].astype(str)
     found["given"] = found["well"]
     found["well"] = [well_or_none(well) for well in found["well"]]
     findings: list[dict[str, Any]] = [
-        {"finding": "orphan_image", "file": name, "detail": "no place known"} for name in pictures.strays
+        {"finding": "orphan_image", "file": name, "detail": "no place known"} for name in images.strays
     ]
 
     def report(rows: pd.DataFrame, kind: str, detail: str) -> None:
@@ -200,18 +200,18 @@ def match_images(
     report(joined[joined["id_code"].isna()], "well_without_metadata", "the well stands in no table")
     joined = joined.dropna(subset=["id_code"]).sort_values([*PLACE, "site", "given"], ignore_index=True)
     twice = joined.duplicated(["id_code", "site"])
-    report(joined[twice], "duplicate_image", "a second picture of this site")
+    report(joined[twice], "duplicate_image", "a second image of this site")
     joined = joined[~twice]
     for row in joined[joined["missing"].map(len) > 0].itertuples():
         for file in row.missing:
-            channel = pictures.channels[row.files.index(file)] if len(row.files) == len(pictures.channels) else ""
+            channel = images.channels[row.files.index(file)] if len(row.files) == len(images.channels) else ""
             findings.append(
                 {
                     "finding": "missing_image", "experiment": row.experiment, "plate": row.plate, "well": row.well,
                     "site": row.site, "channel": channel, "file": file, "detail": "no such file",
                 }
             )  # fmt: skip
-    if pictures.named_sites:
+    if images.numbered_sites:
         common = joined["site"].value_counts()
         usual = sorted(common.index[common > joined["id_code"].nunique() / 2])
         for (e, p, w), there in joined.groupby(PLACE)["site"].agg(set).items():
@@ -221,18 +221,18 @@ def match_images(
             ]  # fmt: skip
     for row in wells[~wells["id_code"].isin(joined["id_code"])].itertuples():
         place = {"experiment": row.experiment, "plate": row.plate, "well": row.well}
-        findings.append({**place, "finding": "metadata_without_images", "detail": "no picture found"})
+        findings.append({**place, "finding": "metadata_without_images", "detail": "no image found"})
     complete = joined[joined["missing"].map(len) == 0].drop(columns="given")
     if joined.empty and len(found):
         own, listed = ("/".join(map(str, t[PLACE].iloc[0])) for t in (found.fillna({"well": found["given"]}), wells))
         raise InputError(
-            f"no picture belongs to a listed well: there are pictures of {own}, the tables list {listed}; do experiment, plate and "
+            f"no image belongs to a listed well: there are images of {own}, the tables list {listed}; do experiment, plate and "
             "well have the same names in both?"
         )
     if complete.empty:
         raise InputError(
-            f"no complete picture was found for any of the {len(wells)} wells ({len(joined)} sites lack channels "
-            f"of {', '.join(pictures.channels)}); check raw_root"
+            f"no complete image was found for any of the {len(wells)} wells ({len(joined)} sites lack channels "
+            f"of {', '.join(images.channels)}); check raw_root"
         )
     counts = {
         "plates_with_images": int(joined.groupby(["experiment", "plate"]).ngroups),

@@ -1,1 +1,1 @@
-"""Statistics that take technical brightness out of a picture, and the intensity features they are seen by."""
+"""Statistics that take technical brightness out of an image, and the intensity features they are seen by."""

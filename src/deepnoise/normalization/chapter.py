@@ -1,4 +1,4 @@
-"""What normalization has to show in the report: pictures before and after, plates, flags, and what pixels still tell."""
+"""What normalization has to show in the report: images before and after, plates, flags, and what pixels still tell."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from PIL.Image import Image
 
-from deepnoise.report.chapter import Answer, Chapter, Section, figure, percent, picture, table
+from deepnoise.report.chapter import Answer, Chapter, Section, figure, image, percent, table
 
 
 def write_chapter(
@@ -27,7 +27,7 @@ def write_chapter(
         illumination: The entry ``illumination_plot``.
         plate_qc: The table of that name.
         probe: The entry ``pixel_probe``.
-        corrected: Whether pictures are corrected for illumination.
+        corrected: Whether images are corrected for illumination.
     """
     plates = plate_qc.groupby(["experiment", "plate"])["flags"].agg(lambda flags: (flags != "").any())
     flagged = plate_qc.loc[
@@ -35,15 +35,15 @@ def write_chapter(
         ["experiment", "plate", "channel", "flags", "wells", "focus", "saturated", "background", "intensity"],
     ]
     exhibits = [
-        picture("Before and after normalization", sheet, "normalization_sheet",
+        image("Before and after normalization", sheet, "normalization_sheet",
                 "One perturbation on plates that lie far apart: what differs between the raw rows is technical. Each channel has one grey scale for "
                 "all raw rows, and one for all normalized rows."),
-        figure("Plates", plate_maps, "plate_maps", "Mean intensity, before normalization, in the plate’s own geometry; wells without a picture are grey. "
+        figure("Plates", plate_maps, "plate_maps", "Mean intensity, before normalization, in the plate’s own geometry; wells without an image are grey. "
                "Choose the channel; the value stands in each well’s label. Every plate of a large screen: entry plate_heatmaps.", wide=True),
         table("Quality flags", flagged, "plate_qc", f"Of {len(plates)} plates, {int(plates.sum())} have a flag."),
     ]  # fmt: skip
     if corrected:
-        exhibits.append(picture("Illumination", illumination, "illumination_plot", "What the pictures are divided by."))
+        exhibits.append(image("Illumination", illumination, "illumination_plot", "What the images are divided by."))
     answers = {}
     if probe["raw"]["chance"] is not None:
         exhibits.insert(0, _probe_table(probe))
@@ -54,7 +54,7 @@ def write_chapter(
             after["balanced_accuracy"] > 2 * after["chance"],
         )
     doubts = [f"{int(plates.sum())} of {len(plates)} plates with a quality flag"] if plates.any() else []
-    section = Section("Pictures and plates", "What the cameras recorded, and what normalization makes of it.", exhibits)
+    section = Section("Images and plates", "What the cameras recorded, and what normalization makes of it.", exhibits)
     return Chapter([section], answers, doubts)
 
 

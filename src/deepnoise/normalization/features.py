@@ -1,4 +1,4 @@
-"""Intensity, texture and quality of single pictures, and what normalization makes of them."""
+"""Intensity, texture and quality of single images, and what normalization makes of them."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from deepnoise.tables import FEATURE
 SCALE_FEATURES = ("std", "gradient", "laplace")
 """Features that a gain multiplies and an offset leaves alone; mean and quantiles shift with the offset too."""
 QUALITY_SIZE = 256
-"""Pictures are brought to at most this many px a side before focus and objects are measured."""
+"""Images are brought to at most this many px a side before focus and objects are measured."""
 RINGS = 12
 """Rings of spatial frequency that a power spectrum is averaged over."""
 
 
-def measure_sites(pictures: np.ndarray, counts: np.ndarray) -> dict[str, np.ndarray]:
-    """Intensity, texture and quality of every picture.
+def measure_sites(images: np.ndarray, counts: np.ndarray) -> dict[str, np.ndarray]:
+    """Intensity, texture and quality of every image.
 
     Args:
-        pictures: (S, C, H, W) uint8 or uint16 raw counts.
+        images: (S, C, H, W) uint8 or uint16 raw counts.
         counts: (S, C, L) of :func:`deepnoise.normalization.statistics.histograms`.
 
     Returns:
@@ -32,24 +32,24 @@ def measure_sites(pictures: np.ndarray, counts: np.ndarray) -> dict[str, np.ndar
         at the highest level, where that is the highest of an 8, 10, 12, 14 or 16 bit camera) and ``objects``
         (:func:`count_objects`).
     """
-    sites, channels, height, width = pictures.shape
+    sites, channels, height, width = images.shape
     measured: dict[str, np.ndarray] = {}
     measured["mean"], measured["std"] = moments(counts)
     at = quantiles(counts, np.array(list(QUANTILES.values()))).astype(np.float64)
     measured |= {name: at[..., i] for i, name in enumerate(QUANTILES)}
     highest = counts.shape[-1] - 1 - np.argmax(counts[..., ::-1] > 0, axis=-1)
-    ceiling = np.isin(highest, CEILINGS[str(pictures.dtype)])
+    ceiling = np.isin(highest, CEILINGS[str(images.dtype)])
     top = np.take_along_axis(counts, highest[..., None], axis=-1)[..., 0]
     measured["saturated"] = np.where(ceiling, top / (height * width), 0.0)
     measured["gradient"], measured["laplace"] = np.empty((sites, channels)), np.empty((sites, channels))
-    signed = np.int16 if pictures.dtype == np.uint8 else np.int32
+    signed = np.int16 if images.dtype == np.uint8 else np.int32
     for s in range(sites):  # one site at a time: the working memory is that of one site
-        planes = pictures[s].astype(signed)
+        planes = images[s].astype(signed)
         down, along = planes[:, 1:] - planes[:, :-1], planes[:, :, 1:] - planes[:, :, :-1]
         measured["gradient"][s] = (_mean_size(down) + _mean_size(along)) / 2
         second = down[:, 1:] - down[:, :-1], along[:, :, 1:] - along[:, :, :-1]
         measured["laplace"][s] = (_mean_size(second[0]) + _mean_size(second[1])) / 2
-    small = shrink(pictures.reshape(-1, height, width))
+    small = shrink(images.reshape(-1, height, width))
     measured["focus"] = power_slope(small).reshape(sites, channels)
     half_way = (measured["p10"] + measured["p99"]) / 2
     above_noise = measured["p50"] + 0.5 * measured["laplace"]
@@ -62,33 +62,33 @@ def _mean_size(values: np.ndarray) -> np.ndarray:
     return np.asarray(np.abs(values).reshape(len(values), -1).sum(axis=1, dtype=np.int64) / (values[0].size or 1))
 
 
-def shrink(pictures: np.ndarray, size: int = QUALITY_SIZE) -> np.ndarray:
-    """(N, h, w) float32 block means of (N, H, W) pictures, at most ``size`` px a side."""
-    count, height, width = pictures.shape
+def shrink(images: np.ndarray, size: int = QUALITY_SIZE) -> np.ndarray:
+    """(N, h, w) float32 block means of (N, H, W) images, at most ``size`` px a side."""
+    count, height, width = images.shape
     step = -(-max(height, width) // size)
     total = np.zeros((count, height // step, width // step), np.float32)
     for y in range(step):
         for x in range(step):
-            total += pictures[:, y : height // step * step : step, x : width // step * step : step]
+            total += images[:, y : height // step * step : step, x : width // step * step : step]
     return total / np.float32(step * step)
 
 
-def power_slope(pictures: np.ndarray) -> np.ndarray:
+def power_slope(images: np.ndarray) -> np.ndarray:
     """Slope of log power against log spatial frequency: the lower, the more blurred (Bray et al. 2012, J. Biomol. Screen. 17, 266).
 
     Args:
-        pictures: (N, H, W) float32.
+        images: (N, H, W) float32.
 
     Returns:
-        (N,) float64; 0 for a constant picture.
+        (N,) float64; 0 for a constant image.
     """
-    count, height, width = pictures.shape
-    centred = pictures - pictures.mean(axis=(1, 2), keepdims=True)
+    count, height, width = images.shape
+    centred = images - images.mean(axis=(1, 2), keepdims=True)
     window = np.hanning(height + 2)[1:-1, None] * np.hanning(width + 2)[None, 1:-1]
     spectrum = fft.rfft2(centred * window.astype(np.float32))
     power = (spectrum.real**2 + spectrum.imag**2).reshape(count, -1)
     radius = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
-    # rings of equal width in log frequency, from two periods a picture to the Nyquist limit
+    # rings of equal width in log frequency, from two periods an image to the Nyquist limit
     edges = np.geomspace(2 / min(height, width), 0.5, RINGS + 1)
     ring = np.digitize(radius, edges).ravel() - 1
     inside = (ring >= 0) & (ring < RINGS)
@@ -104,13 +104,13 @@ def power_slope(pictures: np.ndarray) -> np.ndarray:
     return np.where(mean.min(axis=1) > 0, slopes, 0.0)
 
 
-def count_objects(pictures: np.ndarray, threshold: np.ndarray) -> np.ndarray:
+def count_objects(images: np.ndarray, threshold: np.ndarray) -> np.ndarray:
     """Bright connected objects: a proxy of the cell number, best in a channel of nuclei.
 
-    The picture is smoothed by a Gaussian of 1.5 px; objects below 9 px are left out.
+    The image is smoothed by a Gaussian of 1.5 px; objects below 9 px are left out.
 
     Args:
-        pictures: (N, H, W) float32.
+        images: (N, H, W) float32.
         threshold: (N,) grey levels, above which a smoothed pixel is bright. :func:`measure_sites` takes the level half-way between
             the 10 % and the 99 % quantile, and at least half of ``laplace`` above the median: of white noise of standard
             deviation s, smoothed to 0.19 s, that is five of its standard deviations.
@@ -118,22 +118,22 @@ def count_objects(pictures: np.ndarray, threshold: np.ndarray) -> np.ndarray:
     Returns:
         (N,) float64 counts.
     """
-    smooth = ndimage.gaussian_filter(pictures, (0, 1.5, 1.5))
+    smooth = ndimage.gaussian_filter(images, (0, 1.5, 1.5))
     flat = np.zeros((3, 3, 3), bool)
-    flat[1] = True  # objects of different pictures never touch
+    flat[1] = True  # objects of different images never touch
     labels, count = ndimage.label(smooth > threshold[:, None, None], structure=flat)
-    picture = np.zeros(count + 1, np.int64)
+    image = np.zeros(count + 1, np.int64)
     for n, plane in enumerate(labels):
-        picture[plane.ravel()] = n
+        image[plane.ravel()] = n
     big = np.flatnonzero(np.bincount(labels.ravel(), minlength=count + 1) >= 9)
-    return np.bincount(picture[big[big > 0]], minlength=len(pictures)).astype(np.float64)
+    return np.bincount(image[big[big > 0]], minlength=len(images)).astype(np.float64)
 
 
 def site_table(rows: pd.DataFrame, channels: list[str], measured: dict[str, np.ndarray]) -> pd.DataFrame:
     """Measurements of some sites as the table ``site_features``, one row a site and channel.
 
     Args:
-        rows: The S rows of ``sites``, in the order of the pictures.
+        rows: The S rows of ``sites``, in the order of the images.
         channels: C channel names.
         measured: Result of :func:`measure_sites`.
     """
@@ -147,8 +147,8 @@ def site_table(rows: pd.DataFrame, channels: list[str], measured: dict[str, np.n
     return table
 
 
-def normalise_features(features: pd.DataFrame, statistics: pd.DataFrame) -> pd.DataFrame:
-    """Intensity features as they would be measured on normalized pictures.
+def normalize_features(features: pd.DataFrame, statistics: pd.DataFrame) -> pd.DataFrame:
+    """Intensity features as they would be measured on normalized images.
 
     Exact, since (x - location) / scale moves means and quantiles alike and divides spreads.
 

@@ -1,4 +1,4 @@
-"""Pictures of a screen: tiles before and after normalization, plates as heat maps, illumination fields."""
+"""Images of a screen: tiles before and after normalization, plates as heat maps, illumination fields."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from PIL.Image import Image
 
-from deepnoise.contact_sheet import draw_contact_sheet, rendered
+from deepnoise.drawing.contact_sheet import draw_contact_sheet, rendered
+from deepnoise.drawing.plate_maps import SHOWN, draw_plate_maps, spread
 from deepnoise.normalization.illumination import field_of
 from deepnoise.normalization.statistics import statistics_of_plates
-from deepnoise.plate_maps import SHOWN, draw_plate_maps, spread
 from deepnoise.wells import PLATE_FORMATS, places, plate_format_of, row_name
 
 FIELDS = 8
-"""Plates in the picture of illumination fields."""
+"""Plates in the image of illumination fields."""
 TILES = 5
 """Sites in the sheet before and after normalization."""
 NORMAL = (-1.0, 3.0)
 """Normalized values that are black and white there."""
 GREY = -1.0
-"""Stands for a well without pictures."""
+"""Stands for a well without images."""
 
 
 def draw_plates(site_features: pd.DataFrame, plates: list[tuple[str, str, str]], title: str) -> Figure:
     """Heat maps of the mean intensity of wells, a row a plate and a column a channel.
 
     Colours (viridis: readable by the colour-blind) run from the 2 % to the 98 % quantile of each plate and channel; wells without
-    pictures stay grey.
+    images stay grey.
 
     Args:
         site_features: The table ``site_features``.
@@ -41,7 +41,7 @@ def draw_plates(site_features: pd.DataFrame, plates: list[tuple[str, str, str]],
     channels = list(dict.fromkeys(site_features["channel"]))
     rows, columns = PLATE_FORMATS[plate_format_of(site_features["well"].unique().tolist())]
     means = site_features.groupby(["experiment", "plate", "channel", "well"])["mean"].mean()
-    step = (rows + 4, columns + 2)  # one picture of all heat maps: hundreds of axes would take minutes to draw
+    step = (rows + 4, columns + 2)  # one image of all heat maps: hundreds of axes would take minutes to draw
     canvas = np.full((len(plates) * step[0], len(channels) * step[1]), np.nan)
     width, height = 0.08 * canvas.shape[1], 0.08 * canvas.shape[0]  # inches
     figure = Figure(figsize=(width + 1.7, height + 0.5))
@@ -87,7 +87,7 @@ def draw_flagged(site_features: pd.DataFrame, plate_qc: pd.DataFrame) -> go.Figu
 
 
 def draw_experiments(site_features: pd.DataFrame, plate_qc: pd.DataFrame) -> dict[str, Figure]:
-    """Name of the picture -> heat maps of all plates of one experiment."""
+    """Name of the image -> heat maps of all plates of one experiment."""
     flagged = plate_qc[plate_qc["flags"] != ""].groupby(["experiment", "plate"]).size()
     figures = {}
     for experiment, part in site_features.groupby("experiment"):
@@ -156,7 +156,7 @@ def draw_normalization(store: Any, sites: pd.DataFrame, statistics: pd.DataFrame
     """Each site twice: as photographed, on one grey scale for all, and as the network sees it.
 
     Args:
-        store: Pictures, corrected for illumination where the screen is: ``read(experiment, plate, rows)`` and ``channels``.
+        store: Images, corrected for illumination where the screen is: ``read(experiment, plate, rows)`` and ``channels``.
         sites: Rows of the table ``sites``.
         statistics: The table ``plate_statistics``.
     """
@@ -164,17 +164,17 @@ def draw_normalization(store: Any, sites: pd.DataFrame, statistics: pd.DataFrame
     strategy = str(statistics["strategy"].iloc[0])
     before, after = [], []
     for row in sites.itertuples():
-        picture = np.asarray(store.read(row.experiment, row.plate, np.array([row.store_row]))[0], np.float32)
+        image = np.asarray(store.read(row.experiment, row.plate, np.array([row.store_row]))[0], np.float32)
         own = statistics_of_plates(statistics, [f"{row.experiment}/{row.plate}"]).set_index("channel").loc[channels]
         location, scale = (own[c].to_numpy(np.float32)[:, None, None] for c in ("location", "scale"))
         if strategy == "site":
             location, scale = (
-                picture.mean(axis=(1, 2), keepdims=True),
-                np.maximum(picture.std(axis=(1, 2), keepdims=True), 1e-6),
+                image.mean(axis=(1, 2), keepdims=True),
+                np.maximum(image.std(axis=(1, 2), keepdims=True), 1e-6),
             )
         title = f"{row.experiment}\n{row.plate} {row.well}"
-        before.append((f"{title}\nraw", picture))
-        after.append((f"{title}\n{strategy}", (picture - location) / scale))
+        before.append((f"{title}\nraw", image))
+        after.append((f"{title}\n{strategy}", (image - location) / scale))
     count, channel_count = len(before), len(channels)
     low, high = np.zeros((2 * count, channel_count)), np.empty((2 * count, channel_count))
     high[0::2] = np.maximum([np.quantile(tile, 0.997, axis=(1, 2)) for _, tile in before], 1).max(axis=0)

@@ -1,4 +1,4 @@
-"""Retrospective flat field: the illumination of a plate and channel, estimated from its own pictures.
+"""Retrospective flat field: the illumination of a plate and channel, estimated from its own images.
 
 BaSiCPy, the kept library for this, pins numpy < 2 and cannot be installed beside this project's numpy; so the field is the
 smoothed median over the plate's sites, in the manner of CellProfiler's CorrectIlluminationCalculate over all images.
@@ -23,11 +23,11 @@ PLAUSIBLE = (0.4, 2.5)
 """A field that leaves this range is no illumination of a microscope; its channel keeps a flat one."""
 
 
-def block_means(pictures: np.ndarray, grid: int = GRID) -> np.ndarray:
-    """(S, C, grid, grid) float32 means of the blocks of (S, C, H, W) pictures; fewer blocks where H or W is below the grid."""
-    height, width = pictures.shape[2:]
+def block_means(images: np.ndarray, grid: int = GRID) -> np.ndarray:
+    """(S, C, grid, grid) float32 means of the blocks of (S, C, H, W) images; fewer blocks where H or W is below the grid."""
+    height, width = images.shape[2:]
     down, along = (np.linspace(0, n, min(grid, n) + 1).round().astype(int) for n in (height, width))
-    sums = np.add.reduceat(np.add.reduceat(pictures, down[:-1], axis=2, dtype=np.float32), along[:-1], axis=3)
+    sums = np.add.reduceat(np.add.reduceat(images, down[:-1], axis=2, dtype=np.float32), along[:-1], axis=3)
     return np.asarray(sums / (np.diff(down)[:, None] * np.diff(along)[None]), np.float32)
 
 
@@ -113,7 +113,7 @@ def full_field(field: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 class FlatFieldStore:
-    """An image store whose pictures are divided by their plate's field, rounded to the store's own dtype.
+    """An image store whose images are divided by their plate's field, rounded to the store's own dtype.
 
     Args:
         store: The image store.
@@ -129,16 +129,14 @@ class FlatFieldStore:
 
     def read(self, experiment: str, plate: str, store_rows: np.ndarray | None = None) -> np.ndarray:
         """Corrected counts, (S, C, H, W) in the dtype of the store."""
-        pictures = self._store.read(experiment, plate, store_rows)
+        images = self._store.read(experiment, plate, store_rows)
         if (experiment, plate) not in self._fields:
             raise InputError(f"plate {experiment}/{plate} has no illumination field; run normalization")
-        field = full_field(self._fields[experiment, plate], *pictures.shape[2:])
-        top = np.iinfo(pictures.dtype).max
-        corrected = np.empty_like(pictures)
-        for s, picture in enumerate(
-            pictures
-        ):  # one site at a time: float32 of a whole plate would be four times the plate
-            corrected[s] = np.clip(np.rint(picture / field), 0, top)
+        field = full_field(self._fields[experiment, plate], *images.shape[2:])
+        top = np.iinfo(images.dtype).max
+        corrected = np.empty_like(images)
+        for s, image in enumerate(images):  # one site at a time: float32 of a whole plate would be four times the plate
+            corrected[s] = np.clip(np.rint(image / field), 0, top)
         return corrected
 
     def checksum(self, experiment: str, plate: str) -> str:
@@ -148,5 +146,5 @@ class FlatFieldStore:
 
 
 def corrected_store(store: Any, fields: pd.DataFrame) -> Any:
-    """The store itself where no field was estimated, else the same pictures divided by their fields."""
+    """The store itself where no field was estimated, else the same images divided by their fields."""
     return FlatFieldStore(store, fields) if len(fields) else store

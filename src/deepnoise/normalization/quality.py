@@ -125,7 +125,7 @@ def _flags(table: pd.DataFrame) -> list[str]:
     for i, row in enumerate(table.itertuples()):
         why = []
         if row.constant:
-            why.append("dead channel: every picture is constant")
+            why.append("dead channel: every image is constant")
         shift = row.focus - middle.iloc[i]
         if shift / spread.iloc[i] < LIMITS["focus_shift"] and shift < -0.3:
             why.append(f"blurred: focus {row.focus:.2f}, its cell type {middle.iloc[i]:.2f}")

@@ -19,7 +19,7 @@ MAD_TO_STD = 1.482602218505602
 
 @dataclass(frozen=True)
 class Strategy:
-    """How a picture is normalized: (x - location) / scale.
+    """How an image is normalized: (x - location) / scale.
 
     ``location`` and ``scale`` are columns of the table ``plate_statistics`` (mean, std, p01 to p99, scaled_mad), or the difference of
     two: ``p90 - p10``.
@@ -53,21 +53,21 @@ REFERENCES = {
 }
 
 
-def histograms(pictures: np.ndarray) -> np.ndarray:
+def histograms(images: np.ndarray) -> np.ndarray:
     """How often each grey level occurs.
 
     Args:
-        pictures: (S, C, H, W) uint8 or uint16 raw counts.
+        images: (S, C, H, W) uint8 or uint16 raw counts.
 
     Returns:
         (S, C, L) int64, L = 256 or the highest level + 1.
     """
-    sites, channels = pictures.shape[:2]
-    levels = 256 if pictures.dtype == np.uint8 else int(pictures.max(initial=0)) + 1
+    sites, channels = images.shape[:2]
+    levels = 256 if images.dtype == np.uint8 else int(images.max(initial=0)) + 1
     counts = np.empty((sites, channels, levels), np.int64)
     for s in range(sites):
         for c in range(channels):
-            counts[s, c] = np.bincount(pictures[s, c].ravel(), minlength=levels)
+            counts[s, c] = np.bincount(images[s, c].ravel(), minlength=levels)
     return counts
 
 
@@ -175,17 +175,17 @@ def plate_statistics(
         plate_histograms: The table ``plate_histograms``.
         wells: The table ``wells``.
         strategy: Key of ``STRATEGIES``. ``none`` gives location 0 and scale 1; ``site`` keeps the plate's statistics
-            for information, the pictures being normalized by their own.
+            for information, the images being normalized by their own.
         reference: Key of ``REFERENCES``: the wells the statistics are taken from.
         scale_floor: Grey levels: the least scale of ``percentile`` and ``robust``, and the scale of a constant channel.
-        illumination: How the pictures behind the histograms were corrected; written into the table.
+        illumination: How the images behind the histograms were corrected; written into the table.
 
     Returns:
         One row a plate and channel, whatever the strategy, so that a new plate brings its own rows: mean, std,
         quantiles and scaled MAD of the pool, and the location and scale that normalize.
 
     Raises:
-        InputError: A pool (plate, experiment, cell type) holds no reference well with pictures.
+        InputError: A pool (plate, experiment, cell type) holds no reference well with images.
     """
     chosen = STRATEGIES[strategy]
     within = ["experiment", "plate"] if chosen.pool is None else list(chosen.pool)
@@ -215,7 +215,7 @@ def plate_statistics(
     if lacking.any():
         row = table[lacking].iloc[0]
         raise InputError(
-            f"plate {row['experiment']}/{row['plate']} has no pictures of reference wells ({reference}) in its pool ({strategy}); "
+            f"plate {row['experiment']}/{row['plate']} has no images of reference wells ({reference}) in its pool ({strategy}); "
             "set normalization.reference to 'all', normalization.strategy to 'plate', or leave the plate out"
         )
     scale = _statistic(table, chosen.scale)
@@ -242,14 +242,14 @@ def _statistic(table: pd.DataFrame, name: str) -> pd.Series:
 
 
 def tier_of(strategy: str, reference: str, illumination: str = "none", withheld: bool = True) -> str:
-    """Tier of knowledge (method: section 7) of a picture normalized this way.
+    """Tier of knowledge (method: section 7) of an image normalized this way.
 
     Args:
         strategy: Key of ``STRATEGIES``.
         reference: Key of ``REFERENCES``.
-        illumination: A flat field is estimated from the plate's own unlabelled pictures: at least T1.
+        illumination: A flat field is estimated from the plate's own unlabelled images: at least T1.
         withheld: Whether held-out experiments are kept out of the pools across experiments. On a cross-validated screen there
-            are none, and such a pool holds pictures of plates that folds leave out.
+            are none, and such a pool holds images of plates that folds leave out.
     """
     chosen = STRATEGIES[strategy]
     if chosen.pool is None or (chosen.across_experiments and withheld):

@@ -29,7 +29,7 @@ from deepnoise.plate_balancing.temperature import (
 from deepnoise.tables import SCHEMAS, SCORE, class_names, matrix, prefixed
 
 logger = logging.getLogger(__name__)
-ASSUMED = "matching"  # what `auto` means where no validation label says otherwise
+DEFAULT_METHOD = "matching"  # what `auto` means where no validation label says otherwise
 UNFILTERED_PLATES = 4  # on which the design is asked for a first temperature, among all classes
 PLATES = 12  # the same once plate groups are known
 Plates = dict[tuple[str, str], np.ndarray]  # (experiment, plate) -> rows
@@ -39,7 +39,7 @@ LogP = Callable[[np.ndarray], np.ndarray]  # rows -> (W, K) log probabilities
 
 
 @dataclass(frozen=True)
-class Knowledge:
+class DesignKnowledge:
     """What may be known beside the scores; all of it may be empty.
 
     Args:
@@ -82,7 +82,7 @@ def design_tier(tier: str) -> str:
     return {"T3": "T2+T3", "unknown": "T2+unknown"}.get(tier, "T2")
 
 
-def balance(table: pd.DataFrame, known: Knowledge, own: PlateBalancingParameters) -> Balanced:
+def balance(table: pd.DataFrame, known: DesignKnowledge, own: PlateBalancingParameters) -> Balanced:
     """Take a table of well scores through every step of plate balancing.
 
     Args:
@@ -229,7 +229,7 @@ def probability_table(found: Balanced, table: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def tied_claims(table: pd.DataFrame) -> np.ndarray:
+def tied_calls(table: pd.DataFrame) -> np.ndarray:
     """(W,) bool: wells whose best class is as well the best of another well of the plate, with the very same score.
 
     Between such wells no balancing can choose; scores that are one-hot (single hard calls) tie wherever they collide.
@@ -317,7 +317,7 @@ def _temperatures(
 def _find_groups(
     log_p: LogP,
     table: pd.DataFrame,
-    known: Knowledge,
+    known: DesignKnowledge,
     group_of_class: np.ndarray,
     own: PlateBalancingParameters,
     only: set[str] | None = None,
@@ -360,10 +360,10 @@ def _other_layouts(in_use: pd.DataFrame | None, experiment: str, plates: np.ndar
 
 
 def _best_on_validation(log_p: LogP, plates: Plates, capacity: Capacities, validation: np.ndarray) -> str:
-    """The method with most right calls on validation wells; ASSUMED unless another is better by more than two standard errors."""
+    """The method with most right calls on validation wells; DEFAULT_METHOD unless another is better by more than two standard errors."""
     labelled = validation >= 0
     if labelled.sum() < LEAST_WELLS:
-        return ASSUMED
+        return DEFAULT_METHOD
     candidates = {
         name: function for name, function in METHODS.items() if name != "greedy"
     }  # which is there to be compared
@@ -375,15 +375,15 @@ def _best_on_validation(log_p: LogP, plates: Plates, capacity: Capacities, valid
             for name, function in candidates.items():
                 calls = on_plate[function(filtered, capacity[key][on_plate])[1]]
                 right[name][rows] = calls == validation[rows]
-    best, gain = ASSUMED, 0.0
+    best, gain = DEFAULT_METHOD, 0.0
     for name, own in right.items():
-        difference = own[labelled].astype(float) - right[ASSUMED][labelled]
+        difference = own[labelled].astype(float) - right[DEFAULT_METHOD][labelled]
         if difference.mean() > max(gain, 2 * difference.std() / np.sqrt(labelled.sum())):
             best, gain = name, float(difference.mean())
     return best
 
 
-def make_calls(steps: pd.DataFrame, table: pd.DataFrame, known: Knowledge, precision: float) -> pd.DataFrame:
+def make_calls(steps: pd.DataFrame, table: pd.DataFrame, known: DesignKnowledge, precision: float) -> pd.DataFrame:
     """The table ``calls``: the plain call beside the design-aware one.
 
     Args:
@@ -399,15 +399,15 @@ def make_calls(steps: pd.DataFrame, table: pd.DataFrame, known: Knowledge, preci
     label = pd.Series(np.nan, index=plain.index, dtype=object)
     if known.validation is not None:
         label = pd.Series(plain.index.map(known.validation), index=plain.index).where(plain["role"] == "validation")
-    for mark, part in (("t1", plain), ("t2", design)):
+    for call_type, part in (("plain", plain), ("design", design)):
         right = (part["call"] == label)[label.notna()].to_numpy()
         threshold = abstention_threshold(part["confidence"].to_numpy(), label.notna().to_numpy(), right, precision)
-        calls[f"{mark}_call"] = part["call"].to_numpy()
-        calls[f"{mark}_confidence"] = part["confidence"].to_numpy()
-        calls[f"{mark}_sure"] = part["confidence"].to_numpy() >= threshold
+        calls[f"{call_type}_call"] = part["call"].to_numpy()
+        calls[f"{call_type}_confidence"] = part["confidence"].to_numpy()
+        calls[f"{call_type}_confident"] = part["confidence"].to_numpy() >= threshold
     return calls.assign(
         changed=plain["call"].to_numpy() != design["call"].to_numpy(),
         reason=design["reason"].to_numpy(),
-        tied=calls["id_code"].map(pd.Series(tied_claims(table), index=table["id_code"])).to_numpy(bool),
+        tied=calls["id_code"].map(pd.Series(tied_calls(table), index=table["id_code"])).to_numpy(bool),
         tier=design["tier"].to_numpy(),
     )

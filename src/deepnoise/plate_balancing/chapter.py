@@ -21,9 +21,19 @@ def write_chapter(
     """
     if calls.empty:
         return Chapter([])
-    changed = calls[calls["changed"]].sort_values("t2_confidence", ascending=False, kind="stable")
-    shown = ["experiment", "plate", "well", "t1_call", "t1_confidence", "t2_call", "t2_confidence", "t2_sure", "reason"]
-    shares = {"t1_confidence", "t2_confidence", "posterior"}
+    changed = calls[calls["changed"]].sort_values("design_confidence", ascending=False, kind="stable")
+    shown = [
+        "experiment",
+        "plate",
+        "well",
+        "plain_call",
+        "plain_confidence",
+        "design_call",
+        "design_confidence",
+        "design_confident",
+        "reason",
+    ]
+    shares = {"plain_confidence", "design_confidence", "posterior"}
     undecided = int((~groups["decided"]).sum()) if len(groups) else 0
     exhibits = [
         figure("Calls on their plates", call_maps, "call_maps", "How sure each call is, from dark to bright; wells without a call are grey.", wide=True),

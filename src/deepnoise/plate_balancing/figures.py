@@ -5,8 +5,8 @@ from __future__ import annotations
 import pandas as pd
 import plotly.graph_objects as go
 
-from deepnoise.figures import say
-from deepnoise.plate_maps import draw_plate_maps, spread
+from deepnoise.drawing.figures import say
+from deepnoise.drawing.plate_maps import draw_plate_maps, spread
 
 
 def draw_calls(calls: pd.DataFrame) -> go.Figure:
@@ -19,8 +19,8 @@ def draw_calls(calls: pd.DataFrame) -> go.Figure:
         return say("no well is called")
     placed = calls.set_index(["experiment", "plate", "well"])
     layers = {
-        "confidence with the plate design": placed["t2_confidence"],
-        "confidence without it": placed["t1_confidence"],
+        "confidence with the plate design": placed["design_confidence"],
+        "confidence without it": placed["plain_confidence"],
         "changed by the design": placed["changed"].astype(float),
     }
     plates = list(dict.fromkeys(zip(calls["experiment"], calls["plate"], strict=True)))

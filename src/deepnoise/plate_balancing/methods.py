@@ -1,17 +1,18 @@
-"""Balancing one plate whose contents are known: matching marginals, Sinkhorn, assignment, the published greedy coefficients.
+"""Balancing one plate whose contents are known: matching marginals, Sinkhorn, linear assignment, greedy coefficients.
 
-Each function takes log probabilities (W, K) of the classes that can be on the plate, and their capacities (K,): the most wells that each
-can stand in, 1 where it stands once. METHODS is the table of them.
+Each function takes log probabilities (W, K) of the classes that can be on the plate, and their capacities (K,): in how many wells each
+may be at most, 1 where it is there once. METHODS is the table of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from heapq import heapify, heappop, heappush
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 from scipy.special import logsumexp
+
+from deepnoise.plate_balancing.greedy import greedy
 
 SURE = np.float32(1e-6)  # a marginal is held this far from 1: float32 tells no closer
 LEAST = -60.0  # log of the least weight beside the best of a well, so that float32 does not round it to nothing
@@ -21,8 +22,6 @@ SETTLED = 4e-3  # the matching stops when no marginal moves by more in four roun
 SINKHORN_ITERATIONS = 500
 SINKHORN_TOLERANCE = 1e-3  # wells a class
 ROUNDS = 25  # rounds of Sinkhorn between two that are taken in logs
-GREEDY_STEPS = 3000
-GREEDY_RATES = (0.01, 0.0001)  # first and last step of a multiplier
 
 
 def match_marginals(
@@ -191,107 +190,6 @@ def assign(log_p: np.ndarray, capacity: np.ndarray) -> np.ndarray:
     rows, places = linear_sum_assignment(log_p[:, column], maximize=True)
     calls[rows] = column[places]
     return calls
-
-
-def greedy_coefficients(p: np.ndarray) -> np.ndarray:
-    """The published balancing: multipliers of classes, lowered by turns where a class has most calls (method: section 6c).
-
-    The score of multipliers is the sum over classes of min(share of calls, 1 / K). A round takes the rate off the multiplier of the class
-    with most calls, up to GREEDY_STEPS times, keeping the best multipliers met; the next starts from those; a round without gain halves the
-    rate. Calls change only when a multiplier falls under the point where one of its wells turns to another class, so a well is asked again
-    only then; the calls are those of recounting all wells after every step.
-
-    Args:
-        p: (W, K) positive weights.
-
-    Returns:
-        (K,) multipliers.
-    """
-    wells, classes = p.shape
-    even, more = divmod(wells, classes)
-    # scores in units of 1 / (W K), so that they compare exactly
-    perfect = more * min((even + 1) * classes, wells) + (classes - more) * min(even * classes, wells)
-    best = np.ones(classes)
-    best_score = int(np.minimum(np.bincount(p.argmax(axis=1), minlength=classes) * classes, wells).sum())
-    rate, last = GREEDY_RATES
-    while rate >= last and best_score < perfect:
-        start_score = best_score
-        best, best_score = _greedy_round(p, best, best_score, rate, perfect)
-        if best_score == start_score:
-            rate /= 2
-    return best
-
-
-def _greedy_round(
-    p: np.ndarray, start: np.ndarray, best_score: int, rate: float, perfect: int
-) -> tuple[np.ndarray, int]:
-    """One round of :func:`greedy_coefficients`: the best multipliers met and their score."""
-    wells, classes = p.shape
-    best, factors = start, start.copy()
-    weighted = p * factors
-    calls = weighted.argmax(axis=1)
-    counts = np.bincount(calls, minlength=classes)
-    score = int(np.minimum(counts * classes, wells).sum())
-    weighted[np.arange(wells), calls] = -1.0
-    turns = weighted.max(axis=1) / p[np.arange(wells), calls]
-    # of each class its wells, by the multiplier under which they turn away; rivals only sink, so a well turns there at the earliest
-    leaving: list[list[tuple[float, int]]] = [[] for _ in range(classes)]
-    for well in range(wells):
-        leaving[calls[well]].append((-turns[well], well))
-    for heap in leaving:
-        heapify(heap)
-    steps = 0
-    while steps < GREEDY_STEPS:
-        c = int(counts.argmax())
-        heap = leaving[c]
-        factor, turn = float(factors[c]), -heap[0][0] * (1 + 1e-12)
-        factor -= rate
-        steps += 1
-        while factor > turn and steps < GREEDY_STEPS:
-            factor -= rate
-            steps += 1
-        factors[c] = factor
-        stays = []
-        turned = False
-        while heap and -heap[0][0] * (1 + 1e-12) >= factor:
-            well = heappop(heap)[1]
-            row = p[well] * factors
-            call = int(row.argmax())
-            row[call] = -1.0
-            item = (-row[row.argmax()] / p[well, call], well)
-            if call == c:
-                stays.append(item)
-                continue
-            heappush(leaving[call], item)
-            score += min((int(counts[call]) + 1) * classes, wells) - min(int(counts[call]) * classes, wells)
-            score += min((int(counts[c]) - 1) * classes, wells) - min(int(counts[c]) * classes, wells)
-            counts[call] += 1
-            counts[c] -= 1
-            turned = True
-        for item in stays:
-            heappush(heap, item)
-        if turned and score > best_score:
-            best_score, best = score, factors.copy()
-            if best_score == perfect:
-                break
-    return best, best_score
-
-
-def greedy(log_p: np.ndarray, capacity: np.ndarray) -> np.ndarray:
-    """Probabilities after the published greedy coefficients.
-
-    Its input is, as published, the softmax of each class over the wells of the plate; every class counts as standing once.
-
-    Args:
-        log_p: (W, K) log probabilities.
-        capacity: (K,) int.
-
-    Returns:
-        (W, K) log probabilities, rows sum to 1.
-    """
-    over_wells = np.exp(log_p - logsumexp(log_p, axis=0, keepdims=True))
-    result = np.log(np.maximum(over_wells * greedy_coefficients(over_wells), 1e-300))
-    return result - logsumexp(result, axis=1, keepdims=True)
 
 
 def _none(log_p: np.ndarray, capacity: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,6 +1,6 @@
 """Chapters of the report: what one pipeline has to show, as JSON, so that the page can be written again without it.
 
-A chapter holds sections of exhibits (figures, pictures, tables), answers to the questions of the verdict, and doubts. Each pipeline
+A chapter holds sections of exhibits (figures, images, tables), answers to the questions of the verdict, and doubts. Each pipeline
 writes its own with the functions of its module here; ``deepnoise.report.page`` puts them together.
 """
 
@@ -22,7 +22,7 @@ ROWS = 300
 """Rows of a table, at most; the entry holds all of them."""
 
 SHARES = frozenset(
-    ("top1", "top5", "chance", "low", "high", "accuracy", "confidence", "sure_share", "sure_precision", "balanced_accuracy", "hand_features")
+    ("top1", "top5", "chance", "low", "high", "accuracy", "confidence", "confident_share", "confident_precision", "balanced_accuracy", "hand_features")
 )  # fmt: skip
 """Columns that are read as percentages."""
 
@@ -38,13 +38,13 @@ class Cell:
 
 @dataclass(frozen=True)
 class Exhibit:
-    """One thing to look at: a figure (plotly's JSON), a picture (a data URL), or a table."""
+    """One thing to look at: a figure (plotly's JSON), an image (a data URL), or a table."""
 
     title: str
     caption: str = ""
     entry: str = ""
     figure: dict[str, Any] | None = None
-    picture: str | None = None
+    image: str | None = None
     head: Sequence[str] = ()
     rows: Sequence[Sequence[Cell]] = ()
     left_out: int = 0
@@ -90,12 +90,12 @@ def figure(title: str, drawn: go.Figure, entry: str, caption: str = "", wide: bo
     return Exhibit(title, caption, entry, figure=json.loads(str(drawn.to_json())), wide=wide)
 
 
-def picture(title: str, drawn: Image, entry: str, caption: str = "") -> Exhibit:
-    """A picture as an exhibit."""
+def image(title: str, drawn: Image, entry: str, caption: str = "") -> Exhibit:
+    """An image as an exhibit."""
     written = io.BytesIO()
     drawn.save(written, format="PNG", optimize=True)
     url = "data:image/png;base64," + base64.b64encode(written.getvalue()).decode()
-    return Exhibit(title, caption, entry, picture=url)
+    return Exhibit(title, caption, entry, image=url)
 
 
 def table(

@@ -16,7 +16,7 @@ from plotly.offline import get_plotlyjs
 from deepnoise.report.chapter import sentence
 
 QUESTIONS = {
-    "signal": ("Are perturbations recognised?", "Nothing is scored yet", "evaluation"),
+    "signal": ("Are perturbations recognized?", "Nothing is scored yet", "evaluation"),
     "design": (
         "What does the plate design add?",
         "Nothing is known yet of what the plate design adds",

@@ -1,4 +1,4 @@
-"""Pictures of cells from latent traits: six channels, plain numpy, blocks of a few tiles that fit the cache.
+"""Images of cells from latent traits: six channels, plain numpy, blocks of a few tiles that fit the cache.
 
 A cell is drawn on a small patch from products of smooth ellipses and plane waves (no calls per pixel), and
 added to its tile. All structure comes from the traits below, so a perturbation is a vector of trait changes.

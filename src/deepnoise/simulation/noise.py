@@ -1,4 +1,4 @@
-"""Technical noise of a simulated screen, by level: experiment, plate, well position, picture.
+"""Technical noise of a simulated screen, by level: experiment, plate, well position, image.
 
 Part of it is a gain and an offset a plate, which plate normalization inverts; the rest (blur, illumination,
 bleed-through, penetrance, shifts of the very traits that perturbations move) it cannot.
@@ -56,7 +56,7 @@ ADVERSARIAL = NoiseLevels(
 
 @dataclass(frozen=True)
 class PlateOptics:
-    """What a plate's microscope and stain do to its pictures."""
+    """What a plate's microscope and stain do to its images."""
 
     gain: np.ndarray  # (C,)
     offset: np.ndarray  # (C,) grey levels

@@ -1,4 +1,4 @@
-"""A whole simulated screen, plate by plate: design + biology + technical noise -> raw pictures."""
+"""A whole simulated screen, plate by plate: design + biology + technical noise -> raw images."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ BLOCK = 6  # tiles drawn at a time: what fits the processor's cache
 
 
 @dataclass(frozen=True)
-class PlatePictures:
-    """All pictures of one plate."""
+class RenderedPlate:
+    """All images of one plate."""
 
     split: str
     experiment: str
@@ -62,7 +62,7 @@ def render_screen(
     image_size: int,
     noise: NoiseLevels,
     seed: int,
-) -> Iterator[PlatePictures]:
+) -> Iterator[RenderedPlate]:
     """Photograph every well of a design.
 
     Args:
@@ -112,7 +112,7 @@ def render_screen(
                 )
                 for block in np.array_split(per_tile, max(1, round(len(per_tile) / BLOCK)))
             ]
-            yield PlatePictures(
+            yield RenderedPlate(
                 split=wells["split"].iloc[0],
                 experiment=str(experiment),
                 plate=int(plate),

@@ -1,4 +1,4 @@
-"""Views of pictures, drawn per picture and applied in batches on the device (method: section 4)."""
+"""Views of images, drawn per image and applied in batches on the device (method: section 4)."""
 
 from __future__ import annotations
 
@@ -7,47 +7,45 @@ import torch
 import torch.nn.functional as F
 
 
-def dihedral(pictures: torch.Tensor, view: torch.Tensor) -> torch.Tensor:
-    """One of the eight symmetries of the square for each picture, exact (no interpolation).
+def dihedral(images: torch.Tensor, view: torch.Tensor) -> torch.Tensor:
+    """One of the eight symmetries of the square for each image, exact (no interpolation).
 
     Args:
-        pictures: (B, C, H, H) any dtype.
+        images: (B, C, H, H) any dtype.
         view: (B,) int64, 0..7: a quarter turn ``view % 4`` times, mirrored first where ``view >= 4``.
 
     Returns:
         (B, C, H, H).
     """
-    out = torch.empty_like(pictures)
+    out = torch.empty_like(images)
     for v in range(8):
         chosen = view == v
         if chosen.any():
-            out[chosen] = dihedral_view(pictures[chosen], v)
+            out[chosen] = dihedral_view(images[chosen], v)
     return out
 
 
-def dihedral_view(pictures: torch.Tensor, view: int) -> torch.Tensor:
-    """The same symmetry for all pictures of a batch."""
+def dihedral_view(images: torch.Tensor, view: int) -> torch.Tensor:
+    """The same symmetry for all images of a batch."""
     if view >= 4:
-        pictures = pictures.flip(-1)
-    return torch.rot90(pictures, view % 4, dims=(-2, -1))
+        images = images.flip(-1)
+    return torch.rot90(images, view % 4, dims=(-2, -1))
 
 
-def shift_scale(pictures: torch.Tensor, strength: float, crop: bool, generator: torch.Generator) -> torch.Tensor:
+def shift_scale(images: torch.Tensor, strength: float, crop: bool, generator: torch.Generator) -> torch.Tensor:
     """Random shift, scale and aspect, each up to ``strength`` (0.1 = 10 %), bilinear, mirrored at the rim.
 
     With ``crop`` a random 80-99 % of the area is enlarged on top.
     """
-    draw = (2 * torch.rand(len(pictures), 4, generator=generator) - 1) * strength
-    theta = torch.zeros(len(pictures), 2, 3)
+    draw = (2 * torch.rand(len(images), 4, generator=generator) - 1) * strength
+    theta = torch.zeros(len(images), 2, 3)
     theta[:, 0, 0] = (1 + draw[:, 0]) * (1 + draw[:, 1] / 2)
     theta[:, 1, 1] = (1 + draw[:, 0]) / (1 + draw[:, 1] / 2)
     theta[:, :, 2] = 2 * draw[:, 2:]
     if crop:
-        theta[:, :, :2] *= (0.80 + 0.19 * torch.rand(len(pictures), 1, 1, generator=generator)).sqrt()
-    grid = F.affine_grid(theta.to(pictures.device), list(pictures.shape), align_corners=False)
-    return F.grid_sample(
-        pictures, grid.to(pictures.dtype), mode="bilinear", padding_mode="reflection", align_corners=False
-    )
+        theta[:, :, :2] *= (0.80 + 0.19 * torch.rand(len(images), 1, 1, generator=generator)).sqrt()
+    grid = F.affine_grid(theta.to(images.device), list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid.to(images.dtype), mode="bilinear", padding_mode="reflection", align_corners=False)
 
 
 def _rectangles(area: torch.Tensor, aspect: torch.Tensor, place: torch.Tensor, height: int, width: int) -> torch.Tensor:
@@ -61,33 +59,33 @@ def _rectangles(area: torch.Tensor, aspect: torch.Tensor, place: torch.Tensor, h
     return (rows[:, :, None] & columns[:, None, :])[:, None]
 
 
-def erase(pictures: torch.Tensor, chance: float, generator: torch.Generator) -> torch.Tensor:
+def erase(images: torch.Tensor, chance: float, generator: torch.Generator) -> torch.Tensor:
     """Random erasing of a rectangle of 2-40 % of the area, filled with 0 (Zhong et al., arXiv 1708.04896)."""
-    count, _, height, width = pictures.shape
+    count, _, height, width = images.shape
     draw = torch.rand(5, count, generator=generator)
     area = (0.02 + 0.38 * draw[0]) * (draw[4] < chance)
     gone = _rectangles(area, torch.exp((2 * draw[1] - 1) * 0.7), draw[2:4], height, width)
-    return pictures.masked_fill(gone.to(pictures.device), 0.0)
+    return images.masked_fill(gone.to(images.device), 0.0)
 
 
 def mix(
-    pictures: torch.Tensor, mixup: float, cutmix: float, generator: torch.Generator
+    images: torch.Tensor, mixup: float, cutmix: float, generator: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Mix each picture with another of the batch.
+    """Mix each image with another of the batch.
 
     It is blended (MixUp, Zhang et al., arXiv 1710.09412) or gets a rectangle of the other (CutMix, Yun et al., arXiv 1905.04899);
-    where both are on, one of the two by chance for each picture.
+    where both are on, one of the two by chance for each image.
 
     Args:
-        pictures: (B, C, H, W) float.
-        mixup: a of Beta(a, a), from which the share of a blended picture is drawn; 0: no blending.
+        images: (B, C, H, W) float.
+        mixup: a of Beta(a, a), from which the share of a blended image is drawn; 0: no blending.
         cutmix: The same of the area that is left of a pasted one.
         generator: CPU source of all randomness.
 
     Returns:
-        The mixed pictures, the partner (B,) int64 of each and the share (B,) float32 in 0..1 that is left of the picture itself.
+        The mixed images, the partner (B,) int64 of each and the share (B,) float32 in 0..1 that is left of the image itself.
     """
-    count, _, height, width = pictures.shape
+    count, _, height, width = images.shape
     rng = np.random.default_rng(int(torch.randint(2**62, (1,), generator=generator)))
     pasted = torch.from_numpy(rng.random(count) < (cutmix > 0) * (0.5 if mixup > 0 else 1.0))
     blend = torch.from_numpy(rng.beta(mixup or 1.0, mixup or 1.0, count)).float()
@@ -96,12 +94,12 @@ def mix(
     masks = _rectangles(1 - left, torch.ones(count), torch.rand(2, count, generator=generator), height, width)
     own = torch.where(pasted[:, None, None, None], (~masks).float(), blend[:, None, None, None])
     share = own.mean(dim=(1, 2, 3))
-    own = own.to(pictures.device, pictures.dtype)
-    return own * pictures + (1 - own) * pictures[partner.to(pictures.device)], partner, share
+    own = own.to(images.device, images.dtype)
+    return own * images + (1 - own) * images[partner.to(images.device)], partner, share
 
 
 def random_view(
-    pictures: torch.Tensor,
+    images: torch.Tensor,
     *,
     turns: bool,
     strength: float,
@@ -109,10 +107,10 @@ def random_view(
     crop: bool = False,
     generator: torch.Generator,
 ) -> torch.Tensor:
-    """One random view of each normalized picture.
+    """One random view of each normalized image.
 
     Args:
-        pictures: (B, C, H, W) float.
+        images: (B, C, H, W) float.
         turns: Random flips and quarter turns.
         strength: Of shift, scale and aspect; 0 leaves them out.
         erase_chance: Chance of random erasing.
@@ -120,10 +118,10 @@ def random_view(
         generator: CPU source of all randomness.
     """
     if turns:
-        view = torch.randint(0, 8, (len(pictures),), generator=generator)
-        pictures = dihedral(pictures, view.to(pictures.device))
+        view = torch.randint(0, 8, (len(images),), generator=generator)
+        images = dihedral(images, view.to(images.device))
     if strength > 0:
-        pictures = shift_scale(pictures, strength, crop, generator)
+        images = shift_scale(images, strength, crop, generator)
     if erase_chance > 0:
-        pictures = erase(pictures, erase_chance, generator)
-    return pictures
+        images = erase(images, erase_chance, generator)
+    return images

@@ -1,4 +1,4 @@
-"""The baseline to beat: intensity features of the pictures and logistic regression, on the same folds."""
+"""The baseline to beat: intensity features of the images and logistic regression, on the same folds."""
 
 from __future__ import annotations
 

@@ -20,6 +20,6 @@ def write_chapter(curves: go.Figure, pretraining: pd.DataFrame, training: pd.Dat
     last = pd.concat(ends) if ends else training
     exhibits = [
         figure("How the network learned", curves, "learning_curves"),
-        table("Last epochs", last, "training_history", "The validation plates were watched during training.", {"student_t1", "teacher_t1", "chosen_t1", "loader_wait"}),
+        table("Last epochs", last, "training_history", "The validation plates were watched during training.", {"student_top1", "teacher_top1", "chosen_top1", "loader_wait"}),
     ]  # fmt: skip
     return Chapter([Section("Training", "Loss, validation score and learning rate.", exhibits)])

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pandas as pd
 import plotly.graph_objects as go
 
-from deepnoise.figures import COLOURS, new_figure, say
+from deepnoise.drawing.figures import COLOURS, new_figure, say
 
-SCORED = {"student_t1": ("student", COLOURS[0]), "teacher_t1": ("moving average", COLOURS[5])}
+SCORED = {"student_top1": ("student", COLOURS[0]), "teacher_top1": ("moving average", COLOURS[5])}
 
 
 def learning_curves(pretraining: pd.DataFrame, training: pd.DataFrame) -> go.Figure:

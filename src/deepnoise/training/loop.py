@@ -12,10 +12,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from deepnoise.network.batch_norm import use_batch_statistics
+from deepnoise.network.network import Network
+from deepnoise.network.trained_model import TrainedModel
 from deepnoise.training import schedules
 from deepnoise.training.losses import CONSISTENCY
-from deepnoise.training.model import TrainedModel
-from deepnoise.training.network import Network, use_batch_statistics
 from deepnoise.training.pseudo_labels import PseudoLabels
 from deepnoise.training.stage import Stage
 from deepnoise.training.trainer import Strength, Trainer
@@ -62,7 +63,7 @@ def train_mean_teacher(
     student.load_state_dict(pretrained.weights)
     if not own.epochs:
         model = trainer.trained(
-            student, **{k: pretrained.facts[k] for k in ("stage", "epoch", "validation_t1", "loader_wait")}
+            student, **{k: pretrained.facts[k] for k in ("stage", "epoch", "validation_top1", "loader_wait")}
         )
         return model, model, []
     stage = Stage(trainer, "mean_teacher", own, student, averaged=True)
@@ -121,5 +122,5 @@ def train_mean_teacher(
 
 
 def embed(network: Network, parts: list[torch.Tensor]) -> torch.Tensor:
-    """Features (B, D) of pictures that pass the network part by part, each with BatchNorm statistics of its own."""
+    """Features (B, D) of images that pass the network part by part, each with BatchNorm statistics of its own."""
     return torch.cat([network.embed(part) for part in parts])

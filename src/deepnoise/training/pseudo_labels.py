@@ -6,12 +6,12 @@ import numpy as np
 import pandas as pd
 import torch
 
-from deepnoise.ingestion.design import discover_groups
+from deepnoise.ingestion.layouts import discover_groups
 from deepnoise.parameters import PlateBalancingParameters, PseudoLabelParameters
-from deepnoise.plate_balancing.balancing import Knowledge, balance
+from deepnoise.plate_balancing.balancing import DesignKnowledge, balance
 from deepnoise.tables import SCORE, prefixed
 from deepnoise.training import schedules
-from deepnoise.training.split import FoldView
+from deepnoise.training.fold_view import FoldView
 
 WELL = ["id_code", "experiment", "plate", "well", "target"]
 BALANCING = PlateBalancingParameters(
@@ -96,7 +96,7 @@ class PseudoLabels:
             names = self.classes[: self.targets]
             part = self.wells[treated].drop(columns="target").reset_index(drop=True).assign(role="heldout", tier="T1")
             part = pd.concat([part, prefixed(scores[treated][:, : self.targets], names, SCORE, part.index)], axis=1)
-            balanced = balance(part, Knowledge(self._layout), BALANCING)
+            balanced = balance(part, DesignKnowledge(self._layout), BALANCING)
             probability[treated, : self.targets] = balanced.probabilities(BALANCING.method)
         by_well = (
             torch.from_numpy(probability.astype(np.float32))

@@ -13,17 +13,18 @@ import torch
 from tqdm import tqdm
 
 from deepnoise.errors import InputError, closest, first_few
+from deepnoise.network.batch_norm import reestimate_batch_norm
+from deepnoise.network.network import Network
+from deepnoise.network.site_images import Batch
+from deepnoise.network.trained_model import TrainedModel
 from deepnoise.parameters import StageParameters
 from deepnoise.training import schedules
-from deepnoise.training.images import Batch
 from deepnoise.training.losses import update_ema
-from deepnoise.training.model import TrainedModel
-from deepnoise.training.network import Network, reestimate_batch_norm
 from deepnoise.training.trainer import Trainer
 
 logger = logging.getLogger(__name__)
 REESTIMATED_ON = 2048
-"""Labelled pictures on which BatchNorm statistics of an average are re-estimated."""
+"""Labelled images on which BatchNorm statistics of an average are re-estimated."""
 
 
 class Stage:
@@ -140,7 +141,7 @@ class Stage:
         average = None if self.average is None else trainer.validation_score(self.average)
         chosen = student if self.average is None else average
         losses, gaps = np.mean(self._terms, axis=0)
-        best = max((row["chosen_t1"] for row in self.history if row["chosen_t1"] is not None), default=-1.0)
+        best = max((row["chosen_top1"] for row in self.history if row["chosen_top1"] is not None), default=-1.0)
         self.improved = chosen is not None and chosen > best
         if self.improved and self.parameters.keep == "best":
             self._best = {
@@ -150,8 +151,8 @@ class Stage:
             }
         row = {
             "fold": trainer.view.fold, "cell_type": trainer.view.cell_type or "all", "stage": self.name, "epoch": self._epoch,
-            "loss": float(losses), "consistency": float(gaps), "learning_rate": self._rate, "student_t1": student,
-            "teacher_t1": average, "chosen_t1": chosen, "images_per_second": self._images / seconds,
+            "loss": float(losses), "consistency": float(gaps), "learning_rate": self._rate, "student_top1": student,
+            "teacher_top1": average, "chosen_top1": chosen, "images_per_second": self._images / seconds,
             "loader_wait": waited / seconds,
         }  # fmt: skip
         self.history.append(row)
@@ -173,14 +174,14 @@ class Stage:
 
     def models(self) -> tuple[TrainedModel, TrainedModel]:
         """The student, and what is handed on: the average, or the student where none is kept."""
-        scores = [row["chosen_t1"] for row in self.history]
+        scores = [row["chosen_top1"] for row in self.history]
         epoch = len(scores) - 1
         if self._best:
             for role, network in self._networks().items():
                 network.load_state_dict(_under(self._best, role))
             epoch = int(np.argmax(scores))
         facts = {
-            "stage": self.name, "epoch": epoch, "validation_t1": scores[epoch] if scores else None,
+            "stage": self.name, "epoch": epoch, "validation_top1": scores[epoch] if scores else None,
             "loader_wait": float(np.mean([row["loader_wait"] for row in self.history])) if scores else 0.0,
         }  # fmt: skip
         student = self.trainer.trained(self.student, **facts, network_role="student")

@@ -1,4 +1,4 @@
-"""In which order pictures are shown: the labelled and the unlabelled stream, each drawn for itself."""
+"""In which order images are shown: the labelled and the unlabelled stream, each drawn for itself."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import pandas as pd
 import torch
 
 
-def pure_units(table: pd.DataFrame, batches: str) -> np.ndarray:
-    """(N,) the experiment or plate whose pictures alone make a batch; one unit for all where ``batches`` is mixed."""
+def batch_group(table: pd.DataFrame, batches: str) -> np.ndarray:
+    """(N,) the experiment or plate whose images alone make a batch; one unit for all where ``batches`` is mixed."""
     if batches == "mixed":
         return np.zeros(len(table), int)
     own = table["experiment"].to_numpy(dtype=str)
@@ -18,15 +18,15 @@ def pure_units(table: pd.DataFrame, batches: str) -> np.ndarray:
 def labelled_stream(
     units: np.ndarray, size: int, generator: torch.Generator, wells: np.ndarray | None = None
 ) -> list[np.ndarray]:
-    """All pictures once, in random batches of one unit each; the batches come in random order.
+    """All images once, in random batches of one unit each; the batches come in random order.
 
-    A last batch of one picture is joined to the one before (BatchNorm needs two).
+    A last batch of one image is joined to the one before (BatchNorm needs two).
 
     Args:
-        units: Of :func:`pure_units`.
-        size: Pictures a batch.
+        units: Of :func:`batch_group`.
+        size: Images a batch.
         generator: Source of all randomness.
-        wells: (N,) well of each picture, where one random picture of each well is shown instead of all.
+        wells: (N,) well of each image, where one random image of each well is shown instead of all.
 
     Returns:
         Rows of the site table, an array a batch.
@@ -48,15 +48,15 @@ def labelled_stream(
 def unlabelled_stream(
     labelled: list[np.ndarray], units: np.ndarray, own_units: np.ndarray, size: int, generator: torch.Generator
 ) -> list[np.ndarray]:
-    """A random unlabelled batch of one unit beside each labelled one: of the same unit where its pictures are unlabelled ones too.
+    """A random unlabelled batch of one unit beside each labelled one: of the same unit where its images are unlabelled ones too.
 
-    No picture comes twice before all of its unit have come once.
+    No image comes twice before all of its unit have come once.
 
     Args:
         labelled: Of :func:`labelled_stream`.
-        units: (N,) units of the labelled pictures.
-        own_units: (U,) units of the unlabelled pictures.
-        size: Unlabelled pictures a step; fewer where the unit has fewer.
+        units: (N,) units of the labelled images.
+        own_units: (U,) units of the unlabelled images.
+        size: Unlabelled images a step; fewer where the unit has fewer.
         generator: Source of all randomness.
     """
     if not size or not len(own_units):
@@ -69,7 +69,7 @@ def unlabelled_stream(
         unit = units[batch[0]]
         if unit not in pools:  # held-out experiments are others than the labelled ones
             unit = names[int(torch.randint(len(names), (), generator=generator))]
-        if len(left[unit]) < size:  # the next round of the unit's pictures
+        if len(left[unit]) < size:  # the next round of the unit's images
             again = pools[unit][torch.randperm(len(pools[unit]), generator=generator).numpy()]
             left[unit] = np.concatenate([left[unit], again])
         further.append(left[unit][:size])

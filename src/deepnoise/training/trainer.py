@@ -1,4 +1,4 @@
-"""What both stages of one training share: the pictures, the network, views of them, scores."""
+"""What both stages of one training share: the images, the network, views of them, scores."""
 
 from __future__ import annotations
 
@@ -16,27 +16,22 @@ import torch.nn.functional as F
 from deepnoise import __version__
 from deepnoise.errors import InputError
 from deepnoise.fingerprint import fingerprint
+from deepnoise.network.batch_norm import adapted_batches
+from deepnoise.network.device import autocast, choose_device, to_device
+from deepnoise.network.network import Network, NetworkSpec
+from deepnoise.network.site_images import Batch, ImageSource, SiteImages, checksums, normalize
+from deepnoise.network.trained_model import TrainedModel
 from deepnoise.normalization.statistics import statistics_of_plates
 from deepnoise.parameters import TrainingParameters
 from deepnoise.training.augmentation import mix, random_view
-from deepnoise.training.images import Batch, PictureStore, SitePictures, checksums, normalise
-from deepnoise.training.model import TrainedModel
-from deepnoise.training.network import (
-    Network,
-    NetworkSpec,
-    adapted_batches,
-    autocast,
-    choose_device,
-    to_device,
-)
-from deepnoise.training.split import FoldView, tier_of_training
-from deepnoise.training.streams import labelled_stream, pure_units, unlabelled_stream
+from deepnoise.training.fold_view import FoldView, tier_of_training
+from deepnoise.training.streams import batch_group, labelled_stream, unlabelled_stream
 from deepnoise.training.tracking import Report
 
 Strength = Literal["weak", "normal", "strong"]
-"""How far a view departs from the picture."""
+"""How far a view departs from the image."""
 CHUNK = 256
-"""Pictures read at once where no gradient is needed."""
+"""Images read at once where no gradient is needed."""
 
 
 class StateStore(Protocol):
@@ -71,7 +66,7 @@ class Trainer:
 
     Args:
         view: What may be seen.
-        store: The pictures.
+        store: The images.
         statistics: The table ``plate_statistics``.
         parameters: The block ``training``.
         state: Where an unfinished training is kept.
@@ -84,7 +79,7 @@ class Trainer:
     def __init__(
         self,
         view: FoldView,
-        store: PictureStore,
+        store: ImageSource,
         statistics: pd.DataFrame,
         parameters: TrainingParameters,
         state: StateStore,
@@ -110,14 +105,14 @@ class Trainer:
         gigabytes = parameters.cache_gigabytes
         if parameters.unlabelled_source == "training":
             gigabytes /= 2
-        self.labelled = SitePictures(store, view.labelled, statistics, gigabytes)
+        self.labelled = SiteImages(store, view.labelled, statistics, gigabytes)
         same = view.unlabelled["store_row"].size == len(view.labelled) and view.unlabelled.equals(
             view.labelled[view.unlabelled.columns]
         )
-        self.unlabelled = self.labelled if same else SitePictures(store, view.unlabelled, statistics, gigabytes)
-        self.validation = SitePictures(store, view.validation, statistics, gigabytes / 2)
+        self.unlabelled = self.labelled if same else SiteImages(store, view.unlabelled, statistics, gigabytes)
+        self.validation = SiteImages(store, view.validation, statistics, gigabytes / 2)
         self.label = torch.tensor(view.labelled["label"].to_numpy(np.int64))
-        self.units = pure_units(view.labelled, parameters.batches)
+        self.units = batch_group(view.labelled, parameters.batches)
         self.spec = NetworkSpec(
             parameters.backbone, len(self.channels), len(view.classes), parameters.head.name, parameters.head.scale,
             parameters.head.margin, len(view.cell_types) if parameters.cell_type == "one_hot" else 0,
@@ -130,7 +125,7 @@ class Trainer:
             "cell_types": view.cell_types,
             "network": asdict(self.spec),
             "channels": self.channels,
-            "image_size": list(self.labelled.batch(np.array([0])).pictures.shape[2:]),
+            "image_size": list(self.labelled.batch(np.array([0])).images.shape[2:]),
             "classes": view.classes,
             "targets": view.targets,
             "normalization": {
@@ -178,18 +173,18 @@ class Trainer:
     def unlabelled_order(self, labelled: list[np.ndarray], generator: torch.Generator) -> list[np.ndarray]:
         """An unlabelled batch beside each labelled one, in the stated ratio."""
         size = round(self.parameters.batch_size * self.parameters.mean_teacher.unlabelled_ratio)
-        own_units = pure_units(self.view.unlabelled, self.parameters.batches)
+        own_units = batch_group(self.view.unlabelled, self.parameters.batches)
         return unlabelled_stream(labelled, self.units, own_units, size, generator)
 
     def pixels(self, batch: Batch, generator: torch.Generator | None = None) -> torch.Tensor:
-        """Normalized pictures on the device, jittered in training."""
+        """Normalized images on the device, jittered in training."""
         jitter = self.parameters.augmentation.statistics_jitter if generator is not None else 0.0
-        return self.laid_out(normalise(batch.to(self.device), self.strategy, jitter, generator))
+        return self.laid_out(normalize(batch.to(self.device), self.strategy, jitter, generator))
 
-    def laid_out(self, pictures: torch.Tensor) -> torch.Tensor:
-        """Pictures in the memory format of the network."""
+    def laid_out(self, images: torch.Tensor) -> torch.Tensor:
+        """Images in the memory format of the network."""
         form = torch.channels_last if self.parameters.channels_last else torch.contiguous_format
-        return pictures.contiguous(memory_format=form)
+        return images.contiguous(memory_format=form)
 
     def autocast(self) -> torch.autocast:
         """The precision of a forward pass."""
@@ -203,7 +198,7 @@ class Trainer:
         target: torch.Tensor,
         mixed: tuple[torch.Tensor, torch.Tensor] | None = None,
     ) -> torch.Tensor:
-        """The supervised loss: margin on the true class; of a mixed picture that of both its classes, by their shares."""
+        """The supervised loss: margin on the true class; of a mixed image that of both its classes, by their shares."""
 
         def loss(goal: torch.Tensor) -> torch.Tensor:
             logits = network.classify(features, cell_type, goal)
@@ -215,35 +210,35 @@ class Trainer:
         partner, share = (part.to(self.device) for part in mixed)
         return (share * loss(target) + (1 - share) * loss(target[partner])).mean()
 
-    def draw_view(self, pictures: torch.Tensor, strength: Strength, generator: torch.Generator) -> torch.Tensor:
+    def draw_view(self, images: torch.Tensor, strength: Strength, generator: torch.Generator) -> torch.Tensor:
         """One random view: a normal one is a weak one with erasing, a strong one has a random crop too."""
         own = self.parameters.augmentation
         return random_view(
-            pictures, turns=own.dihedral, strength=own.shift_scale, erase_chance=0.0 if strength == "weak" else own.erase,
+            images, turns=own.dihedral, strength=own.shift_scale, erase_chance=0.0 if strength == "weak" else own.erase,
             crop=strength == "strong", generator=generator,
         )  # fmt: skip
 
     def mixed(
-        self, pictures: torch.Tensor, generator: torch.Generator
+        self, images: torch.Tensor, generator: torch.Generator
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor] | None]:
-        """Pictures after CutMix or MixUp, with partner and share; as they are where both are off."""
+        """Images after CutMix or MixUp, with partner and share; as they are where both are off."""
         own = self.parameters.augmentation
         if not own.mixup and not own.cutmix:
-            return pictures, None
-        pictures, partner, share = mix(pictures, own.mixup, own.cutmix, generator)
-        return self.laid_out(pictures), (partner, share)
+            return images, None
+        images, partner, share = mix(images, own.mixup, own.cutmix, generator)
+        return self.laid_out(images), (partner, share)
 
     @torch.inference_mode()
-    def logits(self, network: Network, pictures: SitePictures, generator: torch.Generator | None = None) -> np.ndarray:
-        """(N, K) logits of all pictures in one view, a random weak one where a generator is given.
+    def logits(self, network: Network, images: SiteImages, generator: torch.Generator | None = None) -> np.ndarray:
+        """(N, K) logits of all images in one view, a random weak one where a generator is given.
 
-        Where training batches are pure, BatchNorm statistics are those of each experiment's or plate's own pictures.
+        Where training batches are pure, BatchNorm statistics are those of each experiment's or plate's own images.
         """
-        names = pure_units(pictures.sites, self.parameters.batches)
+        names = batch_group(images.sites, self.parameters.batches)
         units = pd.Series(range(len(names))).groupby(names).indices.values()
         network = copy.deepcopy(network).eval() if self.pure else network.eval()
         out = np.empty((len(names), self.spec.classes), np.float32)
-        for batch, x in adapted_batches(network, pictures, units, CHUNK, self.pixels, adapt=self.pure):
+        for batch, x in adapted_batches(network, images, units, CHUNK, self.pixels, adapt=self.pure):
             if generator is not None:
                 x = self.laid_out(self.draw_view(x, "weak", generator))
             with self.autocast():

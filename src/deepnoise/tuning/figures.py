@@ -1,4 +1,4 @@
-"""Pictures of a study: history, importances, parallel coordinates."""
+"""Images of a study: history, importances, parallel coordinates."""
 
 from __future__ import annotations
 

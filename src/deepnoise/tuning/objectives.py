@@ -10,17 +10,17 @@ import optuna
 import pandas as pd
 
 from deepnoise.errors import InputError
+from deepnoise.network.site_images import ImageSource
 from deepnoise.parameters import PlateBalancingParameters, TrainingParameters, replace_values
-from deepnoise.plate_balancing.balancing import Knowledge, balance
+from deepnoise.plate_balancing.balancing import DesignKnowledge, balance
 from deepnoise.plate_balancing.scores import pool_scores
-from deepnoise.training.images import PictureStore
 from deepnoise.tuning.study import Objective
 
 WHERE = "tuning"
 
 
 def training_objective(
-    store: PictureStore,
+    store: ImageSource,
     sites: pd.DataFrame,
     wells: pd.DataFrame,
     folds: pd.DataFrame,
@@ -31,8 +31,8 @@ def training_objective(
 
     A trial is given up where its epochs fall behind the median of the earlier ones.
     """
+    from deepnoise.training.fold_view import fold_view
     from deepnoise.training.loop import pretrain, train_mean_teacher
-    from deepnoise.training.split import fold_view
     from deepnoise.training.trainer import NoState, Trainer
 
     fold = int(folds["fold"].min())
@@ -48,14 +48,14 @@ def training_objective(
 
         def report(row: dict[str, Any]) -> None:
             nonlocal epochs
-            trial.report(row["chosen_t1"], epochs)
+            trial.report(row["chosen_top1"], epochs)
             epochs += 1
             if trial.should_prune():
                 raise optuna.TrialPruned
 
         trainer = Trainer(view, store, statistics, own, NoState(), [report])
         _, model, _ = train_mean_teacher(trainer, pretrain(trainer)[0])
-        return float(model.facts["validation_t1"])
+        return float(model.facts["validation_top1"])
 
     return objective
 
@@ -78,7 +78,7 @@ def balancing_objective(
 
     def objective(trial: optuna.Trial, values: Mapping[str, Any]) -> float:
         own = replace_values(parameters, "plate_balancing", values, WHERE)
-        steps = balance(pooled, Knowledge(layout, cell_type=cell_type), own).steps
+        steps = balance(pooled, DesignKnowledge(layout, cell_type=cell_type), own).steps
         calls = steps[steps["step"] == steps["step"].iloc[-1]].set_index("id_code")["call"]
         return float(np.mean(calls.loc[pooled["id_code"]].to_numpy() == truth.to_numpy()))
 

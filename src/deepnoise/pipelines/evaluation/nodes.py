@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 from plotly.graph_objects import Figure
 
-from deepnoise.evaluation import card, chapter, figures, leaks, metrics, reliability, retrieval, suspects
+from deepnoise.evaluation import chapter, figures, metrics, probe_tasks, reliability, retrieval, score_table, suspects
+from deepnoise.evaluation import signal_leak_card as card
 from deepnoise.evaluation.profiles import Profiles, join_profiles, true_labels
 from deepnoise.parameters import EvaluationParameters
 from deepnoise.plate_balancing.scores import filled, pool_scores
@@ -70,7 +71,7 @@ def measure_retrieval(
     seen = profiles.rows["plate_seen"].to_numpy(bool)
     asked = profiles if seen.all() else profiles.take(~seen)
     table, null = retrieval.average_precisions(asked, parameters.permutations)
-    return table.assign(tier=_tier(well_embeddings)), retrieval.summarise_retrieval(table, null)
+    return table.assign(tier=_tier(well_embeddings)), retrieval.summarize_retrieval(table, null)
 
 
 def probe_leaks(
@@ -94,17 +95,17 @@ def probe_leaks(
             rows = wells.assign(fold=0, role="", plate_seen=False)
         tiers["normalized_intensity"] = str(plate_statistics["tier"].iloc[0])
         for name, features in (
-            ("raw_intensity", leaks.well_features(site_features)),
-            ("normalized_intensity", leaks.normalized_wells(normalized_features)),
+            ("raw_intensity", probe_tasks.well_features(site_features)),
+            ("normalized_intensity", probe_tasks.normalized_wells(normalized_features)),
         ):
             there = rows[rows["id_code"].isin(features.index)].reset_index(drop=True)
             there = there.assign(perturbation=there["id_code"].map(labels))
             compared[name] = Profiles(there, features.loc[there["id_code"]].to_numpy(np.float32))
     if profiles.rows.empty:
         del compared["embedding"]
-    intensity = leaks.well_features(site_features, ("mean",))
+    intensity = probe_tasks.well_features(site_features, ("mean",))
     answers = {
-        name: leaks.probe_leaks(of, intensity, parameters.permutations, parameters.smallest_leak)
+        name: probe_tasks.probe_leaks(of, intensity, parameters.permutations, parameters.smallest_leak)
         for name, of in compared.items()
     }
     for answer in answers.get("embedding", []):
@@ -143,7 +144,7 @@ def find_suspects(
     wells: pd.DataFrame,
     heldout_labels: pd.DataFrame,
 ) -> pd.DataFrame:
-    """Wells whose picture contradicts the plate map."""
+    """Wells whose image contradicts the plate map."""
     profiles = _profiles(well_embeddings, wells, heldout_labels)
     found = suspects.find_suspects(profiles, _pooled(well_scores, wells), site_features, _tier(well_embeddings))
     flagged = found[found["flagged"]]
@@ -178,7 +179,7 @@ def format_scores(
 ) -> str:
     """The score table as text."""
     parts = (
-        metrics.format_scores(scores), reliability.format_reliability(reliability_summary), card.format_card(signal_leak_card)
+        score_table.format_scores(scores), reliability.format_reliability(reliability_summary), card.format_card(signal_leak_card)
     )  # fmt: skip
     return "\n".join(part for part in parts if part)
 

@@ -9,7 +9,7 @@ import pandas as pd
 from plotly.graph_objects import Figure
 
 from deepnoise.growth_chart.arms import Settings, plan_arms
-from deepnoise.ingestion.design import discover_groups, without_heldout_labels
+from deepnoise.ingestion.layouts import discover_groups, without_heldout_labels
 from deepnoise.normalization.illumination import corrected_store
 from deepnoise.parameters import (
     GrowthChartParameters,
@@ -47,7 +47,7 @@ def run_arms(
     )
 
 
-def summarise_arms(
+def summarize_arms(
     growth_arms: dict[str, dict[str, Any]],
     growth_chart_complete: dict[str, Any],
     parameters: GrowthChartParameters,
@@ -58,7 +58,7 @@ def summarise_arms(
     from deepnoise.growth_chart import summary
 
     arms = plan_arms(parameters, Settings(normalization, training))
-    return summary.summarise_arms(arms, parameters.seeds, growth_arms, growth_chart_complete)
+    return summary.summarize_arms(arms, parameters.seeds, growth_arms, growth_chart_complete)
 
 
 def draw_chart(growth_chart: pd.DataFrame) -> tuple[Figure, Figure, str]:

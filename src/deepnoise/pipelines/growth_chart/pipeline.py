@@ -1,4 +1,4 @@
-"""image_store, wells, folds -> run_arms -> growth_arms, growth_chart_complete -> summarise_arms -> growth_chart -> draw_chart."""
+"""image_store, wells, folds -> run_arms -> growth_arms, growth_chart_complete -> summarize_arms -> growth_chart -> draw_chart."""
 
 from kedro.pipeline import Node, Pipeline
 
@@ -30,10 +30,10 @@ def create_pipeline() -> Pipeline:
                 name="run_arms",
             ),
             Node(
-                nodes.summarise_arms,
+                nodes.summarize_arms,
                 ["growth_arms", "growth_chart_complete", *SETTINGS],
                 "growth_chart",
-                name="summarise_arms",
+                name="summarize_arms",
             ),
             Node(
                 nodes.draw_chart,

@@ -7,16 +7,16 @@ from typing import Any
 
 import pandas as pd
 
+from deepnoise.network.trained_model import TrainedModel
 from deepnoise.normalization.illumination import corrected_store
 from deepnoise.parameters import InferenceParameters
-from deepnoise.training.model import TrainedModel
 
 logger = logging.getLogger(__name__)
 
 
 def predict_sites(
     teacher: dict[str, TrainedModel],
-    further_models: dict[str, dict[str, TrainedModel]],
+    ensemble_models: dict[str, dict[str, TrainedModel]],
     image_store: Any,
     illumination_fields: pd.DataFrame,
     sites: pd.DataFrame,
@@ -26,11 +26,11 @@ def predict_sites(
     parameters: InferenceParameters,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Logits and embeddings of every site that the teacher was not trained on, and of a few experiments that it was."""
-    from deepnoise.inference.prediction import predict_folds
+    from deepnoise.inference.predict import predict_folds
 
     own = parameters
     return predict_folds(
-        teacher, corrected_store(image_store, illumination_fields), sites, wells, folds, plate_statistics, further=further_models,
+        teacher, corrected_store(image_store, illumination_fields), sites, wells, folds, plate_statistics, further=ensemble_models,
         weights=own.ensemble_weights, only=own.only, views=own.views, pooling=own.pooling, adabn=own.adabn,
         seen_experiments=own.seen_experiments, batch_size=own.batch_size, device_name=own.device,
     )  # fmt: skip
@@ -40,7 +40,7 @@ def pool_sites(
     site_logits: pd.DataFrame, site_embeddings: pd.DataFrame, parameters: InferenceParameters
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Average the sites of each well; the calls of a few named wells are told at once."""
-    from deepnoise.inference.prediction import best_calls, pool_wells
+    from deepnoise.inference.pooling import best_calls, pool_wells
 
     wells, embeddings = pool_wells(site_logits, site_embeddings, parameters.pooling)
     if parameters.only:
@@ -52,6 +52,6 @@ def pool_sites(
 
 def export_profiles(site_embeddings: pd.DataFrame, wells: pd.DataFrame) -> pd.DataFrame:
     """Embeddings of sites under the column names of other tools."""
-    from deepnoise.inference.prediction import profiles_table
+    from deepnoise.inference.pooling import profiles_table
 
     return profiles_table(site_embeddings, wells)

@@ -13,7 +13,7 @@ def create_pipeline() -> Pipeline:
                 nodes.predict_sites,
                 [
                     "teacher",
-                    "further_models",
+                    "ensemble_models",
                     "image_store",
                     "illumination_fields",
                     "sites",

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from deepnoise.errors import InputError
-from deepnoise.ingestion import chapter, design, findings, packing, validation
+from deepnoise.ingestion import audit, chapter, findings, folds, packing, validation
 from deepnoise.parameters import IngestionParameters
 
 logger = logging.getLogger(__name__)
@@ -30,12 +30,12 @@ def validate_wells(
 
 
 def match_images(
-    raw_images: packing.RawPictures,
+    raw_images: packing.RawImages,
     wells: pd.DataFrame,
     table_findings: dict[str, Any],
     parameters: IngestionParameters,
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Find the pictures of every well."""
+    """Find the images of every well."""
     known = table_findings["findings"]
     excluded = findings.excluded_sites(known[known["finding"] == "excluded"])
     matched, counts, found = validation.match_images(wells, raw_images, excluded)
@@ -45,7 +45,7 @@ def match_images(
 
 
 def pack_images(
-    raw_images: packing.RawPictures, matched_images: pd.DataFrame, parameters: IngestionParameters
+    raw_images: packing.RawImages, matched_images: pd.DataFrame, parameters: IngestionParameters
 ) -> packing.PackingPlan:
     """Hand the plates to the store, which reads what it lacks."""
     return packing.plan_packing(matched_images, raw_images, parameters.checksum)
@@ -55,7 +55,7 @@ def report_findings(
     image_store: Any, table_findings: dict[str, Any], image_findings: dict[str, Any], parameters: IngestionParameters
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Everything that is wrong with the screen: a row each, and summed up."""
-    found = packing.picture_findings(image_store.records(), image_store.channels)
+    found = packing.pixel_findings(image_store.records(), image_store.channels)
     pixels = findings.findings_table(found, parameters.findings.model_dump())
     table = pd.concat([image_findings["findings"], pixels], ignore_index=True)
     store = {
@@ -73,7 +73,7 @@ def report_findings(
     for row in table.drop_duplicates("finding").itertuples():
         count = int((table["finding"] == row.finding).sum())
         logger.warning("%s findings, policy %s; the first: %s", f"{count:,}", row.policy, findings.name_of(row))
-    summary = findings.summarise(table)
+    summary = findings.summarize(table)
     return table, {
         "tables": table_findings["counts"],
         "images": image_findings["counts"],
@@ -104,20 +104,20 @@ def list_sites(image_store: Any, wells: pd.DataFrame, ingestion_findings: pd.Dat
 
 def audit_design(wells: pd.DataFrame) -> dict[str, Any]:
     """What the design alone gives away."""
-    audit = design.audit_design(wells)
+    found = audit.audit_design(wells)
     logger.info(
         "design: %s duplicate layouts, %s plate groups, class from well position alone %.1f %% (chance %.1f %%)",
-        len(audit["duplicate_layouts"]), len(audit["plate_groups"]),
-        100 * audit["class_from_well_position"]["accuracy"], 100 * audit["class_from_well_position"]["chance"],
+        len(found["duplicate_layouts"]), len(found["plate_groups"]),
+        100 * found["class_from_well_position"]["accuracy"], 100 * found["class_from_well_position"]["chance"],
     )  # fmt: skip
-    return audit
+    return found
 
 
 def make_folds(wells: pd.DataFrame, design_audit: dict[str, Any], parameters: IngestionParameters) -> pd.DataFrame:
     """Split the screen; duplicates of a layout stay together."""
-    folds = parameters.folds
-    return design.make_folds(
-        wells, design_audit["duplicate_layouts"], folds.n_folds, folds.run, folds.validation, folds.split
+    split = parameters.folds
+    return folds.make_folds(
+        wells, design_audit["duplicate_layouts"], split.n_folds, split.run, split.validation, split.split
     )
 
 

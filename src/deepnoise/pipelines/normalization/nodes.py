@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from PIL.Image import Image
 from plotly.graph_objects import Figure as PlotlyFigure
 
-from deepnoise.evaluation.leaks import probe_batch
+from deepnoise.evaluation.probe import probe_batch
 from deepnoise.normalization import chapter, features, figures, illumination, position, quality, statistics
 from deepnoise.parameters import NormalizationParameters
 from deepnoise.progress import progress
@@ -24,15 +24,15 @@ BLOCK_BYTES = 32_000_000
 
 
 def read_blocks(store: Any, rows: pd.DataFrame, bar: Any) -> Iterator[tuple[pd.DataFrame, np.ndarray]]:
-    """The pictures of one plate's sites, in blocks that bound the memory."""
+    """The images of one plate's sites, in blocks that bound the memory."""
     start, size = 0, 1
     while start < len(rows):
         block = rows.iloc[start : start + size]
-        pictures = store.read(rows["experiment"].iloc[0], rows["plate"].iloc[0], block["store_row"].to_numpy())
-        yield block, pictures
+        images = store.read(rows["experiment"].iloc[0], rows["plate"].iloc[0], block["store_row"].to_numpy())
+        yield block, images
         start += len(block)
-        levels = 8 * np.iinfo(pictures.dtype).max * len(pictures[0])  # bytes of a site's histograms
-        size = max(1, BLOCK_BYTES // max(pictures[0].nbytes, levels))
+        levels = 8 * np.iinfo(images.dtype).max * len(images[0])  # bytes of a site's histograms
+        size = max(1, BLOCK_BYTES // max(images[0].nbytes, levels))
         bar.update(len(block))
 
 
@@ -46,7 +46,7 @@ def estimate_illumination(
         parts = []
         with progress("illumination", len(sites), "sites") as bar:
             for (experiment, plate), rows in sites.groupby(["experiment", "plate"]):
-                blocks = [illumination.block_means(pictures) for _, pictures in read_blocks(image_store, rows, bar)]
+                blocks = [illumination.block_means(images) for _, images in read_blocks(image_store, rows, bar)]
                 field = illumination.estimate_field(np.concatenate(blocks))
                 parts.append(illumination.field_table(field, experiment, plate, channels))
         table = pd.concat(parts, ignore_index=True)
@@ -66,9 +66,9 @@ def measure_sites(
     with progress("measuring", len(sites), "sites") as bar:
         for (experiment, plate), rows in sites.groupby(["experiment", "plate"]):
             total: dict[str, np.ndarray] = {}
-            for block, pictures in read_blocks(store, rows, bar):
-                counts = statistics.histograms(pictures)
-                parts.append(features.site_table(block, store.channels, features.measure_sites(pictures, counts)))
+            for block, images in read_blocks(store, rows, bar):
+                counts = statistics.histograms(images)
+                parts.append(features.site_table(block, store.channels, features.measure_sites(images, counts)))
                 statistics.add_histograms(total, counts, kinds.loc[block["id_code"], "well_type"].to_numpy())
             key = {
                 "experiment": experiment,
@@ -93,11 +93,11 @@ def compute_statistics(
     )
 
 
-def normalise_features(
+def normalize_features(
     site_features: pd.DataFrame, plate_statistics: pd.DataFrame, parameters: NormalizationParameters
 ) -> pd.DataFrame:
-    """Hand features as normalized pictures would give them; without row and column effects where that is asked for."""
-    normalized = features.normalise_features(site_features, plate_statistics)
+    """Hand features as normalized images would give them; without row and column effects where that is asked for."""
+    normalized = features.normalize_features(site_features, plate_statistics)
     if parameters.position_correction == "median_polish":
         normalized = position.correct_positions(normalized)
     return normalized
@@ -124,7 +124,7 @@ def probe_pixels(
 
     Plates are named from single sites of the perturbations that stand on every plate, so that no perturbation gives a plate away.
     """
-    raw = features.normalise_features(site_features, plate_statistics.assign(location=0.0, scale=1.0, strategy="none"))
+    raw = features.normalize_features(site_features, plate_statistics.assign(location=0.0, scale=1.0, strategy="none"))
     facts = wells.set_index("id_code")
     axis = "experiment" if facts.groupby("cell_type")["experiment"].nunique().max() > 1 else "plate"
     everywhere = wells.groupby(["experiment", "perturbation"])["plate"].transform("nunique") == wells.groupby(

@@ -28,10 +28,10 @@ def create_pipeline() -> Pipeline:
                 name="compute_statistics",
             ),
             Node(
-                nodes.normalise_features,
+                nodes.normalize_features,
                 ["site_features", "plate_statistics", "params:normalization"],
                 "normalized_features",
-                name="normalise_features",
+                name="normalize_features",
             ),
             Node(
                 nodes.check_plates,

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 from plotly.graph_objects import Figure
 
-from deepnoise.ingestion import design
+from deepnoise.ingestion import layouts
 from deepnoise.parameters import PlateBalancingParameters
 from deepnoise.plate_balancing import balancing, chapter, figures, scores
 
@@ -17,15 +17,15 @@ logger = logging.getLogger(__name__)
 
 def discover_layout(wells: pd.DataFrame, folds: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Plate groups and the layouts in use, from the labels of plates that no fold holds out."""
-    known = design.without_heldout_labels(wells, folds)
-    layout = design.discover_groups(known)
-    return layout, design.layouts_in_use(known, layout)
+    known = layouts.without_heldout_labels(wells, folds)
+    layout = layouts.discover_groups(known)
+    return layout, layouts.layouts_in_use(known, layout)
 
 
 def pool_scores(well_scores: pd.DataFrame, wells: pd.DataFrame, parameters: PlateBalancingParameters) -> pd.DataFrame:
     """One wide row a target well, from any table of scores."""
     pooled = scores.pool_scores(well_scores, wells, parameters.pooling)
-    tied = balancing.tied_claims(pooled).mean()
+    tied = balancing.tied_calls(pooled).mean()
     if tied > 0.1:
         logger.warning(
             "%.0f %% of the wells claim a perturbation that another well of their plate claims with the very same score; between such "
@@ -44,7 +44,7 @@ def balance_plates(
     parameters: PlateBalancingParameters,
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Temperature, plate groups, filter and balancing, each as its own step; the calls that come of it."""
-    known = balancing.Knowledge(
+    known = balancing.DesignKnowledge(
         plate_layout, layouts_in_use, plate_contents,
         cell_type=wells.set_index("id_code")["cell_type"], validation=wells.set_index("id_code")["perturbation"].dropna(),
     )  # fmt: skip
@@ -62,7 +62,7 @@ def balance_plates(
     logger.info(
         "calls by %s: %s of %s wells changed; sure enough for a precision of %.0f %%: %s before, %s after",
         found.steps["step"].iloc[-1], int(calls["changed"].sum()), len(calls), 100 * parameters.precision,
-        int(calls["t1_sure"].sum()), int(calls["t2_sure"].sum()),
+        int(calls["plain_confident"].sum()), int(calls["design_confident"].sum()),
     )  # fmt: skip
     probabilities = balancing.probability_table(found, pooled_scores)
     return probabilities, found.steps, found.groups, found.calibration, calls

@@ -8,7 +8,7 @@ from typing import Any
 
 import deepnoise
 from deepnoise.parameters import ReportParameters
-from deepnoise.report import page, run
+from deepnoise.report import page, provenance
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ def give_verdict(*chapters: Chapter | None) -> list[dict[str, Any]]:
 
 def describe_run(parameters: dict[str, Any], run_record: dict[str, Any]) -> Chapter:
     """Versions, times and parameters."""
-    return run.write_chapter(parameters, run_record).as_json()
+    return provenance.write_chapter(parameters, run_record).as_json()
 
 
 def write_report(

@@ -13,12 +13,12 @@ import pandas as pd
 from PIL.Image import Image
 from tqdm import tqdm
 
-from deepnoise.contact_sheet import draw_contact_sheet
+from deepnoise.drawing.contact_sheet import draw_contact_sheet
 from deepnoise.fingerprint import fingerprint
 from deepnoise.parameters import SimulationParameters
 from deepnoise.simulation.design import design_screen
 from deepnoise.simulation.noise import ADVERSARIAL, NoiseLevels
-from deepnoise.simulation.screen import PlatePictures, render_screen
+from deepnoise.simulation.screen import RenderedPlate, render_screen
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ def noise_levels(parameters: SimulationParameters) -> NoiseLevels:
     return replace(profile, **parameters.noise.model_dump(exclude_none=True))
 
 
-def render_plates(design: pd.DataFrame, parameters: SimulationParameters) -> Iterator[PlatePictures | dict[str, Any]]:
+def render_plates(design: pd.DataFrame, parameters: SimulationParameters) -> Iterator[RenderedPlate | dict[str, Any]]:
     """Photograph plate after plate; the facts come last and mark the screen as complete."""
     plates = render_screen(
         design,

@@ -8,10 +8,10 @@ from typing import Any
 import pandas as pd
 from plotly.graph_objects import Figure
 
+from deepnoise.network.trained_model import TrainedModel
 from deepnoise.normalization.illumination import corrected_store
 from deepnoise.parameters import TrainingParameters
 from deepnoise.tables import SCHEMAS
-from deepnoise.training.model import TrainedModel
 
 logger = logging.getLogger(__name__)
 HISTORY = list(SCHEMAS["training_history"].columns)
@@ -37,7 +37,7 @@ def pretrain_student(
     parameters: TrainingParameters,
 ) -> tuple[dict[str, TrainedModel], pd.DataFrame]:
     """Stage 1 for every fold."""
-    from deepnoise.training.folds import pretrain_folds
+    from deepnoise.training.run_folds import pretrain_folds
 
     store = corrected_store(image_store, illumination_fields)
     models, history = pretrain_folds(
@@ -58,7 +58,7 @@ def train_mean_teacher(
     parameters: TrainingParameters,
 ) -> tuple[dict[str, TrainedModel], dict[str, TrainedModel], pd.DataFrame]:
     """Stage 2 for every fold."""
-    from deepnoise.training.folds import train_mean_teacher_folds
+    from deepnoise.training.run_folds import train_mean_teacher_folds
 
     store = corrected_store(image_store, illumination_fields)
     students, teachers, history = train_mean_teacher_folds(
@@ -66,12 +66,12 @@ def train_mean_teacher(
         _reports(training_state, parameters),
     )  # fmt: skip
     for name, teacher in teachers.items():
-        score, tier = teacher.facts["validation_t1"], teacher.facts["tier"]
+        score, tier = teacher.facts["validation_top1"], teacher.facts["tier"]
         if score is None:
             logger.info("teacher %s: trained, tier %s; there are no validation plates", name, tier)
         else:
             logger.info(
-                "teacher %s: perturbation named %.0f %% on validation plates (one site, one view), tier %s; steps waited for pictures %.1f %% of the time",
+                "teacher %s: perturbation named %.0f %% on validation plates (one site, one view), tier %s; steps waited for images %.1f %% of the time",
                 name, 100 * score, tier, 100 * teacher.facts["loader_wait"],
             )  # fmt: skip
     return students, teachers, pd.DataFrame(history, columns=HISTORY)

@@ -24,7 +24,7 @@ def tune_training(
     parameters: TuningParameters,
 ) -> tuple[pd.DataFrame, dict[str, Any], Any]:
     """Search parameters of training by the T1 score of validation experiments."""
-    from deepnoise.training.images import checksums
+    from deepnoise.network.site_images import checksums
     from deepnoise.tuning.objectives import training_objective
     from deepnoise.tuning.study import run_file, run_study, trials_table
 

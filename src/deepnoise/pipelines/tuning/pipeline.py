@@ -1,4 +1,4 @@
-"""tuning_storage, the screen or stored scores -> tune -> trials, a run file with the best values, pictures."""
+"""tuning_storage, the screen or stored scores -> tune -> trials, a run file with the best values, images."""
 
 from collections.abc import Callable
 

@@ -65,7 +65,7 @@ def fold_view(
         wells: The table ``wells``.
         folds: The table ``folds``.
         fold: Number of the fold.
-        unlabelled_source: ``none``, ``training`` (its own pictures, without labels) or ``heldout``.
+        unlabelled_source: ``none``, ``training`` (its own images, without labels) or ``heldout``.
         trained_sites: Site numbers of the training plates that are trained on, or ``all``.
     """
     own = folds.loc[folds["fold"] == fold, ["experiment", "plate", "role", "cell_type"]]
@@ -75,9 +75,7 @@ def fold_view(
         joined = joined[(joined["role"] != "train") | joined["site"].isin(trained_sites)]
     trains = (joined["role"] == "train") & joined["perturbation"].notna()
     if not trains.any():
-        raise InputError(
-            f"fold {fold} has no labelled pictures to train on; see the entries folds and ingestion_report"
-        )
+        raise InputError(f"fold {fold} has no labelled images to train on; see the entries folds and ingestion_report")
     cell_types = natural_order(joined.loc[trains, "cell_type"])
     joined["cell_type"] = joined["cell_type"].map({name: i for i, name in enumerate(cell_types)}).fillna(-1).astype(int)
     train = joined[trains]

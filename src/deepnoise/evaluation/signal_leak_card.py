@@ -22,7 +22,7 @@ def leak_table(answers: dict[str, list[dict[str, Any]]], tiers: dict[str, str]) 
     """The table ``leak_probes``.
 
     Args:
-        answers: Representation -> result of :func:`deepnoise.evaluation.leaks.probe_leaks`.
+        answers: Representation -> result of :func:`deepnoise.evaluation.probe_tasks.probe_leaks`.
         tiers: Representation -> tier of knowledge.
     """
     rows = [
@@ -52,7 +52,7 @@ def make_card(
         screen: Name of the screen.
         tier: Tier of the embeddings.
         profiles: All wells with an embedding.
-        signal: Result of :func:`deepnoise.evaluation.retrieval.summarise_retrieval`.
+        signal: Result of :func:`deepnoise.evaluation.retrieval.summarize_retrieval`.
         leaks: The table ``leak_probes``.
         activity: Result of :func:`deepnoise.evaluation.retrieval.activity`.
         suspects: The table ``suspect_wells``.

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from deepnoise.errors import InputError
-from deepnoise.training.split import fold_view, tier_of_training
+from deepnoise.training.fold_view import fold_view, tier_of_training
 
 
 def test_a_fold_sees_labels_of_its_training_plates_only(screen, wells, folds):
@@ -45,5 +45,5 @@ def test_training_may_be_confined_to_some_sites(screen, wells, folds):
     view = fold_view(both, wells, folds, 0, "training", [1])
     assert set(view.labelled["site"]) == set(view.unlabelled["site"]) == {1}
     assert set(view.validation["site"]) == {1, 2}
-    with pytest.raises(InputError, match="fold 0 has no labelled pictures"):
+    with pytest.raises(InputError, match="fold 0 has no labelled images"):
         fold_view(both, wells, folds, 0, "training", [7])

@@ -14,7 +14,7 @@ from deepnoise.datasets.long_table import fill, template_columns
 from deepnoise.errors import InputError, closest, first_few
 from deepnoise.ingestion.validation import PLACE, validate_wells
 from deepnoise.tables import TIERS, prefixed, validate_table
-from deepnoise.wells import normalise_well
+from deepnoise.wells import normalize_well
 
 logger = logging.getLogger(__name__)
 METADATA = "Metadata_"
@@ -114,7 +114,7 @@ class _Profiles(AbstractDataset[pd.DataFrame, pd.DataFrame]):
         names = {}
         for well in rows["well"].unique():
             try:
-                names[well] = normalise_well(well)
+                names[well] = normalize_well(well)
             except ValueError as error:
                 raise InputError(f"{self._path}: {error}") from error
         rows["well"] = rows["well"].map(names)
@@ -130,7 +130,7 @@ class _Profiles(AbstractDataset[pd.DataFrame, pd.DataFrame]):
         return {"filepath": str(self._path), "columns": self._columns}
 
 
-class ProfilesWellsDataset(_Profiles):
+class ExternalProfileWellsDataset(_Profiles):
     """The table ``wells`` as the metadata of the profiles tell it; a well without perturbation counts as unlabelled."""
 
     def load(self) -> pd.DataFrame:
@@ -151,7 +151,7 @@ class ProfilesWellsDataset(_Profiles):
         return validate_wells(wells.drop(columns="plate_seen"), ["treatment"])[0]
 
 
-class ProfilesDataset(_Profiles):
+class ExternalProfilesDataset(_Profiles):
     """The table ``well_embeddings``: the mean of the rows of each well, features that are not finite everywhere left out."""
 
     def load(self) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""Pictures as PNG: a Kedro dataset that can be read again and that kedro viz shows."""
+"""Images as PNG: a Kedro dataset that can be read again and that kedro viz shows."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from kedro_datasets._typing import ImagePreview
 from kedro_datasets.pillow import ImageDataset
 from PIL import Image
 
-from deepnoise.datasets.whole import write_whole
+from deepnoise.datasets.atomic import write_atomically
 
 
-class PictureDataset(ImageDataset):
-    """A picture, loaded and saved as a PIL image; versioned like any Kedro dataset.
+class ImageFileDataset(ImageDataset):
+    """An image, loaded and saved as a PIL image; versioned like any Kedro dataset.
 
     Catalog::
 
         contact_sheet:
-          type: deepnoise.datasets.picture.PictureDataset
+          type: deepnoise.datasets.image_file.ImageFileDataset
           filepath: data/08_reporting/demo/contact_sheet.png
           versioned: true
     """
@@ -28,14 +28,14 @@ class PictureDataset(ImageDataset):
     def load(self) -> Image.Image:
         path = get_filepath_str(self._get_load_path(), self._protocol)
         with self._fs.open(path, "rb") as file:
-            picture = Image.open(io.BytesIO(file.read()))
-        picture.load()
-        return picture
+            image = Image.open(io.BytesIO(file.read()))
+        image.load()
+        return image
 
     def save(self, data: Image.Image) -> None:
         written = io.BytesIO()
         data.save(written, format="PNG", optimize=True)
-        write_whole(self, written.getvalue())
+        write_atomically(self, written.getvalue())
 
     def preview(self) -> ImagePreview:
         """The file as base64, for kedro viz."""

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from kedro.io import DatasetError
 
-from deepnoise.datasets.profiles import ProfilesDataset, ProfilesWellsDataset
+from deepnoise.datasets.external_profiles import ExternalProfilesDataset, ExternalProfileWellsDataset
 from deepnoise.errors import InputError
 
 COLUMNS = {
@@ -44,18 +44,18 @@ def path(request, tmp_path):
 
 
 def test_rows_of_a_well_are_averaged_and_features_with_holes_left_out(path, caplog):
-    profiles = ProfilesDataset(filepath=str(path), columns=COLUMNS, tier="T1").load()
+    profiles = ExternalProfilesDataset(filepath=str(path), columns=COLUMNS, tier="T1").load()
     assert profiles["id_code"].tolist() == ["b1_1_A01", "b1_2_B02", "b2_1_A01"]
     assert [c for c in profiles.columns if c.startswith("embedding_")] == ["embedding_0000", "embedding_0001"]
     assert profiles["embedding_0000"].tolist() == [2.0, 5.0, 7.0] and set(profiles["tier"]) == {"T1"}
     assert "1 of 3 features are not finite" in caplog.text and not profiles["plate_seen"].any()
-    chosen = ProfilesDataset(filepath=str(path), columns=COLUMNS, features=["Cells_"]).load()
+    chosen = ExternalProfilesDataset(filepath=str(path), columns=COLUMNS, features=["Cells_"]).load()
     assert sum(c.startswith("embedding_") for c in chosen.columns) == 1
 
 
 def test_wells_come_from_the_metadata(path):
     wells = (
-        ProfilesWellsDataset(filepath=str(path), columns=COLUMNS, negative_controls=["DMSO"])
+        ExternalProfileWellsDataset(filepath=str(path), columns=COLUMNS, negative_controls=["DMSO"])
         .load()
         .set_index("id_code")
     )
@@ -72,21 +72,23 @@ def test_a_label_in_one_row_of_a_well_counts_and_contradictions_are_refused(tmp_
     rows = table().assign(Metadata_Gene=[None, "KIF11", "DMSO", None], Metadata_Cell=["U2OS", "U2OS", "A", "A"])
     rows.to_parquet(tmp_path / "p.parquet")
     columns = COLUMNS | {"cell_type": "{Metadata_Cell}"}
-    wells = ProfilesWellsDataset(filepath=str(tmp_path / "p.parquet"), columns=columns).load().set_index("id_code")
+    wells = (
+        ExternalProfileWellsDataset(filepath=str(tmp_path / "p.parquet"), columns=columns).load().set_index("id_code")
+    )
     assert wells.loc["b1_1_A01", "perturbation"] == "KIF11" and wells.loc["b1_1_A01", "split"] == "labelled"
     rows.assign(Metadata_Cell=["U2OS", "HeLa", "A", "A"]).to_parquet(tmp_path / "p.parquet")
     with pytest.raises(DatasetError, match="well b1/1/A01 has several values of cell_type"):
-        ProfilesWellsDataset(filepath=str(tmp_path / "p.parquet"), columns=columns).load()
+        ExternalProfileWellsDataset(filepath=str(tmp_path / "p.parquet"), columns=columns).load()
 
 
 def test_whether_a_plate_was_seen_comes_from_the_table(tmp_path):
     table().assign(Metadata_Train=["yes", "yes", "no", "no"]).to_parquet(tmp_path / "p.parquet")
     columns = COLUMNS | {"plate_seen": "{Metadata_Train}"}
-    profiles = ProfilesDataset(filepath=str(tmp_path / "p.parquet"), columns=columns).load()
+    profiles = ExternalProfilesDataset(filepath=str(tmp_path / "p.parquet"), columns=columns).load()
     assert profiles["plate_seen"].tolist() == [True, False, False]
     table().assign(Metadata_Train="maybe").to_parquet(tmp_path / "p.parquet")
     with pytest.raises(DatasetError, match="plate_seen is 'maybe'; allowed: true, 1, yes"):
-        ProfilesDataset(filepath=str(tmp_path / "p.parquet"), columns=columns).load()
+        ExternalProfilesDataset(filepath=str(tmp_path / "p.parquet"), columns=columns).load()
 
 
 @pytest.mark.parametrize(
@@ -106,23 +108,23 @@ def test_whether_a_plate_was_seen_comes_from_the_table(tmp_path):
 def test_a_bad_table_is_told_in_one_error(tmp_path, change, message):
     change(table()).to_parquet(tmp_path / "p.parquet")
     with pytest.raises(DatasetError, match=message):
-        ProfilesDataset(filepath=str(tmp_path / "p.parquet"), columns=COLUMNS).load()
+        ExternalProfilesDataset(filepath=str(tmp_path / "p.parquet"), columns=COLUMNS).load()
 
 
 def test_bad_files_and_bad_entries_are_told(tmp_path):
     with pytest.raises(DatasetError, match="no such file; give the profiles as --params profiles=PATH"):
-        ProfilesDataset(filepath=str(tmp_path / "none.parquet"), columns=COLUMNS).load()
+        ExternalProfilesDataset(filepath=str(tmp_path / "none.parquet"), columns=COLUMNS).load()
     (tmp_path / "broken.parquet").write_text("no parquet")
     with pytest.raises(DatasetError, match="broken.parquet: cannot be read as parquet"):
-        ProfilesDataset(filepath=str(tmp_path / "broken.parquet"), columns=COLUMNS).load()
+        ExternalProfilesDataset(filepath=str(tmp_path / "broken.parquet"), columns=COLUMNS).load()
     with pytest.raises(InputError, match="columns of the profiles lack 'well'"):
-        ProfilesDataset(filepath="x", columns={k: v for k, v in COLUMNS.items() if k != "well"})
+        ExternalProfilesDataset(filepath="x", columns={k: v for k, v in COLUMNS.items() if k != "well"})
     with pytest.raises(InputError, match="have an unknown 'site'"):
-        ProfilesDataset(filepath="x", columns=COLUMNS | {"site": "1"})
+        ExternalProfilesDataset(filepath="x", columns=COLUMNS | {"site": "1"})
     with pytest.raises(InputError, match="tier of the profiles is 'T9'"):
-        ProfilesDataset(filepath="x", columns=COLUMNS, tier="T9")
+        ExternalProfilesDataset(filepath="x", columns=COLUMNS, tier="T9")
     table().assign(Metadata_Gene=["a", "b", "c", "d"]).to_parquet(tmp_path / "p.parquet")
     with pytest.raises(DatasetError, match="well b1/1/A01 has several perturbations"):
-        ProfilesWellsDataset(filepath=str(tmp_path / "p.parquet"), columns=COLUMNS).load()
+        ExternalProfileWellsDataset(filepath=str(tmp_path / "p.parquet"), columns=COLUMNS).load()
     with pytest.raises(DatasetError, match="never written"):
-        ProfilesDataset(filepath="x", columns=COLUMNS).save(table())
+        ExternalProfilesDataset(filepath="x", columns=COLUMNS).save(table())

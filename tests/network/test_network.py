@@ -8,7 +8,10 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from deepnoise.errors import InputError
-from deepnoise.training.network import HEADS, ArcFace, Network, NetworkSpec, choose_device, reestimate_batch_norm
+from deepnoise.network.batch_norm import reestimate_batch_norm
+from deepnoise.network.device import choose_device
+from deepnoise.network.heads import HEADS, ArcFace
+from deepnoise.network.network import Network, NetworkSpec
 
 SPEC = NetworkSpec("test_resnet", 6, 9, "arcface", 30.0, 0.1)
 NO_CELLS = torch.zeros(2, dtype=torch.long)

@@ -12,7 +12,7 @@ from kedro_datasets.plotly import JSONDataset as PlotlyDataset
 from kedro_datasets.text import TextDataset
 
 
-def write_whole(dataset: Any, content: bytes) -> None:
+def write_atomically(dataset: Any, content: bytes) -> None:
     """Save the bytes of a dataset beside their place, then move them there.
 
     Args:
@@ -27,22 +27,22 @@ def write_whole(dataset: Any, content: bytes) -> None:
     dataset._invalidate_cache()
 
 
-class WholeJSONDataset(JSONDataset):
+class AtomicJSONDataset(JSONDataset):
     """JSON; parameters as those of ``json.JSONDataset``."""
 
     def save(self, data: Any) -> None:
-        write_whole(self, json.dumps(data, **self._save_args).encode())
+        write_atomically(self, json.dumps(data, **self._save_args).encode())
 
 
-class WholeTextDataset(TextDataset):
+class AtomicTextDataset(TextDataset):
     """Text; parameters as those of ``text.TextDataset``."""
 
     def save(self, data: str) -> None:
-        write_whole(self, data.encode())
+        write_atomically(self, data.encode())
 
 
 class FigureDataset(PlotlyDataset):
     """A plotly figure; parameters as those of ``plotly.JSONDataset``."""
 
     def save(self, data: go.Figure) -> None:
-        write_whole(self, str(data.to_json()).encode())
+        write_atomically(self, str(data.to_json()).encode())

@@ -1,4 +1,4 @@
-"""JSON, text, figures and pictures come back as they were saved, and a write that breaks off leaves no version."""
+"""JSON, text, figures and images come back as they were saved, and a write that breaks off leaves no version."""
 
 import numpy as np
 import pandas as pd
@@ -8,17 +8,17 @@ from kedro.io import DatasetError
 from kedro.io.core import Version
 from PIL import Image
 
-from deepnoise.datasets.picture import PictureDataset
+from deepnoise.datasets.atomic import AtomicJSONDataset, AtomicTextDataset, FigureDataset
+from deepnoise.datasets.image_file import ImageFileDataset
 from deepnoise.datasets.run_record import AbsentDataset, RunRecordDataset
 from deepnoise.datasets.table import PREVIEW, TableDataset
-from deepnoise.datasets.whole import FigureDataset, WholeJSONDataset, WholeTextDataset
 
 PICTURE = Image.fromarray(np.arange(60, dtype=np.uint8).reshape(4, 5, 3))
 CASES = [
-    (WholeJSONDataset, "scores.json", {"a": [1, None, "é"]}, lambda x: x),
-    (WholeTextDataset, "report.html", "<p>“é”</p>", lambda x: x),
+    (AtomicJSONDataset, "scores.json", {"a": [1, None, "é"]}, lambda x: x),
+    (AtomicTextDataset, "report.html", "<p>“é”</p>", lambda x: x),
     (FigureDataset, "plot.json", go.Figure(go.Bar(x=[1, 2], y=["a", "b"])), lambda figure: figure.to_dict()),
-    (PictureDataset, "sheet.png", PICTURE, lambda picture: np.asarray(picture).tolist()),
+    (ImageFileDataset, "sheet.png", PICTURE, lambda image: np.asarray(image).tolist()),
 ]
 
 

@@ -1,23 +1,23 @@
-"""Batches of pictures."""
+"""Batches of images."""
 
 import numpy as np
 import pytest
 
 from deepnoise.errors import InputError
-from deepnoise.training.images import SitePictures
+from deepnoise.network.site_images import SiteImages
 
 
 @pytest.mark.parametrize("cache", [0.0, 1.0])
-def test_batches_hold_the_right_pictures_whether_kept_or_read(screen, cache):
+def test_batches_hold_the_right_images_whether_kept_or_read(screen, cache):
     store, sites, statistics = screen
     shuffled = sites.sample(frac=1, random_state=0).reset_index(drop=True)
-    pictures = SitePictures(store, shuffled, statistics, cache)
+    images = SiteImages(store, shuffled, statistics, cache)
     order = [np.array([5, 0, 40]), np.array([7])]
-    for index, batch in zip(order, pictures.batches(order), strict=True):
-        for i, picture in zip(index, batch.pictures, strict=True):
+    for index, batch in zip(order, images.batches(order), strict=True):
+        for i, image in zip(index, batch.images, strict=True):
             row = shuffled.iloc[i]
             np.testing.assert_array_equal(
-                picture.numpy(), store.pictures[(row["experiment"], row["plate"])][row["store_row"]]
+                image.numpy(), store.images[(row["experiment"], row["plate"])][row["store_row"]]
             )
         own = statistics[
             (statistics["experiment"] == shuffled.iloc[index[0]]["experiment"])
@@ -30,4 +30,4 @@ def test_batches_hold_the_right_pictures_whether_kept_or_read(screen, cache):
 def test_plates_without_statistics_are_named(screen):
     store, sites, statistics = screen
     with pytest.raises(InputError, match="plate_statistics lacks.*BETA-04"):
-        SitePictures(store, sites, statistics[statistics["experiment"] != "BETA-04"], 0)
+        SiteImages(store, sites, statistics[statistics["experiment"] != "BETA-04"], 0)

@@ -9,17 +9,17 @@ from typing import Any
 import pandas as pd
 
 from deepnoise.errors import InputError
+from deepnoise.network.site_images import ImageSource
+from deepnoise.network.trained_model import TrainedModel
 from deepnoise.parameters import TrainingParameters
-from deepnoise.training.images import PictureStore
+from deepnoise.training.fold_view import FoldView, fold_view
 from deepnoise.training.loop import pretrain, train_mean_teacher
-from deepnoise.training.model import TrainedModel
-from deepnoise.training.split import FoldView, fold_view
 from deepnoise.training.tracking import Report
 from deepnoise.training.trainer import StateStore, Trainer
 
 
 @contextmanager
-def memory_advice(stage: str, parameters: TrainingParameters) -> Iterator[None]:
+def explain_out_of_memory(stage: str, parameters: TrainingParameters) -> Iterator[None]:
     """Turn a lack of memory, on the device or beside it, into advice on what to lower.
 
     Args:
@@ -40,7 +40,7 @@ def memory_advice(stage: str, parameters: TrainingParameters) -> Iterator[None]:
             raise
         raise InputError(
             f"{stage} ran out of memory: lower training.batch_size ({parameters.batch_size}), then training.mean_teacher.unlabelled_ratio "
-            f"({parameters.mean_teacher.unlabelled_ratio}); where the pictures fill the memory, training.cache_gigabytes "
+            f"({parameters.mean_teacher.unlabelled_ratio}); where the images fill the memory, training.cache_gigabytes "
             f"({parameters.cache_gigabytes}), with which training goes on from its last epoch. {str(error)[:200] or type(error).__name__}"
         ) from error
 
@@ -53,7 +53,7 @@ def _views(
 
 
 def pretrain_folds(
-    store: PictureStore,
+    store: ImageSource,
     sites: pd.DataFrame,
     wells: pd.DataFrame,
     folds: pd.DataFrame,
@@ -65,7 +65,7 @@ def pretrain_folds(
     """Stage 1 for every fold in the table ``folds``: name -> model, and the history."""
     models, history = {}, []
     for view in _views(sites, wells, folds, parameters):
-        with memory_advice("training.pretrain", parameters):
+        with explain_out_of_memory("training.pretrain", parameters):
             trainer = Trainer(view, store, statistics, parameters, state, reports)
             models[view.name], rows = pretrain(trainer)
         history += rows
@@ -74,7 +74,7 @@ def pretrain_folds(
 
 def train_mean_teacher_folds(
     pretrained: dict[str, TrainedModel],
-    store: PictureStore,
+    store: ImageSource,
     sites: pd.DataFrame,
     wells: pd.DataFrame,
     folds: pd.DataFrame,
@@ -101,8 +101,8 @@ def train_mean_teacher_folds(
             )
         specialists = parameters.cell_type == "specialist"
         for part in [view.of_cell_type(name) for name in view.cell_types] if specialists else [view]:
-            with memory_advice("training.mean_teacher", parameters):
-                if specialists:  # one at a time, so that the pictures of one alone are kept
+            with explain_out_of_memory("training.mean_teacher", parameters):
+                if specialists:  # one at a time, so that the images of one alone are kept
                     trainer = Trainer(part, store, statistics, parameters, state, reports)
                 students[part.name], teachers[part.name], rows = train_mean_teacher(trainer, start)
             history += rows

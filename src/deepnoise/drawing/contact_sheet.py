@@ -1,4 +1,4 @@
-"""Contact sheets: tiles of sites, a composite and every channel, as one picture."""
+"""Contact sheets: tiles of sites, a composite and every channel, as one image."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def draw_contact_sheet(
         span = np.maximum(bright - dark, 1e-6)
         shown = np.clip((tile - dark[:, None, None]) / span[:, None, None], 0, 1)
         row[0].imshow(np.clip(np.einsum("chw,ck->hwk", shown, colours) / 2, 0, 1))
-        for axis, picture in zip(row[1:], shown, strict=True):
-            axis.imshow(picture, cmap="gray", vmin=0, vmax=1)
+        for axis, image in zip(row[1:], shown, strict=True):
+            axis.imshow(image, cmap="gray", vmin=0, vmax=1)
         row[0].set_ylabel(title, fontsize=8, rotation=0, ha="right", va="center")
         for axis in row:
             axis.set_xticks([])
@@ -59,7 +59,7 @@ def draw_contact_sheet(
 
 
 def rendered(figure: Figure) -> Image.Image:
-    """A matplotlib figure as a picture."""
+    """A matplotlib figure as an image."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
