@@ -92,6 +92,7 @@ class MemoryStore:
 
     def __init__(self, images: dict[tuple[str, str], np.ndarray], channels: list[str]) -> None:
         self.images, self.channels, self.reads = images, channels, 0
+        self.shape = next(iter(images.values())).shape[1:]
 
     def read(self, experiment: str, plate: str, store_rows: np.ndarray | None = None) -> np.ndarray:
         array = self.images[(experiment, plate)]
@@ -105,7 +106,7 @@ class MemoryStore:
 
 @pytest.fixture(scope="session")
 def screen(design, wells):
-    """Store, sites and statistics of the small screen: 24 px, one site a well."""
+    """The small screen: 24 px, one site per well; without folds."""
     from deepnoise.normalization.statistics import add_histograms, histogram_table, histograms, plate_statistics
     from deepnoise.simulation.cells import CHANNELS
     from deepnoise.simulation.noise import NoiseLevels

@@ -20,7 +20,8 @@ from deepnoise.parameters import (
     InferenceParameters,
     NormalizationParameters,
 )
-from deepnoise.tables import validate_table
+from deepnoise.screen import Screen
+from deepnoise.tables import SCHEMAS, validate_table
 from tests.conftest import PROJECT
 from tests.plate_balancing.helpers import OWN as OWN_BALANCING
 from tests.training.helpers import MEAN_TEACHER, STAGE, parameters
@@ -131,7 +132,8 @@ def small(screen, wells, design):
         }
     )
     layout = discover_groups(without_heldout_labels(wells, folds))
-    seen = run.Screen(store, sites, wells, folds, pd.concat(parts, ignore_index=True), layout, "none")
+    screen = Screen(store, sites, wells, folds, SCHEMAS["plate_statistics"].empty())
+    seen = run.ChartScreen(screen, pd.concat(parts, ignore_index=True), layout, "none")
     stages = {"pretrain": STAGE | {"epochs": 1}, "mean_teacher": MEAN_TEACHER | {"epochs": 1}}
     own = Settings(NORMALIZATION, parameters(**stages))
     block = chart(
@@ -167,7 +169,7 @@ def test_arms_are_trained_once_and_kept(small, tmp_path, monkeypatch):
     records, complete = drive(arms, block, screen, truth, {})
     assert len(records) == len(arms) * 2 == len(complete["arms"])
     assert (
-        len(trained) == 2 * len({run._network_mark(arm.settings) for arm in arms}) < len(records)
+        len(trained) == 2 * len({run._network_fingerprint(arm.settings) for arm in arms}) < len(records)
     )  # arms that differ in reading share a network
     folder = ArmsDataset(root=str(tmp_path / "arms"))
     assert folder.load() == {}
@@ -183,22 +185,25 @@ def test_arms_are_trained_once_and_kept(small, tmp_path, monkeypatch):
     once, _ = drive(arms, block, screen, truth, lost)
     assert list(once) == ["teacher_seed_2"] and len(trained) == 1
     assert once["teacher_seed_2"]["top1"] == records["teacher_seed_2"]["top1"]  # one seed, one result
-    own = (screen.wells, screen.folds, screen.histograms, screen.layout, "none")
-    fewer = run.Screen(screen.store, screen.sites.iloc[:-1], *own)
-    other_truth = run.Truth(screen.wells, pd.DataFrame({"id_code": ["x"], "perturbation": ["y"]}), screen.folds)
+    whole = screen.screen
+    fewer_sites = replace(whole, sites=whole.sites.iloc[:-1])
+    fewer = run.ChartScreen(fewer_sites, screen.histograms, screen.layout, "none")
+    other_truth = run.Truth(screen.wells, pd.DataFrame({"id_code": ["x"], "perturbation": ["y"]}), whole.folds)
     adapted = replace(arms[0], settings=replace(arms[0].settings, adabn="plate"))
     asked = [
         (arms[0], 1, screen, truth), (arms[0], 2, screen, truth), (arms[1], 1, screen, truth), (arms[0], 1, fewer, truth),
         (arms[0], 1, screen, other_truth), (adapted, 1, screen, truth),
     ]  # fmt: skip
-    assert len({run.arm_mark(*one, BALANCING) for one in asked}) == len(asked)  # whatever differs makes another arm
-    one_group = run.Screen(screen.store, screen.sites, *own[:3], screen.layout.assign(group=0), "none")
+    assert len({run.arm_fingerprint(*one, BALANCING) for one in asked}) == len(
+        asked
+    )  # whatever differs makes another arm
+    one_group = run.ChartScreen(whole, screen.histograms, screen.layout.assign(group=0), "none")
     filtered = plan_arms(block.model_copy(update={"design": ["group_filter"]}), Settings(NORMALIZATION, parameters()))
     with pytest.raises(InputError, match="'group_filter', but this screen has no plate groups"):
         next(run.run_arms(filtered, [1], one_group, truth, {}, INFERENCE, BALANCING))
     unknown = screen.wells.assign(perturbation=None)
     with pytest.raises(InputError, match="nothing to score"):
-        run.Truth(unknown, pd.DataFrame({"id_code": ["x"], "perturbation": ["y"]}), screen.folds)
+        run.Truth(unknown, pd.DataFrame({"id_code": ["x"], "perturbation": ["y"]}), whole.folds)
     assert not hasattr(screen, "labels")  # training sees no withheld label
     table = summarize_arms(arms, block.seeds, records, complete)
     check_summary(table, records, arms, block, complete)

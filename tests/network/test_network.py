@@ -96,9 +96,9 @@ def test_pretrained_weights_come_from_a_safetensors_file(tmp_path, channels):
             assert "conv" in name and taken.shape[1] == channels and not torch.equal(taken, torch.zeros_like(taken))
 
 
-def test_pretrained_weights_that_cannot_be_had_say_so(tmp_path, monkeypatch):
+def test_pretrained_weights_that_cannot_be_downloaded_say_so(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # as without network, wherever the test runs
-    with pytest.raises(InputError, match="is 'timm', but the weights of test_resnet could not be had"):
+    with pytest.raises(InputError, match="is 'timm', but the weights of test_resnet could not be downloaded"):
         Network(SPEC, "timm")
     with pytest.raises(InputError, match="pretrained_weights is 'imagenet'; allowed: none, timm, or the path"):
         Network(SPEC, "imagenet")
@@ -108,7 +108,7 @@ def test_pretrained_weights_that_cannot_be_had_say_so(tmp_path, monkeypatch):
         Network(SPEC, str(broken))
     pickled = tmp_path / "weights.pth"
     torch.save({}, pickled)
-    with pytest.raises(InputError, match="allowed: none, timm, or the path of a .safetensors file"):
+    with pytest.raises(InputError, match="allowed: none, timm, or the path of an existing .safetensors file"):
         Network(SPEC, str(pickled))
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from deepnoise.normalization import illumination, position
+from deepnoise.normalization import illumination, measure, position
 from deepnoise.pipelines.normalization import nodes
 from deepnoise.tables import validate_table
 
@@ -26,7 +26,7 @@ def few(screen, wells):
 @pytest.mark.parametrize("block", [1, 50_000, 10**9])
 def test_blocks_of_any_size_give_the_same_and_the_statistics_of_whole_plates(few, monkeypatch, block):
     store, sites, wells = few
-    monkeypatch.setattr(nodes, "BLOCK_BYTES", block)
+    monkeypatch.setattr(measure, "BLOCK_BYTES", block)
     nothing, figure = nodes.estimate_illumination(store, sites, parameters())
     assert nothing.empty and figure.mode == "RGB"
     features, levels = nodes.measure_sites(store, nothing, sites, wells)

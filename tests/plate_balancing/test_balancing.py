@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from deepnoise.errors import InputError
 from deepnoise.parameters import PlateBalancingParameters
 from deepnoise.plate_balancing.balancing import DesignKnowledge, balance, make_calls, probability_table, tied_calls
-from deepnoise.plate_balancing.scores import filled, log_softmax, pool_scores
+from deepnoise.plate_balancing.scores import fill_unlisted, log_softmax, pool_scores
 from deepnoise.tables import SCORE, matrix
 from tests.plate_balancing.helpers import OWN, screen_scores
 
@@ -107,7 +107,7 @@ def test_known_contents_are_a_filter_that_is_not_inferred():
         "step"
     ):
         assert set(rows["call"]) <= allowed
-    with pytest.raises(InputError, match="plate_contents names 1 perturbations that are not scored: banana"):
+    with pytest.raises(InputError, match="plate_contents names 1 perturbations without scores: banana"):
         balance(
             table, DesignKnowledge(layout, contents=one.assign(perturbation=["banana", *one["perturbation"][1:]])), OWN
         )
@@ -268,7 +268,7 @@ def test_long_scores_are_summed_and_what_is_not_listed_ranks_behind():
     pooled = pool_scores(long, WELLS).set_index("id_code")
     assert pooled.loc["a", "score_2"] == 0.75 and np.isnan(pooled.loc["a", "score_10"])
     assert np.isnan(pooled.loc["b", "score_2"]) and pooled.loc["b", "score_10"] == 1.0
-    ranked = filled(pool_scores(long, WELLS)).set_index("id_code")
+    ranked = fill_unlisted(pool_scores(long, WELLS)).set_index("id_code")
     assert (
         ranked.loc["a", "score_2"] > ranked.loc["a", "score_10"]
         and ranked.loc["b", "score_2"] < ranked.loc["b", "score_10"]
@@ -325,12 +325,12 @@ def test_bad_scores_are_named(change, message):
 def test_a_perturbation_that_the_screen_does_not_know_is_named(caplog):
     wells = WELLS.assign(perturbation=["x", "y", None])
     pool_scores(pd.DataFrame({"id_code": ["a"], "tier": "T1", "score_x": [1.0], "score_banana": [2.0]}), wells)
-    assert "1 perturbations that no labelled well of the screen carries (banana)" in caplog.text
+    assert "1 perturbations that no labelled well of the screen has (banana)" in caplog.text
 
 
 def test_mixed_tiers_and_unfinished_wide_scores_are_refused():
     wide = pd.DataFrame({"id_code": ["a", "b"], "tier": ["T1", "T3"], "score_x": [1.0, 2.0]})
     with pytest.raises(InputError, match="mixes tiers T1, T3"):
         pool_scores(wide, WELLS)
-    with pytest.raises(InputError, match="well b has a score that is no finite number"):
+    with pytest.raises(InputError, match="well b has a score that is not a finite number"):
         pool_scores(wide.assign(tier="T1", score_x=[1.0, np.nan]), WELLS)

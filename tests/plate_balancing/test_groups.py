@@ -5,7 +5,7 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from deepnoise.plate_balancing.groups import FLOOR, infer_groups
+from deepnoise.plate_balancing.groups import PROBABILITY_FLOOR, infer_groups
 from deepnoise.plate_balancing.scores import log_softmax
 
 PLATE, GROUP = np.repeat(np.arange(4), 60), np.repeat(np.arange(4), 60)
@@ -35,7 +35,7 @@ def test_group_inference_is_the_best_of_all_permutations():
         plate, group_of_class = np.repeat(np.arange(4), 4), np.repeat(np.arange(4), 3)
         found = infer_groups(log_p, plate, group_of_class, 0.95, "raw")
         mass = np.stack([np.exp(log_p)[:, group_of_class == g].sum(1) for g in range(4)], 1)
-        score = np.log(np.clip(mass, FLOOR, None))
+        score = np.log(np.clip(mass, PROBABILITY_FLOOR, None))
         totals = {p: sum(score[i, p[plate[i]]] for i in range(16)) for p in permutations(range(4))}
         ranked = sorted(totals, key=totals.get, reverse=True)
         assert tuple(found.groups) == ranked[0]

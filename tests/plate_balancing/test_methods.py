@@ -36,7 +36,7 @@ def exact_marginals(p, capacity):
 
 @pytest.mark.parametrize(("wells", "capacity"), [(6, [1] * 6), (4, [1] * 6), (4, [2, 1, 1]), (5, [2, 2, 2])])
 def test_matching_is_closer_to_the_exact_marginals_than_sinkhorn(wells, capacity, monkeypatch):
-    monkeypatch.setattr(methods, "EXACT_PLACES", 0)
+    monkeypatch.setattr(methods, "EXACT_SLOTS", 0)
     capacity = np.array(capacity)
     ours, theirs = [], []
     for seed in range(8):
@@ -74,7 +74,7 @@ def test_matching_of_a_plate_without_constraint_changes_nothing():
 
 def test_matching_keeps_capacities_and_leaves_wells_that_are_too_many_their_own_class():
     capacity = np.array([3, 1, 1, 2])
-    log_b, _ = match_marginals(random_plate(7, 4, 2.0), capacity, settled=1e-6)
+    log_b, _ = match_marginals(random_plate(7, 4, 2.0), capacity, tolerance=1e-6)
     np.testing.assert_allclose(np.exp(log_b).sum(axis=0), capacity, atol=1e-3)
     log_p = np.log(np.array([[0.9, 0.05, 0.05], [0.05, 0.9, 0.05], [0.05, 0.05, 0.9], [0.9, 0.05, 0.05]]))
     assert match_marginals(log_p, once(log_p))[0].argmax(axis=1).tolist() == [0, 1, 2, 0]
@@ -116,7 +116,7 @@ def test_balancing_ignores_a_bias_of_a_class():
     balanced = sinkhorn(log_p, once(log_p), 5000, 1e-12)
     np.testing.assert_allclose(sinkhorn(balanced, once(log_p), 10, 1e-6), balanced, atol=1e-6)
     np.testing.assert_allclose(sinkhorn(biased, once(log_p), 5000, 1e-12), balanced, atol=1e-6)
-    tight = {"iterations": 5000, "settled": 1e-7}
+    tight = {"iterations": 5000, "tolerance": 1e-7}
     np.testing.assert_allclose(
         np.exp(match_marginals(biased, once(log_p), **tight)[0]),
         np.exp(match_marginals(log_p, once(log_p), **tight)[0]),

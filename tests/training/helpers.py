@@ -1,8 +1,8 @@
 """Parameters and runs shared by the tests of training."""
 
 from deepnoise.parameters import TrainingParameters
-from deepnoise.training.fold_view import fold_view
-from deepnoise.training.run_folds import pretrain_folds, train_mean_teacher_folds
+from deepnoise.screen import Screen
+from deepnoise.training.run_folds import pretrain_folds, train_mean_teacher_folds, view_of_fold
 from deepnoise.training.trainer import Trainer
 
 RATES = [dict(share=0.1, start=0.0, end=1.0), dict(share=0.9, start=1.0, end=0.01)]
@@ -27,16 +27,22 @@ def parameters(**changes) -> TrainingParameters:
     return TrainingParameters.model_validate(values | changes)
 
 
+def as_screen(screen, wells, folds) -> Screen:
+    """The small screen of the fixtures as one value."""
+    images, sites, statistics = screen
+    return Screen(images, sites, wells, folds, statistics)
+
+
 def make_trainer(screen, wells, folds, state, **changes) -> Trainer:
-    store, sites, statistics = screen
+    whole = as_screen(screen, wells, folds)
     p = parameters(**changes)
-    return Trainer(fold_view(sites, wells, folds, 0, p.unlabelled_source, p.sites), store, statistics, p, state)
+    return Trainer(view_of_fold(whole, 0, p), whole, p, state)
 
 
 def train(screen, wells, folds, state, **changes):
     """Student, teacher and history of fold 0, or of its first specialist."""
-    store, sites, statistics = screen
+    whole = as_screen(screen, wells, folds)
     p = parameters(**changes)
-    pretrained, first = pretrain_folds(store, sites, wells, folds, statistics, state, p)
-    students, teachers, second = train_mean_teacher_folds(pretrained, store, sites, wells, folds, statistics, state, p)
+    pretrained, first = pretrain_folds(whole, state, p)
+    students, teachers, second = train_mean_teacher_folds(pretrained, whole, state, p)
     return next(iter(students.values())), next(iter(teachers.values())), first + second

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from deepnoise.training.augmentation import dihedral, erase, mix, random_view
+from deepnoise.network.dihedral import dihedral
+from deepnoise.training.augmentation import erase, mix_images, random_view
 
 
 def test_dihedral_views_are_the_eight_symmetries():
@@ -38,7 +39,7 @@ def test_views_differ_by_image_and_repeat_with_the_seed():
 @pytest.mark.parametrize(("mixup", "cutmix"), [(0.4, 0.0), (0.0, 1.0), (0.4, 1.0)])
 def test_a_mixed_image_is_made_of_two_by_its_share(mixup, cutmix):
     x = torch.arange(1.0, 65.0)[:, None, None, None].expand(64, 2, 20, 20)
-    mixed, partner, share = mix(x, mixup, cutmix, torch.Generator().manual_seed(0))
+    mixed, partner, share = mix_images(x, mixup, cutmix, torch.Generator().manual_seed(0))
     own, other = x[:, 0, 0, 0], x[partner, 0, 0, 0]
     torch.testing.assert_close(mixed.mean(dim=(1, 2, 3)), share * own + (1 - share) * other)
     pasted = torch.stack([((m == a) | (m == b)).all() for m, a, b in zip(mixed, own, other, strict=True)])
@@ -49,5 +50,5 @@ def test_a_mixed_image_is_made_of_two_by_its_share(mixup, cutmix):
         and 0.2 < share.mean() < 0.8
         and sorted(partner.tolist()) == list(range(64))
     )
-    again, _, _ = mix(x, mixup, cutmix, torch.Generator().manual_seed(0))
+    again, _, _ = mix_images(x, mixup, cutmix, torch.Generator().manual_seed(0))
     assert torch.equal(mixed, again) and float(np.ptp(share.numpy())) > 0.3

@@ -15,13 +15,14 @@ from deepnoise.errors import InputError
 from deepnoise.network.batch_norm import use_batch_statistics
 from deepnoise.network.network import Network, NetworkSpec
 from deepnoise.network.site_images import SiteImages
+from deepnoise.screen import Screen
 from deepnoise.training.fold_view import fold_view
 from deepnoise.training.loop import pretrain, train_mean_teacher
 from deepnoise.training.run_folds import pretrain_folds, train_mean_teacher_folds
 from deepnoise.training.tracking import to_mlflow, to_tensorboard
 from deepnoise.training.trainer import Trainer
 from tests.conftest import MemoryStore
-from tests.training.helpers import AUGMENTATION, MEAN_TEACHER, PSEUDO, STAGE, make_trainer, parameters, train
+from tests.training.helpers import AUGMENTATION, MEAN_TEACHER, PSEUDO, STAGE, as_screen, make_trainer, parameters, train
 
 
 class KilledError(Exception):
@@ -76,10 +77,13 @@ def test_other_pixels_with_the_same_statistics_start_afresh(screen, wells, folds
     swapped = other.images[("ALPHA-02", "1")]
     swapped[[0, 1]] = swapped[[1, 0]]  # two wells change places: the plate's statistics stay
     view = fold_view(sites, wells, folds, 0, "training")
-    marks = {
-        Trainer(view, each, statistics, parameters(), TrainingState(Path("unused"))).mark for each in (store, other)
+    fingerprints = {
+        Trainer(
+            view, Screen(images, sites, wells, folds, statistics), parameters(), TrainingState(Path("unused"))
+        ).fingerprint
+        for images in (store, other)
     }
-    assert len(marks) == 2
+    assert len(fingerprints) == 2
 
 
 def test_heldout_and_validation_labels_do_not_reach_the_weights(screen, wells, folds, tmp_path, undisturbed):
@@ -108,17 +112,14 @@ def test_training_labels_do_reach_the_weights(screen, wells, folds, tmp_path, un
     assert any(not torch.equal(teacher.weights[k], undisturbed[1].weights[k]) for k in teacher.weights)
 
 
-def test_the_teacher_is_not_the_student_and_carries_its_facts(undisturbed, screen):
+def test_the_teacher_is_not_the_student_and_carries_its_card(undisturbed, screen):
     student, teacher, history = undisturbed
     assert any(not torch.equal(teacher.weights[k], student.weights[k]) for k in student.weights if "running_mean" in k)
-    facts = teacher.facts
-    assert facts["channels"] == screen[0].channels and facts["image_size"] == [24, 24] and len(facts["targets"]) == 8
-    assert (
-        facts["normalization"] == {"strategy": "plate", "reference": "all", "illumination": "none"}
-        and facts["tier"] == "T1"
-    )
-    assert set(facts["fingerprints"]) == {"folds", "parameters", "statistics", "data", "pixels"}
-    assert len(facts["training_plates"]) == 16 and len(history) == 4
+    card = teacher.card
+    assert card.channels == screen[0].channels and card.image_size == [24, 24] and len(card.targets) == 8
+    assert card.normalization == {"strategy": "plate", "reference": "all", "illumination": "none"} and card.tier == "T1"
+    assert set(card.fingerprints) == {"folds", "parameters", "statistics", "data", "pixels"}
+    assert len(card.training_plates) == 16 and len(history) == 4
 
 
 def test_a_loss_that_is_no_number_stops_with_the_wells(screen, wells, folds, tmp_path):
@@ -128,7 +129,7 @@ def test_a_loss_that_is_no_number_stops_with_the_wells(screen, wells, folds, tmp
         InputError,
         match=r"training.pretrain: the loss became nan in epoch 0, step \d+, at wells .*last good state: none yet.*Lower training.pretrain.learning_rate",
     ):
-        pretrain_folds(store, sites, wells, folds, broken, TrainingState(tmp_path), parameters())
+        pretrain_folds(Screen(store, sites, wells, folds, broken), TrainingState(tmp_path), parameters())
 
 
 @pytest.mark.slow
@@ -170,7 +171,7 @@ def test_with_everything_on_a_killed_training_still_resumes_bit_by_bit(screen, w
     assert_same_weights(resumed[0], whole[0])
     assert_same_weights(resumed[1], whole[1])
     assert [row["loss"] for row in resumed[2]] == [row["loss"] for row in whole[2]]
-    assert whole[1].facts["tier"] == "T2+T3" and all(np.isfinite(row["loss"]) for row in whole[2])
+    assert whole[1].card.tier == "T2+T3" and all(np.isfinite(row["loss"]) for row in whole[2])
 
 
 @pytest.mark.parametrize(
@@ -186,27 +187,27 @@ def test_with_everything_on_a_killed_training_still_resumes_bit_by_bit(screen, w
 )  # fmt: skip
 def test_each_way_trains(screen, wells, folds, tmp_path, changes):
     _, teacher, history = train(screen, wells, folds, TrainingState(tmp_path), **changes)
-    assert all(np.isfinite(row["loss"]) for row in history) and 0 <= teacher.facts["validation_top1"] <= 1
+    assert all(np.isfinite(row["loss"]) for row in history) and 0 <= teacher.card.validation_top1 <= 1
 
 
 def test_specialists_start_from_one_student_and_see_their_own_cells(screen, wells, folds, tmp_path):
-    store, sites, statistics = screen
+    whole = as_screen(screen, wells, folds)
     p, state = parameters(cell_type="specialist"), TrainingState(tmp_path)
-    pretrained, _ = pretrain_folds(store, sites, wells, folds, statistics, state, p)
-    _, teachers, history = train_mean_teacher_folds(pretrained, store, sites, wells, folds, statistics, state, p)
+    pretrained, _ = pretrain_folds(whole, state, p)
+    _, teachers, history = train_mean_teacher_folds(pretrained, whole, state, p)
     assert list(pretrained) == ["fold_0"] and list(teachers) == ["fold_0_ALPHA", "fold_0_BETA"]
     assert [row["cell_type"] for row in history] == ["ALPHA", "ALPHA", "BETA", "BETA"]
     for name, teacher in teachers.items():
-        own = teacher.facts["cell_type"]
-        assert name.endswith(own) and all(plate.startswith(own) for plate in teacher.facts["training_plates"])
+        cell_type = teacher.card.cell_type
+        assert name.endswith(cell_type) and all(p.startswith(cell_type) for p in teacher.card.training_plates)
     other = wells.copy()
     member = other["target"] & other["perturbation"].notna() & (other["cell_type"] == "BETA")
     other.loc[member, "perturbation"] = other.loc[member, "perturbation"].to_numpy()[::-1]
     again, _, _ = train_mean_teacher_folds(
-        {"fold_0": pretrained["fold_0"]}, store, sites, wells, folds, statistics, TrainingState(tmp_path / "other"), p
+        {"fold_0": pretrained["fold_0"]}, whole, TrainingState(tmp_path / "other"), p
     )
-    view = fold_view(sites, other, folds, 0, "training").of_cell_type("ALPHA")
-    trainer = Trainer(view, store, statistics, p, TrainingState(tmp_path / "scrambled"))
+    view = fold_view(whole.sites, other, folds, 0, "training").of_cell_type("ALPHA")
+    trainer = Trainer(view, whole, p, TrainingState(tmp_path / "scrambled"))
     assert_same_weights(train_mean_teacher(trainer, pretrained["fold_0"])[0], again["fold_0_ALPHA"])
 
 
@@ -215,7 +216,7 @@ def test_the_best_epoch_is_kept_and_needs_validation_plates(screen, wells, folds
     trainer = make_trainer(screen, wells, folds, TrainingState(tmp_path), pretrain=stage)
     model, history = pretrain(trainer)
     scores = [row["chosen_top1"] for row in history]
-    assert model.facts["validation_top1"] == max(scores) and model.facts["epoch"] == scores.index(max(scores))
+    assert model.card.validation_top1 == max(scores) and model.card.epoch == scores.index(max(scores))
     network = trainer.new_network()
     network.load_state_dict(model.weights)
     assert trainer.validation_score(network) == max(scores)
@@ -228,7 +229,7 @@ def test_without_a_second_stage_the_teacher_is_the_pretrained_average(screen, we
     changes = dict(pretrain=STAGE | dict(ema_decay=0.9), mean_teacher=MEAN_TEACHER | dict(epochs=0))
     student, teacher, history = train(screen, wells, folds, TrainingState(tmp_path), **changes)
     assert_same_weights(student, teacher)
-    assert len(history) == 2 and teacher.facts["validation_top1"] == history[-1]["teacher_top1"]
+    assert len(history) == 2 and teacher.card.validation_top1 == history[-1]["teacher_top1"]
     plain, _, first = train(
         screen, wells, folds, TrainingState(tmp_path / "plain"), mean_teacher=MEAN_TEACHER | dict(epochs=0)
     )
@@ -249,7 +250,9 @@ def test_adapted_validation_reads_each_experiment_by_itself(screen, wells, folds
     assert all(torch.equal(before[k], v) for k, v in network.state_dict().items())
 
 
-def test_where_batches_are_pure_no_image_sees_statistics_of_another_unit(screen, wells, folds, tmp_path, monkeypatch):
+def test_where_batches_are_pure_no_image_sees_statistics_of_another_experiment(
+    screen, wells, folds, tmp_path, monkeypatch
+):
     """Every forward pass of student and teacher in training is of one experiment."""
     changes = dict(batches="experiment", unlabelled_source="heldout", batch_size=8)
     trainer = make_trainer(screen, wells, folds, TrainingState(tmp_path), **changes)
@@ -335,7 +338,7 @@ def test_a_lack_of_memory_says_what_to_lower(screen, wells, folds, tmp_path, mon
 def test_unknown_optimizers_and_wrong_schedules_are_refused(screen, wells, folds, tmp_path):
     trainer = make_trainer(screen, wells, folds, TrainingState(tmp_path), pretrain=STAGE | dict(optimizer="adamq"))
     with pytest.raises(
-        InputError, match="training.pretrain.optimizer is 'adamq', which timm does not know. Did you mean"
+        InputError, match="training.pretrain.optimizer is 'adamq', which timm does not have. Did you mean"
     ):
         pretrain(trainer)
     with pytest.raises(ValueError, match="begins with epoch 0"):

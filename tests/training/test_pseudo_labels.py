@@ -30,13 +30,13 @@ def test_pseudo_labels_in_training_run_and_are_marked(screen, wells, folds, tmp_
     _, teacher, history = train(
         screen, wells, folds, TrainingState(tmp_path), unlabelled_source="heldout", mean_teacher=stage
     )
-    assert teacher.facts["tier"] == ("T2+T3" if method == "balanced" else "T3") and np.isfinite(history[-1]["loss"])
+    assert teacher.card.tier == ("T2+T3" if method == "balanced" else "T3") and np.isfinite(history[-1]["loss"])
 
 
 def test_treated_wells_are_called_among_the_targets_and_a_well_as_one(view):
     sites = np.random.default_rng(0).normal(0, 1, (len(view.unlabelled), len(view.classes)))
     own = labels(view)
-    own.renew(sites)
+    own.refresh(sites)
     called = own.of_site.numpy()
     assert ((called < len(view.targets)) == view.unlabelled["target"].to_numpy()).all()
     allowed = np.where(
@@ -58,7 +58,7 @@ def test_balanced_labels_use_every_class_of_a_plate_once_and_soft_ones_are_their
     called = {}
     for method in ("plain", "balanced", "soft"):
         own = labels(whole, method=method)
-        own.renew(sites)
+        own.refresh(sites)
         called[method] = own.of_site
     share = {m: np.mean(called[m].numpy()[treated] == 0) for m in ("plain", "balanced")}
     assert share["plain"] > 0.6 and share["balanced"] < 0.3
@@ -83,30 +83,30 @@ def test_with_groups_only_the_classes_of_the_plate_can_win(view, wells, design):
     own = names.iloc[treated[0]]  # a well whose image says nothing, and a little of a class that is never on its plate
     sites[treated[0]] = 0.0
     sites[treated[0], next(number[n] for n in view.targets if layout[n] != layout[own])] = 1.0
-    kept.renew(sites)
+    kept.refresh(sites)
     called = [view.targets[k] for k in kept.of_site.numpy()[treated]]
     assert [layout[c] for c in called] == [layout[n] for n in names.iloc[treated]]
     free = labels(view, method="balanced")
-    free.renew(sites)
+    free.refresh(sites)
     assert layout[view.targets[free.of_site.numpy()[treated[0]]]] != layout[own]
 
 
-def test_old_opinions_are_remembered_and_renewed_on_schedule(view):
+def test_earlier_logits_are_remembered_and_refreshed_on_schedule(view):
     rng = np.random.default_rng(3)
     first, second = rng.normal(0, 1, (2, len(view.unlabelled), len(view.classes)))
     own = labels(view, memory=0.25)
-    own.renew(first)
-    kept = own.renew(second)
+    own.refresh(first)
+    kept = own.refresh(second)
     np.testing.assert_allclose(kept, 0.75 * second + 0.25 * first, atol=1e-5)
     again = labels(view, memory=0.25)
-    again.restore(kept)
+    again.load(kept)
     assert torch.equal(again.of_site, own.of_site)
-    assert not labels(view, start=2).due(1, True) and labels(view, start=2).due(2, False)
-    assert [own.due(e, False) for e in (0, 1)] == [True, True]
+    assert not labels(view, start=2).needs_refresh(1, True) and labels(view, start=2).needs_refresh(2, False)
+    assert [own.needs_refresh(e, False) for e in (0, 1)] == [True, True]
     every = labels(view, refresh=3)
-    every.renew(first)
-    assert [every.due(e, True) for e in range(5)] == [True, False, False, True, False]
+    every.refresh(first)
+    assert [every.needs_refresh(e, True) for e in range(5)] == [True, False, False, True, False]
     improved = labels(view, refresh="improved")
-    improved.renew(first)
-    assert improved.due(1, True) and not improved.due(1, False)
-    assert not labels(view, method="none").due(5, True) and labels(view).weight(5.0) == 0
+    improved.refresh(first)
+    assert improved.needs_refresh(1, True) and not improved.needs_refresh(1, False)
+    assert not labels(view, method="none").needs_refresh(5, True) and labels(view).weight(5.0) == 0

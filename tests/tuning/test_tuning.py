@@ -1,6 +1,7 @@
 """Studies: they go on, share their work, record failures, and hand over what won."""
 
 import threading
+from dataclasses import replace
 
 import numpy as np
 import optuna
@@ -19,7 +20,7 @@ from deepnoise.tuning.figures import draw_study
 from deepnoise.tuning.objectives import balancing_objective, training_objective
 from deepnoise.tuning.study import run_file, run_study, suggest, trials_table
 from tests.plate_balancing.helpers import OWN
-from tests.training.helpers import MEAN_TEACHER, STAGE, parameters
+from tests.training.helpers import MEAN_TEACHER, STAGE, as_screen, parameters
 
 SPACE = {
     "training.pretrain.learning_rate": SearchRange(low=1e-4, high=1e-1, log=True),
@@ -154,16 +155,16 @@ def test_storages_that_cannot_be_opened_say_so(tmp_path):
 
 
 def test_training_is_scored_on_validation_experiments(screen, wells):
-    store, sites, statistics = screen
-    folds = make_folds(wells, [], 3, [0], True)
+    whole = as_screen(screen, wells, make_folds(wells, [], 3, [0], True))
     own = parameters(pretrain=STAGE | dict(epochs=1), mean_teacher=MEAN_TEACHER | dict(epochs=1))
-    objective = training_objective(store, sites, wells, folds, statistics, own)
+    objective = training_objective(whole, own)
     space = {"training.pretrain.learning_rate": SearchRange(low=1e-3, high=1e-2)}
     study = run_study(optuna.storages.InMemoryStorage(), "s", "m", space, objective, tuning(trials=2))
     assert all(0 <= t.value <= 1 and len(t.intermediate_values) == 2 for t in study.trials)
     assert all(t.value == t.intermediate_values[1] for t in study.trials)
-    blind = training_objective(store, sites, wells, folds[folds["role"] != "validation"], statistics, own)
-    with pytest.raises(InputError, match="tuning goes by validation experiments, and there are none"):
+    unvalidated = whole.folds[whole.folds["role"] != "validation"]
+    blind = training_objective(replace(whole, folds=unvalidated), own)
+    with pytest.raises(InputError, match="tuning needs validation experiments, and there are none"):
         run_study(optuna.storages.InMemoryStorage(), "s", "m", space, blind, tuning(trials=1))
 
 

@@ -12,7 +12,7 @@ from kedro.io import AbstractDataset, AbstractVersionedDataset, DatasetError, Ve
 
 from deepnoise.datasets.files import read_json, write_json
 from deepnoise.errors import InputError, closest, first_few
-from deepnoise.network.trained_model import TrainedModel
+from deepnoise.network.trained_model import ModelCard, TrainedModel
 
 if TYPE_CHECKING:
     import torch
@@ -69,7 +69,7 @@ class ModelDataset(AbstractVersionedDataset):
         folder.mkdir(parents=True, exist_ok=True)
         for name, model in data.items():
             write_tensors(folder / f"{name}.safetensors", model.weights)
-            write_json(folder / f"{name}.json", model.facts)
+            write_json(folder / f"{name}.json", model.card.to_json())
         write_json(folder / "model.json", {"format": FORMAT, "models": sorted(data)})
 
     def load(self) -> dict[str, TrainedModel]:
@@ -83,7 +83,8 @@ class ModelDataset(AbstractVersionedDataset):
         models = {}
         for name in facts["models"]:
             weights = read_tensors(folder / f"{name}.safetensors")
-            models[name] = TrainedModel(weights, read_json(folder / f"{name}.json"))
+            path = folder / f"{name}.json"
+            models[name] = TrainedModel(weights, ModelCard.from_json(read_json(path), str(path)))
         return models
 
     def _exists(self) -> bool:

@@ -45,6 +45,12 @@ def true_labels(wells: pd.DataFrame, heldout_labels: pd.DataFrame) -> pd.Series:
     return pd.concat([known[~known.index.isin(held.index)], held])
 
 
+def tier_of_profiles(well_embeddings: pd.DataFrame) -> str:
+    """The tier of a table of embeddings; ``unknown`` if it mixes several."""
+    tiers = sorted(well_embeddings["tier"].unique())
+    return str(tiers[0]) if len(tiers) == 1 else "unknown"
+
+
 def join_profiles(embeddings: pd.DataFrame, wells: pd.DataFrame, labels: pd.Series) -> Profiles:
     """Embeddings with what ``wells`` and the labels say of them.
 

@@ -9,6 +9,8 @@ import pandas as pd
 from deepnoise.errors import first_few
 from deepnoise.evaluation.headline import HEADLINE_TIERS, no_better_than_chance
 from deepnoise.evaluation.intervals import LEAST_EXPERIMENTS, uncertainty
+from deepnoise.evaluation.reliability import format_reliability
+from deepnoise.evaluation.signal_leak_card import format_card
 
 
 def _notes(wells: pd.DataFrame, score: dict[str, Any] | None, unit: str, external: bool) -> list[str]:
@@ -116,3 +118,11 @@ def format_scores(scores: dict[str, Any]) -> str:
         )
     lines += [""] + [f"note: {note}" for note in scores["notes"]]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def format_all(
+    scores: dict[str, Any], reliability_summary: list[dict[str, Any]], signal_leak_card: dict[str, Any]
+) -> str:
+    """The score table: scores, then confidences against the labels, then signal and leak."""
+    parts = (format_scores(scores), format_reliability(reliability_summary), format_card(signal_leak_card))
+    return "\n".join(part for part in parts if part)

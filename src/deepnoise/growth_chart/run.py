@@ -1,10 +1,11 @@
-"""Train and score the arms of a growth chart, one network after the other; what is already known is not done again."""
+"""Train and score the arms of a growth chart, one network after another. Arms whose inputs are unchanged are not run again."""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,252 +23,308 @@ from deepnoise.inference.compatibility import adabn_of, tier_of_prediction
 from deepnoise.inference.pooling import pool_wells
 from deepnoise.inference.predict import predict_sites
 from deepnoise.inference.selection import sites_to_predict
-from deepnoise.network.site_images import ImageSource, checksums
+from deepnoise.network.site_images import checksums
 from deepnoise.network.trained_model import TrainedModel
 from deepnoise.normalization.statistics import plate_statistics
 from deepnoise.parameters import InferenceParameters, PlateBalancingParameters
 from deepnoise.plate_balancing.balancing import DesignKnowledge, balance
 from deepnoise.plate_balancing.scores import pool_scores
+from deepnoise.screen import Screen
 from deepnoise.tables import EMBEDDING, SCORE, prefixed
-from deepnoise.training.fold_view import fold_view
 from deepnoise.training.loop import pretrain, train_mean_teacher
+from deepnoise.training.run_folds import view_of_fold
 from deepnoise.training.trainer import NoState, Trainer
 
 logger = logging.getLogger(__name__)
 
 
-class Screen:
-    """The tables and images that every arm is trained on and predicts; it holds no withheld label."""
+class ChartScreen:
+    """The screen that every arm is trained on and predicts, under each arm's normalization; it holds no withheld label.
 
-    def __init__(
-        self,
-        store: ImageSource,
-        sites: pd.DataFrame,
-        wells: pd.DataFrame,
-        folds: pd.DataFrame,
-        histograms: pd.DataFrame,
-        layout: pd.DataFrame,
-        illumination: str,
-    ) -> None:
-        self.store, self.sites, self.wells, self.folds = store, sites, wells, folds
-        self.histograms, self.layout = histograms, layout
-        self.illumination = illumination
-        self.fold = int(folds["fold"].min())
-        pixels = checksums(store, sites)
-        self.mark = fingerprint(
-            pixels, sites, wells, folds[folds["fold"] == self.fold], histograms, layout, illumination
+    Args:
+        screen: Images and tables; its statistics are not used.
+        histograms: The table ``plate_histograms``.
+        layout: The table ``plate_layout``.
+        illumination: How the images are corrected, a value of ``normalization.illumination``.
+    """
+
+    def __init__(self, screen: Screen, histograms: pd.DataFrame, layout: pd.DataFrame, illumination: str) -> None:
+        self.screen, self.histograms, self._illumination = screen, histograms, illumination
+        self.layout = layout
+        self.fold = screen.fold_numbers[0]
+        self.fingerprint = fingerprint(
+            checksums(screen.images, screen.sites),
+            screen.sites,
+            screen.wells,
+            screen.folds[screen.folds["fold"] == self.fold],
+            histograms,
+            layout,
+            illumination,
         )
 
-    def statistics(self, settings: Settings) -> pd.DataFrame:
-        """``plate_statistics`` of an arm's normalization."""
-        own = settings.normalization
-        return plate_statistics(
-            self.histograms, self.wells, own.strategy, own.reference, own.scale_floor, self.illumination
-        )
+    @property
+    def wells(self) -> pd.DataFrame:
+        """The table ``wells``."""
+        return self.screen.wells
+
+    def normalized(self, settings: Settings) -> Screen:
+        """The screen under an arm's normalization."""
+        parameters = settings.normalization
+        statistics = plate_statistics(
+            self.histograms, self.wells, parameters.strategy, parameters.reference, parameters.scale_floor, self._illumination
+        )  # fmt: skip
+        return self.screen.with_statistics(statistics)
 
 
 class Truth:
-    """What arms are scored against, once they are trained: held-out wells, or where none of these is known validation wells."""
+    """What arms are scored against once they are trained: held-out wells, or validation wells if no held-out label is known."""
 
     def __init__(self, wells: pd.DataFrame, heldout_labels: pd.DataFrame, folds: pd.DataFrame) -> None:
         self.labels = true_labels(wells, heldout_labels)
-        self.mark = fingerprint(heldout_labels)
-        own = folds[folds["fold"] == folds["fold"].min()]
-        known = wells[wells["target"] & wells["id_code"].isin(self.labels.index)]
-        roles = set(known.merge(own, on=["experiment", "plate"])["role"])
+        self.fingerprint = fingerprint(heldout_labels)
+        first_fold = folds[folds["fold"] == folds["fold"].min()]
+        labelled_targets = wells[wells["target"] & wells["id_code"].isin(self.labels.index)]
+        roles = set(labelled_targets.merge(first_fold, on=["experiment", "plate"])["role"])
         self.role = next((role for role in ("heldout", "validation") if role in roles), "")
         if not self.role:
             raise InputError(
-                "the growth chart has nothing to score: no held-out or validation well carries a known perturbation; give heldout_labels, "
+                "the growth chart has nothing to score: no held-out or validation well has a known perturbation; give heldout_labels, "
                 "or set ingestion.folds.validation"
             )
 
 
-def arm_mark(
+def arm_fingerprint(
     arm: Arm,
     seed: int,
-    screen: Screen,
+    screen: ChartScreen,
     truth: Truth,
     balancing: PlateBalancingParameters,
 ) -> str:
     """Fingerprint of everything that an arm's result depends on: data, parameters, seed and package version."""
-    own = arm.settings
-    training = own.training.model_copy(update={"seed": seed}).recipe()
-    balanced = balancing.model_dump(mode="json") if arm.balancing else None
+    settings = arm.settings
+    recipe = settings.training.model_copy(update={"seed": seed}).recipe()
     return fingerprint(
-        screen.mark,
-        truth.mark,
+        screen.fingerprint,
+        truth.fingerprint,
         __version__,
         seed,
-        own.normalization.model_dump(mode="json"),
-        training,
-        own.sites,
-        own.views,
-        own.adabn,
+        settings.normalization.model_dump(mode="json"),
+        recipe,
+        settings.sites,
+        settings.views,
+        settings.adabn,
         arm.balancing,
-        balanced,
+        balancing.model_dump(mode="json") if arm.balancing else None,
     )
 
 
 def record_name(arm: Arm, seed: int) -> str:
-    """Name of the arm's partition."""
+    """Name of the record of an arm and seed."""
     return f"{slug(arm.name)}_seed_{seed}"
 
 
 def run_arms(
     arms: list[Arm],
     seeds: list[int],
-    screen: Screen,
+    screen: ChartScreen,
     truth: Truth,
     kept: dict[str, dict[str, Any]],
     inference: InferenceParameters,
     balancing: PlateBalancingParameters,
 ) -> Iterator[tuple[dict[str, dict[str, Any]], dict[str, Any]]]:
-    """Yield each arm as it is done, with the list of what is done; ``complete`` once all are.
+    """Yield each arm as it finishes, with the list of finished arms; ``complete`` once all are.
 
     Args:
-        arms: Of :func:`deepnoise.growth_chart.arms.plan_arms`.
-        seeds: Training seeds; each arm is trained once a seed.
+        arms: As planned by :func:`deepnoise.growth_chart.arms.plan_arms`.
+        seeds: Training seeds; each arm is trained once per seed.
         screen: What they are trained on and predict.
         truth: What they are scored against.
-        kept: Partition -> record of earlier runs; those with today's fingerprint are not done again.
+        kept: Name -> record of earlier runs. Those with today's fingerprint are not run again.
         inference: Batch size and device.
         balancing: For the arms that know the plate design.
     """
-    no_groups = screen.layout["group"].nunique() < 2 or balancing.group_inference == "none"
-    if no_groups and any(arm.balancing == "group_filter" for arm in arms):
-        raise InputError(
-            "growth_chart.design names 'group_filter', but this screen has no plate groups, or plate_balancing.group_inference is none; "
-            "leave it out"
-        )
-    marks = {(arm.name, seed): arm_mark(arm, seed, screen, truth, balancing) for arm in arms for seed in seeds}
-    done = {
-        name: kept[name]["fingerprint"]
-        for arm in arms
-        for seed in seeds
-        if (name := record_name(arm, seed)) in kept and kept[name].get("fingerprint") == marks[arm.name, seed]
+    _check_groups(arms, screen, balancing)
+    fingerprints = {
+        record_name(arm, seed): arm_fingerprint(arm, seed, screen, truth, balancing) for arm in arms for seed in seeds
     }
+    done = {name: value for name, value in fingerprints.items() if kept.get(name, {}).get("fingerprint") == value}
     total = len(arms) * len(seeds)
-    logger.info("growth chart: %s arms x %s seeds; %s of %s are kept from before, nothing of theirs has changed", len(arms), len(seeds), len(done), total)  # fmt: skip
-    started, first = time.monotonic(), len(done)
+    logger.info("growth chart: %s arms x %s seeds; %s of %s are kept from earlier runs", len(arms), len(seeds), len(done), total)  # fmt: skip
+    started, already_done = time.monotonic(), len(done)
     for seed in seeds:
-        networks: dict[str, list[Arm]] = {}
+        networks: dict[str, list[Arm]] = {}  # arms that share a trained network
         for arm in arms:
             if record_name(arm, seed) not in done:
-                networks.setdefault(_network_mark(arm.settings), []).append(arm)
-        students: dict[str, TrainedModel] = {}  # stage 1 is shared by the arms that differ in stage 2 alone
+                networks.setdefault(_network_fingerprint(arm.settings), []).append(arm)
+        students: dict[str, TrainedModel] = {}  # stage 1 is shared by arms that differ in stage 2 alone
         for members in networks.values():
-            begun = time.monotonic()
-            model, statistics = _train(members[0].settings, seed, screen, students)
-            seconds = time.monotonic() - begun
-            for arm, facts in _score(members, model, statistics, screen, truth, inference, balancing):
+            network_started = time.monotonic()
+            normalized = screen.normalized(members[0].settings)
+            model = _train(members[0].settings, seed, screen.fold, normalized, students)
+            training_seconds = time.monotonic() - network_started
+            for arm, result in _score(members, model, normalized, screen, truth, inference, balancing):
                 name = record_name(arm, seed)
                 record = {
                     "arm": arm.name, "kind": arm.kind, "seed": seed, "fold": screen.fold, "scored": truth.role,
-                    "fingerprint": marks[arm.name, seed], "deepnoise": __version__, "compute": arm.compute,
-                    "training_seconds": seconds, **facts,
+                    "fingerprint": fingerprints[name], "deepnoise": __version__, "compute": arm.compute,
+                    "training_seconds": training_seconds, **result,
                 }  # fmt: skip
-                done[name] = marks[arm.name, seed]
-                left = (time.monotonic() - started) / (len(done) - first) * (total - len(done))
+                done[name] = fingerprints[name]
+                seconds_per_arm = (time.monotonic() - started) / (len(done) - already_done)
                 logger.info(
                     "growth chart: %s of %s, %s, seed %s: top-1 %.1f %%, tier %s; about %.0f s left",
-                    len(done), total, arm.name, seed, 100 * record["top1"], record["tier"], left,
+                    len(done), total, arm.name, seed, 100 * record["top1"], record["tier"], seconds_per_arm * (total - len(done)),
                 )  # fmt: skip
                 yield {name: record}, {"complete": False, "arms": dict(done)}
     yield {}, {"complete": True, "arms": dict(done)}
 
 
-def _network_mark(settings: Settings) -> str:
+def _check_groups(arms: list[Arm], screen: ChartScreen, balancing: PlateBalancingParameters) -> None:
+    has_groups = screen.layout["group"].nunique() >= 2 and balancing.group_inference != "none"
+    if not has_groups and any(arm.balancing == "group_filter" for arm in arms):
+        raise InputError(
+            "growth_chart.design names 'group_filter', but this screen has no plate groups, or plate_balancing.group_inference is none; "
+            "leave it out"
+        )
+
+
+def _network_fingerprint(settings: Settings) -> str:
     return fingerprint(settings.normalization.model_dump(), settings.training.model_dump())
 
 
-def _train(
-    settings: Settings, seed: int, screen: Screen, students: dict[str, TrainedModel]
-) -> tuple[TrainedModel, pd.DataFrame]:
+def _train(settings: Settings, seed: int, fold: int, screen: Screen, students: dict[str, TrainedModel]) -> TrainedModel:
+    """Train the network of an arm; ``students`` caches stage 1."""
     training = settings.training.model_copy(update={"seed": seed})
-    statistics = screen.statistics(settings)
-    view = fold_view(screen.sites, screen.wells, screen.folds, screen.fold, training.unlabelled_source, training.sites)
-    trainer = Trainer(view, screen.store, statistics, training, NoState())
-    later = {"mean_teacher", "unlabelled_source"}
-    first = fingerprint(settings.normalization.model_dump(), training.model_dump(exclude=later))
-    if first not in students:
-        students[first] = pretrain(trainer)[0]
-    model = TrainedModel(students[first].weights, trainer.facts | {"stage": "pretrain"})
+    trainer = Trainer(view_of_fold(screen, fold, training), screen, training, NoState())
+    stage_2_only = {"mean_teacher", "unlabelled_source"}
+    stage_1 = fingerprint(settings.normalization.model_dump(), training.model_dump(exclude=stage_2_only))
+    if stage_1 not in students:
+        students[stage_1] = pretrain(trainer)[0]
+    model = TrainedModel(students[stage_1].weights, trainer.card.with_result(stage="pretrain"))
     if training.mean_teacher.epochs:
         model = train_mean_teacher(trainer, model)[1]
-    return model, statistics
+    return model
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """Wells of a network read in one way, and what their embeddings show."""
+
+    wells: pd.DataFrame  # well_logits
+    measured: dict[str, Any]  # of signal_and_leak
+    tier: str
+
+
+class _Reader:
+    """Predictions of one network; each combination of views, AdaBN and sites is computed once.
+
+    Args:
+        model: The network.
+        screen: The screen under its normalization.
+        fold: Number of the fold.
+        truth: The labels.
+        inference: Batch size and device.
+        balancing: The block ``plate_balancing``.
+        layout: The table ``plate_layout``.
+    """
+
+    def __init__(
+        self,
+        model: TrainedModel,
+        screen: Screen,
+        fold: int,
+        truth: Truth,
+        inference: InferenceParameters,
+        balancing: PlateBalancingParameters,
+        layout: pd.DataFrame,
+    ) -> None:
+        self.model, self._screen, self._fold, self._truth = model, screen, fold, truth
+        self._inference, self._balancing, self._layout = inference, balancing, layout
+        self._sites = sites_to_predict(model.card, screen.sites, screen.wells, screen.folds)
+        if self._sites.empty:
+            raise InputError(f"fold {fold} leaves no plate to score the growth chart on")
+        self._predictions: dict[tuple[str, str], tuple[pd.DataFrame, pd.DataFrame]] = {}
+        self._readings: dict[tuple[str, str, str], _Reading] = {}
+        self._steps: dict[tuple[str, str, str], pd.DataFrame] = {}
+
+    def _key(self, settings: Settings) -> tuple[str, str, str]:
+        return settings.views, settings.sites, adabn_of(self.model.card, settings.adabn)
+
+    def _predict(self, views: str, adabn: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Site logits and site embeddings."""
+        if (views, adabn) not in self._predictions:
+            parameters = self._inference.model_copy(update={"views": views, "pooling": "logits"})
+            logits, embeddings = predict_sites(
+                self.model, self._screen.images, self._sites, self._screen.statistics, parameters, adabn
+            )
+            columns = ["role", "id_code", "experiment", "plate", "well", "site", "plate_seen"]
+            meta = self._sites[columns].assign(fold=self._fold, tier=tier_of_prediction(self.model.card.tier, adabn))
+            dimensions = [f"{i:04d}" for i in range(embeddings.shape[1])]
+            targets = self.model.card.targets
+            self._predictions[views, adabn] = (
+                pd.concat([meta.drop(columns="plate_seen"), prefixed(logits, targets, SCORE, meta.index)], axis=1),
+                pd.concat([meta, prefixed(embeddings, dimensions, EMBEDDING, meta.index)], axis=1),
+            )
+        return self._predictions[views, adabn]
+
+    def read(self, settings: Settings) -> _Reading:
+        """Wells as an arm reads them."""
+        views, sites, adabn = key = self._key(settings)
+        if key not in self._readings:
+            tables = [
+                table[table["site"] == table.groupby("id_code")["site"].transform("min")] if sites == "one" else table
+                for table in self._predict(views, adabn)
+            ]
+            wells, embeddings = pool_wells(*tables)
+            measured = signal_and_leak(embeddings, self._screen.wells, self._truth.labels)
+            self._readings[key] = _Reading(wells, measured, tier_of_prediction(self.model.card.tier, adabn))
+        return self._readings[key]
+
+    def balancing_steps(self, settings: Settings) -> pd.DataFrame:
+        """The table ``balancing_steps`` of the wells as an arm reads them."""
+        key = self._key(settings)
+        if key not in self._steps:
+            design = self._balancing.model_copy(update={"method": "matching", "compare": ["sinkhorn", "assignment"]})
+            pooled = pool_scores(self.read(settings).wells, self._screen.wells, self._balancing.pooling)
+            self._steps[key] = balance(pooled, DesignKnowledge(self._layout), design).steps
+        return self._steps[key]
 
 
 def _score(
     arms: list[Arm],
     model: TrainedModel,
-    statistics: pd.DataFrame,
-    screen: Screen,
+    normalized: Screen,
+    screen: ChartScreen,
     truth: Truth,
     inference: InferenceParameters,
     balancing: PlateBalancingParameters,
 ) -> Iterator[tuple[Arm, dict[str, Any]]]:
-    """Scores of all arms that read the same network; each kind of views is predicted once."""
-    asked = sites_to_predict(model.facts, screen.sites, screen.wells, screen.folds)
-    if asked.empty:
-        raise InputError(f"fold {screen.fold} leaves no plate to score the growth chart on")
+    """Scores of all arms that read the same network."""
+    reader = _Reader(model, normalized, screen.fold, truth, inference, balancing, screen.layout)
     targets = set(screen.wells.loc[screen.wells["target"], "id_code"]) & set(truth.labels.index)
-    predicted: dict[tuple[str, str], tuple[pd.DataFrame, pd.DataFrame]] = {}
-    read: dict[tuple[str, str, str], tuple[pd.DataFrame, dict[str, Any]]] = {}
-    balanced: dict[tuple[str, str, str], pd.DataFrame] = {}
     for arm in arms:
-        views, sites = arm.settings.views, arm.settings.sites
-        adabn = adabn_of(model.facts, arm.settings.adabn)
-        model_tier = tier_of_prediction(str(model.facts["tier"]), adabn)
-        if (views, adabn) not in predicted:
-            meta = asked[["role", "id_code", "experiment", "plate", "well", "site", "plate_seen"]].assign(
-                fold=screen.fold, tier=model_tier
-            )
-            logits, embeddings = predict_sites(
-                model, screen.store, asked, statistics, views=views, adabn=adabn,
-                batch_size=inference.batch_size, device_name=inference.device,
-            )  # fmt: skip
-            axes = [f"{i:04d}" for i in range(embeddings.shape[1])]
-            predicted[views, adabn] = (
-                pd.concat(
-                    [meta.drop(columns="plate_seen"), prefixed(logits, model.facts["targets"], SCORE, meta.index)],
-                    axis=1,
-                ),
-                pd.concat([meta, prefixed(embeddings, axes, EMBEDDING, meta.index)], axis=1),
-            )
-        if (views, sites, adabn) not in read:
-            taken = [
-                t[t["site"] == t.groupby("id_code")["site"].transform("min")] if sites == "one" else t
-                for t in predicted[views, adabn]
-            ]
-            wells, embedded = pool_wells(*taken)
-            read[views, sites, adabn] = wells, signal_and_leak(embedded, screen.wells, truth.labels)
-        wells, measured = read[views, sites, adabn]
+        reading = reader.read(arm.settings)
         if arm.balancing:
-            if (views, sites, adabn) not in balanced:
-                design = balancing.model_copy(update={"method": "matching", "compare": ["sinkhorn", "assignment"]})
-                balanced[views, sites, adabn] = balance(
-                    pool_scores(wells, screen.wells, balancing.pooling), DesignKnowledge(screen.layout), design
-                ).steps
-            steps = balanced[views, sites, adabn]
+            steps = reader.balancing_steps(arm.settings)
             called = steps[(steps["step"] == arm.balancing) & (steps["role"] == truth.role)]
             if called.empty:
                 raise InputError(
                     f"growth_chart.design names {arm.balancing!r}, which this screen's plate design does not allow; leave it out"
                 )
             called = called[called["id_code"].isin(truth.labels.index)]
-            right = (called["call"] == called["id_code"].map(truth.labels)).to_numpy()
+            correct = (called["call"] == called["id_code"].map(truth.labels)).to_numpy()
             chance, tier = float((1 / called["candidates"]).mean()), str(called["tier"].iloc[0])
         else:
+            wells = reading.wells
             called = wells[(wells["role"] == truth.role) & wells["id_code"].isin(targets)]
-            right = (ranked_calls(called, called["id_code"].map(truth.labels))["rank"] == 0).to_numpy()
-            chance, tier = 1 / len(model.facts["targets"]), model_tier
-        by = pd.Series(right).groupby(called["experiment"].to_numpy())
+            correct = (ranked_calls(called, called["id_code"].map(truth.labels))["rank"] == 0).to_numpy()
+            chance, tier = 1 / len(model.card.targets), reading.tier
+        by_experiment = pd.Series(correct).groupby(called["experiment"].to_numpy())
         yield arm, {
-            "tier": tier, "top1": float(right.mean()), "chance": chance, "n": int(len(right)),
-            "right_by_experiment": {str(e): int(n) for e, n in by.sum().items()},
-            "wells_by_experiment": {str(e): int(n) for e, n in by.size().items()},
-            **measured,
+            "tier": tier, "top1": float(correct.mean()), "chance": chance, "n": int(len(correct)),
+            "right_by_experiment": {str(e): int(n) for e, n in by_experiment.sum().items()},
+            "wells_by_experiment": {str(e): int(n) for e, n in by_experiment.size().items()},
+            **reading.measured,
         }  # fmt: skip
 
 

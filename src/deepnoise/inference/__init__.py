@@ -1,1 +1,1 @@
-"""From a trained model to scores of sites and wells."""
+"""Predictions of trained models: views, ensembles, and pooling of sites to wells."""

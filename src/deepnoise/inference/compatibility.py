@@ -1,122 +1,119 @@
-"""Does a model fit the images it is given, and is its adaptation to be trusted there?"""
+"""Whether a model fits the images it is given, and whether its adaptation to them can be trusted."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
+import numpy as np
 import pandas as pd
 
 from deepnoise.errors import InputError, first_few
 from deepnoise.fingerprint import fingerprint
+from deepnoise.network.trained_model import ModelCard
 from deepnoise.normalization.statistics import statistics_of_plates
+from deepnoise.screen import Screen
 from deepnoise.tables import SCORE, class_names, matrix
+
+ADAPTATION_GROUPS = {"none": [], "experiment": ["experiment"], "plate": ["experiment", "plate"]}
+"""Value of ``inference.adabn`` -> columns whose wells share their BatchNorm statistics."""
 
 
 def tier_of_prediction(tier: str, adabn: str) -> str:
-    """Tier of a prediction: AdaBN reads the other images of the plate or experiment, which makes T0 to T1 (method: section 7)."""
+    """Tier of a prediction. AdaBN reads the other images of the plate or experiment, which turns T0 into T1 (method: section 7)."""
     return "T1" if tier == "T0" and adabn != "none" else tier
 
 
-def adabn_of(facts: Mapping[str, Any], adabn: str) -> str:
-    """``auto``: the unit whose images made the batches of the model's training; ``none`` where they were mixed."""
+def adabn_of(card: ModelCard, adabn: str) -> str:
+    """``auto``: adapt to what shared a batch in training, the experiment or plate; ``none`` if batches were mixed."""
     if adabn != "auto":
         return adabn
-    return {"mixed": "none"}.get(unit := facts["parameters"].get("batches", "mixed"), unit)
+    batches = card.parameters.get("batches", "mixed")
+    return "none" if batches == "mixed" else batches
 
 
-def check_compatible(
-    facts: Mapping[str, Any],
-    channels: list[str],
-    shape: tuple[int, ...],
-    statistics: pd.DataFrame,
-    wells: pd.DataFrame,
-    folds: pd.DataFrame,
-) -> None:
+def check_compatible(card: ModelCard, screen: Screen) -> None:
     """Refuse a model that was not made for these images.
 
-    Args:
-        facts: JSON of the model.
-        channels: Channels of the image store.
-        shape: (H, W) of its images.
-        statistics: The table ``plate_statistics``.
-        wells: The table ``wells``.
-        folds: The table ``folds``; the labels of plates that train in the model's fold must be its classes.
+    The labels of plates that train in the model's fold must be its classes.
 
     Raises:
-        InputError: Names what does not fit, the model's value and the screen's.
+        InputError: Names what differs, with the model's value and the screen's.
     """
 
-    def refuse(what: str, model: object, screen: object) -> None:
+    def refuse(what: str, of_model: object, of_screen: object) -> None:
         raise InputError(
-            f"the model does not fit this screen: {what} of the model is {model}, of the screen {screen}; "
+            f"the model does not fit this screen: {what} of the model is {of_model}, of the screen {of_screen}; "
             "choose the environment it was trained in, or train a model here"
         )
 
-    if list(facts["channels"]) != list(channels):
-        refuse("the channel list", facts["channels"], channels)
-    if list(facts["image_size"]) != list(shape):
-        refuse("the image size", facts["image_size"], list(shape))
-    for part in ("strategy", "reference", "illumination"):
-        here = str(statistics[part].iloc[0])
-        if facts["normalization"].get(part, "none") != here:  # "none": a model from before there was a choice
-            refuse(f"the normalization {part}", facts["normalization"].get(part, "none"), here)
-    trained = statistics_of_plates(statistics, facts["training_plates"])  # none of them on a screen of new plates alone
-    complete = len(trained.drop_duplicates(["experiment", "plate"])) == len(facts["training_plates"])
-    if complete and fingerprint(trained) != facts["fingerprints"]["statistics"]:
+    channels, image_size = list(screen.images.channels), list(screen.images.shape[1:])
+    if list(card.channels) != channels:
+        refuse("the channel list", card.channels, channels)
+    if list(card.image_size) != image_size:
+        refuse("the image size", card.image_size, image_size)
+    for name in ("strategy", "reference", "illumination"):
+        of_screen = str(screen.statistics[name].iloc[0])
+        if card.normalization[name] != of_screen:
+            refuse(f"the normalization {name}", card.normalization[name], of_screen)
+    _check_statistics(card, screen.statistics)
+    training_plates = screen.folds[(screen.folds["fold"] == card.fold) & (screen.folds["role"] == "train")]
+    labelled = screen.wells[screen.wells["target"]].merge(
+        training_plates[["experiment", "plate"]], on=["experiment", "plate"]
+    )
+    unknown = set(labelled["perturbation"].dropna()) - set(card.targets)
+    if unknown:
+        refuse(
+            "the class set", f"{len(card.targets)} perturbations without {first_few(sorted(unknown))}", "one that has them"
+        )  # fmt: skip
+
+
+def _check_statistics(card: ModelCard, statistics: pd.DataFrame) -> None:
+    """Compare the statistics of the training plates; a screen of new plates alone has none of them."""
+    of_training = statistics_of_plates(statistics, card.training_plates)
+    complete = len(of_training.drop_duplicates(["experiment", "plate"])) == len(card.training_plates)
+    if complete and fingerprint(of_training) != card.fingerprints["statistics"]:
         raise InputError(
             "the model does not fit this screen: plate_statistics of the plates it was trained on are not those of its training "
             "(other images, or another normalization); run training again"
         )
-    trains = folds[(folds["fold"] == facts["fold"]) & (folds["role"] == "train")]
-    known = wells[wells["target"]].merge(trains[["experiment", "plate"]], on=["experiment", "plate"])
-    strange = set(known["perturbation"].dropna()) - set(facts["targets"])
-    if strange:
-        refuse(
-            "the class set",
-            f"{len(facts['targets'])} perturbations without {first_few(sorted(strange))}",
-            "one that has them",
-        )
 
 
-def partial_plates(asked: pd.DataFrame, sites: pd.DataFrame, training_plates: list[str]) -> list[str]:
-    """Plates that AdaBN adapts to on less than half the wells of a training plate: their statistics are those of few wells.
+def partial_plates(predicted: pd.DataFrame, sites: pd.DataFrame, training_plates: list[str]) -> list[str]:
+    """Warnings on plates with fewer than half the wells of a training plate: AdaBN adapts to these few.
 
     Args:
-        asked: The sites that are read.
+        predicted: The sites that are read.
         sites: The table ``sites``.
-        training_plates: ``experiment/plate`` of the model; where none is in ``sites``, all plates of it are compared with.
+        training_plates: ``experiment/plate`` of the model. If none of them is in ``sites``, all its plates serve for comparison.
     """
-    count = sites.groupby(["experiment", "plate"])["id_code"].nunique()
-    trained = count[[f"{e}/{p}" in set(training_plates) for e, p in count.index]]
-    usual = float((trained if len(trained) else count).median())
-    own = asked.groupby(["experiment", "plate"])["id_code"].nunique()
+    wells_per_plate = sites.groupby(["experiment", "plate"])["id_code"].nunique()
+    of_training = wells_per_plate[[f"{e}/{p}" in set(training_plates) for e, p in wells_per_plate.index]]
+    usual = float((of_training if len(of_training) else wells_per_plate).median())
+    predicted_wells = predicted.groupby(["experiment", "plate"])["id_code"].nunique()
     return [
-        f"plate {e}/{p} has {n} wells with images, a plate of the training {usual:.0f}: AdaBN adapts to these few; compare with "
+        f"plate {e}/{p} has {n} wells with images, a training plate has {usual:.0f}: AdaBN adapts to these few; compare with "
         "inference.adabn none"
-        for (e, p), n in own[own < usual / 2].items()
+        for (e, p), n in predicted_wells[predicted_wells < usual / 2].items()
     ]
 
 
-def skewed_plates(logits: pd.DataFrame, adabn: str, share: float = 1 / 3, least_wells: int = 10) -> list[str]:
-    """Plates most of whose wells are called one perturbation: AdaBN takes such a plate's biology for its noise.
+def skewed_plates(logits: pd.DataFrame, adabn: str, largest_share: float = 1 / 3, min_wells: int = 10) -> list[str]:
+    """Warnings on plates where one perturbation is predicted for most wells: AdaBN would remove its effect as noise.
 
     Args:
         logits: The table ``site_logits``.
-        adabn: What was adapted to; nothing is said where nothing was.
-        share: Of the wells, from which on a plate is named.
-        least_wells: Plates with fewer wells are not judged.
+        adabn: What the model adapted to; ``none`` gives no warnings.
+        largest_share: Share of a plate's wells above which it is reported.
+        min_wells: Plates with fewer wells are not judged.
     """
     if adabn == "none":
         return []
     wells = logits.assign(call=matrix(logits, SCORE).argmax(axis=1)).drop_duplicates(["fold", "id_code"])
-    found = []
-    for (experiment, plate), own in wells.groupby(["experiment", "plate"]):
-        most = own["call"].value_counts(normalize=True)
-        if len(own) >= least_wells and most.iloc[0] > share:
-            name = class_names(logits)[most.index[0]]
-            found.append(
-                f"plate {experiment}/{plate}: {most.iloc[0]:.0%} of {len(own)} wells are called {name}; if one perturbation fills "
-                "the plate, AdaBN takes what it does for noise: compare with inference.adabn none"
+    warnings = []
+    for (experiment, plate), plate_wells in wells.groupby(["experiment", "plate"]):
+        shares = plate_wells["call"].value_counts(normalize=True)
+        if len(plate_wells) >= min_wells and shares.iloc[0] > largest_share:
+            name = np.array(class_names(logits))[shares.index[0]]
+            warnings.append(
+                f"plate {experiment}/{plate}: {shares.iloc[0]:.0%} of {len(plate_wells)} wells are called {name}; if one perturbation fills "
+                "the plate, AdaBN removes its effect as noise: compare with inference.adabn none"
             )
-    return found
+    return warnings

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,6 +13,7 @@ from tqdm import tqdm
 
 from deepnoise.errors import InputError
 from deepnoise.inference.compatibility import (
+    ADAPTATION_GROUPS,
     adabn_of,
     check_compatible,
     partial_plates,
@@ -25,204 +25,200 @@ from deepnoise.inference.selection import select_sites, sites_to_predict
 from deepnoise.inference.views import VIEWS
 from deepnoise.network.batch_norm import adapted_batches
 from deepnoise.network.device import autocast, choose_batch_size, choose_device, to_device
-from deepnoise.network.network import Network, NetworkSpec
+from deepnoise.network.network import Network
 from deepnoise.network.site_images import Batch, ImageSource, SiteImages, normalize
 from deepnoise.network.trained_model import TrainedModel
+from deepnoise.parameters import InferenceParameters
 from deepnoise.plate_balancing.scores import entropies
+from deepnoise.screen import Screen
 from deepnoise.tables import EMBEDDING, SCORE, matrix, prefixed
 
 logger = logging.getLogger(__name__)
+LOWEST_PROBABILITY = 1e-30
+"""Floor under averaged probabilities before their logarithm."""
 
 
 @torch.inference_mode()
 def predict_sites(
     model: TrainedModel,
-    store: ImageSource,
-    asked: pd.DataFrame,
+    source: ImageSource,
+    sites: pd.DataFrame,
     statistics: pd.DataFrame,
-    *,
-    views: str,
-    pooling: str = "logits",
+    parameters: InferenceParameters,
     adabn: str = "none",
-    wanted: np.ndarray | None = None,
-    batch_size: int | str,
-    device_name: str,
+    predict_mask: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Logits and embeddings of sites, averaged over views; memory holds a few batches of images at a time, with AdaBN at most a
-    unit of ADABN_CACHE_BYTES.
+    """Logits and embeddings of sites, averaged over views.
+
+    Memory holds a few batches of images at a time; with AdaBN, at most ADABN_CACHE_BYTES of one experiment or plate.
 
     Args:
-        model: Weights and facts.
-        store: The image store.
-        asked: Rows of :func:`sites_to_predict`.
-        statistics: The table ``plate_statistics``; a new plate brings its own rows.
-        views: Key of VIEWS.
-        pooling: What is averaged over views: ``logits``, or ``probabilities``, whose log is given.
-        adabn: ``experiment`` or ``plate``: BatchNorm statistics are first re-estimated on all asked sites of each (Li et al. 2016,
-            arXiv 1603.04779); then the calls of a well depend on which others are asked with it.
-        wanted: (S,) bool: sites to predict; the others only serve to adapt. None: all.
-        batch_size: Images a batch, or ``auto``: see :func:`deepnoise.network.device.choose_batch_size`.
-        device_name: See :func:`deepnoise.network.device.choose_device`.
+        model: Weights and card.
+        source: The images.
+        sites: Rows of :func:`sites_to_predict`.
+        statistics: The table ``plate_statistics``. A new plate brings its own rows.
+        parameters: The block ``inference``; views, pooling (of views), batch_size and device are used.
+        adabn: ``experiment`` or ``plate``: BatchNorm statistics are first re-estimated on all given sites of each (Li et al. 2016,
+            arXiv 1603.04779). The prediction of a well then depends on which others are given with it.
+        predict_mask: (S,) bool, the sites to predict. The others only serve to adapt. None: all.
 
     Returns:
-        (S, K targets) float32 logits, control classes dropped, and (S, D) float32 unit-length embeddings; NaN where not wanted.
+        (S, K targets) float32 logits without control classes, and (S, D) float32 embeddings of unit length; NaN where not predicted.
     """
-    device = choose_device(device_name)
-    network = to_device(Network(NetworkSpec(**model.facts["network"])), device)
+    device = choose_device(parameters.device)
+    network = to_device(Network(model.card.network), device)
     network.load_state_dict(model.weights)
     network.eval()
-    images = SiteImages(store, asked, statistics, cache_gigabytes=0)
-    size = (
-        int(batch_size)
-        if batch_size != "auto"
-        else choose_batch_size(network, device, len(store.channels), model.facts["image_size"])
-    )
+    images = SiteImages(source, sites, statistics, cache_gigabytes=0)
+    if parameters.batch_size == "auto":
+        batch_size = choose_batch_size(network, device, len(source.channels), model.card.image_size)
+    else:
+        batch_size = parameters.batch_size
 
-    def pixels(batch: Batch) -> torch.Tensor:
+    def to_input(batch: Batch) -> torch.Tensor:
         return normalize(batch.to(device), images.strategy).contiguous(memory_format=torch.channels_last)
 
-    # plates that were trained on are kept apart: whether they are asked too must not change a held-out call
-    by = {"none": [], "experiment": ["role", "experiment"], "plate": ["role", "experiment", "plate"]}[adabn]
-    rows = asked.reset_index(drop=True)
-    units = list(rows.groupby(by, sort=True).indices.values()) if by else [np.arange(len(asked))]
-    chosen = np.ones(len(asked), bool) if wanted is None else wanted
-    targets = len(model.facts["targets"])
-    logits = np.full((len(asked), targets), np.nan, np.float32)
-    embeddings = np.full((len(asked), network.features), np.nan, np.float32)
+    if predict_mask is None:
+        predict_mask = np.ones(len(sites), bool)
+    target_count = len(model.card.targets)
+    logits = np.full((len(sites), target_count), np.nan, np.float32)
+    embeddings = np.full((len(sites), network.features), np.nan, np.float32)
     with tqdm(
-        total=int(chosen.sum()),
+        total=int(predict_mask.sum()),
         unit=" sites",
-        desc=f"predict fold {model.facts['fold']}",
+        desc=f"predict fold {model.card.fold}",
         disable=None,
         mininterval=1.0,
     ) as bar:
-        for batch, x in adapted_batches(network, images, units, size, pixels, adapt=bool(by), chosen=chosen):
-            cell_type = batch.cell_type.to(device)
-            scores = torch.zeros(len(x), targets, device=device)
-            embedded = torch.zeros(len(x), network.features, device=device)
-            for view in VIEWS[views]:
-                seen = view(x).contiguous(memory_format=torch.channels_last)
-                with autocast(device):
-                    features = network.embed(seen)
-                of_view = network.classify(features, cell_type)[:, :targets]
-                scores += of_view.softmax(dim=1) if pooling == "probabilities" else of_view
-                embedded += F.normalize(features.float())
-            scores /= len(VIEWS[views])
-            if pooling == "probabilities":
-                scores = scores.clamp_min(1e-30).log()
+        for batch, x in adapted_batches(
+            network, images, _adaptation_groups(sites, adabn), batch_size, to_input, adabn != "none", predict_mask
+        ):
+            scores, embedded = _average_views(network, x, batch.cell_type.to(device), target_count, parameters)
             logits[batch.index] = scores.cpu().numpy()
-            embeddings[batch.index] = F.normalize(embedded).cpu().numpy()
+            embeddings[batch.index] = embedded.cpu().numpy()
             bar.update(len(x))
     return logits, embeddings
 
 
+def _adaptation_groups(sites: pd.DataFrame, adabn: str) -> list[np.ndarray]:
+    """Rows that share their BatchNorm statistics; all rows without AdaBN.
+
+    Plates that were trained on form groups of their own: predicting them too must not change a held-out prediction.
+    """
+    if adabn == "none":
+        return [np.arange(len(sites))]
+    columns = ["role", *ADAPTATION_GROUPS[adabn]]
+    return list(sites.reset_index(drop=True).groupby(columns, sort=True).indices.values())
+
+
+def _average_views(
+    network: Network, x: torch.Tensor, cell_type: torch.Tensor, target_count: int, parameters: InferenceParameters
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(B, K) scores and (B, D) unit embeddings, averaged over the views of (B, C, H, W) inputs."""
+    views = VIEWS[parameters.views]
+    of_probabilities = parameters.pooling == "probabilities"
+    scores = torch.zeros(len(x), target_count, device=x.device)
+    embedded = torch.zeros(len(x), network.features, device=x.device)
+    for view in views:
+        with autocast(x.device):
+            features = network.embed(view(x).contiguous(memory_format=torch.channels_last))
+        view_logits = network.classify(features, cell_type)[:, :target_count]
+        scores += view_logits.softmax(dim=1) if of_probabilities else view_logits
+        embedded += F.normalize(features.float())
+    scores /= len(views)
+    if of_probabilities:
+        scores = scores.clamp_min(LOWEST_PROBABILITY).log()
+    return scores, F.normalize(embedded)
+
+
 def predict_folds(
     models: Mapping[str, TrainedModel],
-    store: ImageSource,
-    sites: pd.DataFrame,
-    wells: pd.DataFrame,
-    folds: pd.DataFrame,
-    statistics: pd.DataFrame,
-    *,
-    further: Mapping[str, Mapping[str, TrainedModel]] | None = None,
-    weights: str = "equal",
-    only: str = "",
-    views: str,
-    pooling: str = "logits",
-    adabn: str = "none",
-    seen_experiments: int = 0,
-    batch_size: int | str,
-    device_name: str,
+    screen: Screen,
+    parameters: InferenceParameters,
+    ensemble_models: Mapping[str, Mapping[str, TrainedModel]] | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Every fold's model on the plates it was not trained on, and on some that it was, for comparison.
+    """Every fold's model on the plates it was not trained on, and on a few that it was, for comparison.
 
     Args:
-        models: Name -> model: one a fold, or a cell type of one.
-        store: The image store.
-        sites: The table ``sites``.
-        wells: The table ``wells``.
-        folds: The table ``folds``.
-        statistics: The table ``plate_statistics``.
-        further: Name -> models of other versions, seeds or backbones, whose logits are averaged with those of ``models``.
-        weights: Of the members of this ensemble: ``equal``, or ``validation``, fitted on the labels of validation wells.
-        only: See :func:`select_sites`; with AdaBN the other sites of the plate or experiment are read to adapt.
-        views: See :func:`predict_sites`; so the others.
-        pooling: Of views and members.
-        adabn: ``auto`` follows the batches of each model's training.
-        seen_experiments: See :func:`sites_to_predict`.
-        batch_size: Images a batch, or ``auto``.
-        device_name: The device.
+        models: Name -> model: one per fold, or one per cell type of a fold.
+        screen: The screen.
+        parameters: The block ``inference``. With ``only``, AdaBN still reads the other sites of the plate or experiment.
+        ensemble_models: Name -> models of other versions, seeds or backbones. Their logits are averaged with those of ``models``.
 
     Returns:
-        The table ``site_logits``, and site embeddings of ``models`` with the same keys. Embeddings of different folds are kept
-        apart: their axes have nothing to do with each other.
+        The table ``site_logits``, and site embeddings of ``models`` with the same keys. Embeddings of different folds must not be
+        pooled: their axes are unrelated.
     """
-    options = {"views": views, "pooling": pooling, "batch_size": batch_size, "device_name": device_name}
-    members = []
-    for name, group in {"": models, **(further or {})}.items():
-        found = _predict_member(
-            group, store, sites, wells, folds, statistics, only, adabn, seen_experiments, options, name
-        )
-        members.append(found)
-    logits, embeddings = members[0]
+    members = {"": models, **(ensemble_models or {})}
+    predictions = [_predict_member(group, screen, parameters, name) for name, group in members.items()]
+    logits, embeddings = predictions[0]
     if len(members) > 1:
-        logits = average_members([found[0] for found in members], ["", *(further or {})], wells, weights, pooling)
-    for complaint in skewed_plates(logits, adabn_of(next(iter(models.values())).facts, adabn)):
-        logger.warning("%s", complaint)
+        logits = average_members(
+            [member_logits for member_logits, _ in predictions], list(members), screen.wells, parameters
+        )
+    for warning in skewed_plates(logits, adabn_of(next(iter(models.values())).card, parameters.adabn)):
+        logger.warning("%s", warning)
     logits.insert(logits.columns.get_loc("tier"), "entropy", entropies(matrix(logits, SCORE)))
     return logits, embeddings
 
 
 def _predict_member(
-    models: Mapping[str, TrainedModel],
-    store: ImageSource,
-    sites: pd.DataFrame,
-    wells: pd.DataFrame,
-    folds: pd.DataFrame,
-    statistics: pd.DataFrame,
-    only: str,
-    adabn: str,
-    seen_experiments: int,
-    options: dict[str, Any],
-    member: str,
+    models: Mapping[str, TrainedModel], screen: Screen, parameters: InferenceParameters, member: str
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    named = select_sites(sites, only)
-    logit_parts, embedding_parts = [], []
+    """Site logits and embeddings of one member of an ensemble; "" is the teacher."""
+    logit_tables, embedding_tables = [], []
     for model in models.values():
-        own = adabn_of(model.facts, adabn)
-        unit = {"plate": ["experiment", "plate"], "experiment": ["experiment"], "none": []}[own]
-        # what has a named site in its unit: the rest of the unit is read to adapt to it
-        about = named.groupby([sites[c] for c in unit]).transform("any") if unit else named
-        asked = sites_to_predict(model.facts, sites[about], wells, folds, seen_experiments if not only else 0)
-        if asked.empty and (model.facts.get("cell_type") or only):
-            continue  # a specialist whose cells are not there; a named plate that this fold trained on
-        if asked.empty:
-            raise InputError(f"fold {model.facts['fold']}: the screen has no plate that the model was not trained on")
-        shape = store.read(asked["experiment"].iloc[0], asked["plate"].iloc[0], np.array([0])).shape[2:]
-        check_compatible(model.facts, store.channels, shape, statistics, wells, folds)
-        wanted = select_sites(asked, only).to_numpy()
-        if own != "none":
-            for complaint in partial_plates(asked, sites, model.facts["training_plates"]):
-                logger.warning("%s", complaint)
-        logits, embeddings = predict_sites(model, store, asked, statistics, adabn=own, wanted=wanted, **options)
-        meta = asked.loc[wanted, ["role", "id_code", "experiment", "plate", "well", "site"]].assign(
-            fold=int(model.facts["fold"]), tier=tier_of_prediction(model.facts["tier"], own)
-        )
-        logit_parts.append(
-            pd.concat([meta, prefixed(logits[wanted], model.facts["targets"], SCORE, meta.index)], axis=1)
-        )
-        numbers = [f"{i:04d}" for i in range(embeddings.shape[1])]
-        meta = meta.assign(plate_seen=asked.loc[wanted, "plate_seen"])
-        embedding_parts.append(pd.concat([meta, prefixed(embeddings[wanted], numbers, EMBEDDING, meta.index)], axis=1))
-    if not logit_parts and only:
+        tables = _predict_model(model, screen, parameters)
+        if tables is not None:
+            logit_tables.append(tables[0])
+            embedding_tables.append(tables[1])
+    if not logit_tables and parameters.only:
         raise InputError(
-            f"inference.only is {only!r}, whose images {member or 'the model'} was trained on; name a plate that it has not seen"
+            f"inference.only is {parameters.only!r}, whose images {member or 'the model'} was trained on; name a plate that it has not seen"
         )
-    if not logit_parts:
+    if not logit_tables:
         raise InputError("none of the specialists was trained on the cell types of this screen")
-    logits = pd.concat(logit_parts, ignore_index=True)
+    logits = pd.concat(logit_tables, ignore_index=True)
     scores = [c for c in logits.columns if c.startswith(SCORE)]
     # a perturbation that a fold's model has never seen is the least likely one of its wells
     lowest = np.nanmin(logits[scores].to_numpy(), axis=1)
     logits[scores] = logits[scores].apply(lambda column: column.fillna(pd.Series(lowest, index=logits.index)))
-    return logits, pd.concat(embedding_parts, ignore_index=True)
+    return logits, pd.concat(embedding_tables, ignore_index=True)
+
+
+def _predict_model(
+    model: TrainedModel, screen: Screen, parameters: InferenceParameters
+) -> tuple[pd.DataFrame, pd.DataFrame] | None:
+    """Site logits and embeddings of one model; None if it has nothing to predict here.
+
+    That is a specialist whose cells are absent, or a requested plate that this fold trained on.
+    """
+    card, only = model.card, parameters.only
+    adabn = adabn_of(card, parameters.adabn)
+    requested = select_sites(screen.sites, only)
+    group_columns = ADAPTATION_GROUPS[adabn]
+    # the rest of the plate or experiment of a requested site is read to adapt to it
+    is_read = (
+        requested.groupby([screen.sites[c] for c in group_columns]).transform("any") if group_columns else requested
+    )
+    seen_experiments = 0 if only else parameters.seen_experiments
+    sites = sites_to_predict(card, screen.sites[is_read], screen.wells, screen.folds, seen_experiments)
+    if sites.empty and (card.cell_type or only):
+        return None
+    if sites.empty:
+        raise InputError(f"fold {card.fold}: the screen has no plate that the model was not trained on")
+    check_compatible(card, screen)
+    if adabn != "none":
+        for warning in partial_plates(sites, screen.sites, card.training_plates):
+            logger.warning("%s", warning)
+    predicted = select_sites(sites, only).to_numpy()
+    logits, embeddings = predict_sites(
+        model, screen.images, sites, screen.statistics, parameters, adabn, predict_mask=predicted
+    )
+    meta = sites.loc[predicted, ["role", "id_code", "experiment", "plate", "well", "site"]].assign(
+        fold=card.fold, tier=tier_of_prediction(card.tier, adabn)
+    )
+    site_logits = pd.concat([meta, prefixed(logits[predicted], card.targets, SCORE, meta.index)], axis=1)
+    meta = meta.assign(plate_seen=sites.loc[predicted, "plate_seen"])
+    dimensions = [f"{i:04d}" for i in range(embeddings.shape[1])]
+    return site_logits, pd.concat([meta, prefixed(embeddings[predicted], dimensions, EMBEDDING, meta.index)], axis=1)

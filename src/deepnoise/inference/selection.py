@@ -2,84 +2,90 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import pandas as pd
 
 from deepnoise.errors import InputError, closest, first_few
+from deepnoise.network.trained_model import ModelCard
 
 
 def select_sites(sites: pd.DataFrame, only: str) -> pd.Series:
-    """(S,) bool: the sites of ``EXPERIMENT``, ``EXPERIMENT/PLATE`` or ``EXPERIMENT/PLATE/WELL``; all where nothing is named.
+    """(S,) bool: the sites of ``EXPERIMENT``, ``EXPERIMENT/PLATE`` or ``EXPERIMENT/PLATE/WELL``; all if nothing is named.
 
     Raises:
         InputError: No site has that name.
     """
-    named = pd.Series(True, index=sites.index)
+    selected = pd.Series(True, index=sites.index)
     for column, name in zip(("experiment", "plate", "well"), only.split("/") if only else (), strict=False):
-        there = sites.loc[named, column]
-        named &= sites[column] == name
-        if not named.any():
+        candidates = set(sites.loc[selected, column])
+        selected &= sites[column] == name
+        if not selected.any():
             raise InputError(
-                f"inference.only is {only!r}, but there is no {column} {name!r}; there are {first_few(sorted(set(there)))}.{closest(name, set(there))}"
+                f"inference.only is {only!r}, but there is no {column} {name!r}; there are {first_few(sorted(candidates))}.{closest(name, candidates)}"
             )
-    return named
+    return selected
 
 
 def sites_to_predict(
-    facts: Mapping[str, Any], sites: pd.DataFrame, wells: pd.DataFrame, folds: pd.DataFrame, seen_experiments: int = 0
+    card: ModelCard, sites: pd.DataFrame, wells: pd.DataFrame, folds: pd.DataFrame, seen_experiments: int = 0
 ) -> pd.DataFrame:
-    """The sites of plates that the model was not trained on, with their role; and some of the others.
+    """The sites of plates that the model was not trained on, with their role, and some of the others.
 
-    A plate that no row of ``folds`` names (a new one) counts as held out.
+    A plate without a row in ``folds`` (a new one) counts as held out.
 
     Args:
-        facts: JSON of the model.
+        card: Of the model.
         sites: The table ``sites``.
         wells: The table ``wells``.
         folds: The table ``folds``.
-        seen_experiments: How many experiments of each cell type that the model was trained on are added, the first by name;
-            of these the sites that it was not trained on, where training was confined to some.
+        seen_experiments: How many training experiments of each cell type are predicted too, the first by name. Where training was
+            confined to some sites of a well, only the other sites of these are predicted.
 
     Returns:
         Rows of ``sites`` with ``role``, ``plate_seen`` (images of the plate were in the training, labelled or not) and ``cell_type``,
-        the number that the model knows the cells by, -1 for others. A specialist is asked about its own cells alone.
+        the number by which the model knows the cells, -1 for others. A specialist predicts its own cell type alone.
 
     Raises:
-        InputError: ``folds`` holds out a plate that this model was trained on, or the model must be told the cell type and does not know it.
+        InputError: ``folds`` holds out a plate that this model was trained on; or the network is conditioned on the cell type and does
+            not know one of them.
     """
-    own = folds.loc[folds["fold"] == facts["fold"], ["experiment", "plate", "role"]]
-    asked = sites.merge(own, on=["experiment", "plate"], how="left")
-    cells = asked["id_code"].map(wells.set_index("id_code")["cell_type"])
-    specialist = facts.get("cell_type", "")
-    if specialist:
-        asked, cells = asked[cells == specialist], cells[cells == specialist]
-    known = {name: i for i, name in enumerate(facts.get("cell_types", []))}
-    asked["cell_type"] = cells.map(known).fillna(-1).astype(int)
-    strange = asked[asked["cell_type"] < 0]
-    if facts["network"].get("cell_types") and len(strange):
+    roles = folds.loc[folds["fold"] == card.fold, ["experiment", "plate", "role"]]
+    rows = sites.merge(roles, on=["experiment", "plate"], how="left")
+    cell_type = rows["id_code"].map(wells.set_index("id_code")["cell_type"])
+    if card.cell_type:
+        is_specialty = cell_type == card.cell_type
+        rows, cell_type = rows[is_specialty], cell_type[is_specialty]
+    number = {name: i for i, name in enumerate(card.cell_types)}
+    rows["cell_type"] = cell_type.map(number).fillna(-1).astype(int)
+    rows["role"] = rows["role"].fillna("heldout")
+    _check_cell_types(card, rows, cell_type)
+    _check_roles(card, rows)
+    training = rows[rows["role"] == "train"].drop_duplicates("experiment").sort_values("experiment")
+    seen = training.groupby(cell_type[training.index]).head(seen_experiments)["experiment"]
+    is_predicted = (rows["role"] != "train") | rows["experiment"].isin(seen)
+    trained_sites = card.parameters.get("sites", "all")
+    if trained_sites != "all":
+        is_predicted &= (rows["role"] != "train") | ~rows["site"].isin(trained_sites)
+    source = card.parameters["unlabelled_source"]
+    unlabelled_role = "train" if source == "training" else source
+    rows["plate_seen"] = rows["role"].isin(["train", unlabelled_role])
+    return rows[is_predicted].reset_index(drop=True)
+
+
+def _check_cell_types(card: ModelCard, rows: pd.DataFrame, cell_type: pd.Series) -> None:
+    unknown = rows[rows["cell_type"] < 0]
+    if card.network.cell_types and len(unknown):
         raise InputError(
-            f"the model must be told the cell type, and does not know {cells[strange.index[0]]!r} of plate {strange['experiment'].iloc[0]}/"
-            f"{strange['plate'].iloc[0]}; it knows {', '.join(known)}. Train with training.cell_type none to call other cells"
+            f"the network is conditioned on the cell type and does not know {cell_type[unknown.index[0]]!r} of plate "
+            f"{unknown['experiment'].iloc[0]}/{unknown['plate'].iloc[0]}; it knows {', '.join(card.cell_types)}. Train with "
+            "training.cell_type none to predict other cells"
         )
-    asked["role"] = asked["role"].fillna("heldout")
-    trained = set(facts["training_plates"])
-    name = asked["experiment"] + "/" + asked["plate"]
-    clash = asked["role"].isin(["heldout", "validation"]) & name.isin(trained)
-    if clash.any():
+
+
+def _check_roles(card: ModelCard, rows: pd.DataFrame) -> None:
+    plate = rows["experiment"] + "/" + rows["plate"]
+    conflict = rows["role"].isin(["heldout", "validation"]) & plate.isin(set(card.training_plates))
+    if conflict.any():
         raise InputError(
-            f"the entry folds says {asked.loc[clash, 'role'].iloc[0]} of plate {name[clash].iloc[0]} in fold {facts['fold']}, but the "
+            f"the entry folds says {rows.loc[conflict, 'role'].iloc[0]} of plate {plate[conflict].iloc[0]} in fold {card.fold}, but the "
             "model was trained on it; run training again, or load the folds of that model's run"
         )
-    training = asked[asked["role"] == "train"].drop_duplicates("experiment").sort_values("experiment")
-    chosen = training.groupby(cells[training.index]).head(seen_experiments)["experiment"]
-    kept = (asked["role"] != "train") | asked["experiment"].isin(chosen)
-    trained_sites = facts["parameters"].get("sites", "all")
-    if trained_sites != "all":
-        kept &= (asked["role"] != "train") | ~asked["site"].isin(trained_sites)
-    unlabelled = {"training": "train"}.get(
-        facts["parameters"]["unlabelled_source"], facts["parameters"]["unlabelled_source"]
-    )
-    asked["plate_seen"] = asked["role"].isin(["train", unlabelled])
-    return asked[kept].reset_index(drop=True)

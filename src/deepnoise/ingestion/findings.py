@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from deepnoise.errors import InputError
@@ -107,3 +108,30 @@ def summarize(findings: pd.DataFrame) -> dict[str, Any]:
             "first": [name_of(row) for row in rows.head(5).itertuples()],
         }
     return summary
+
+
+def usable_sites(sites: pd.DataFrame, wells: pd.DataFrame, findings: pd.DataFrame) -> pd.DataFrame:
+    """The packed sites of listed wells that no finding excludes.
+
+    Args:
+        sites: One row per packed site.
+        wells: The table ``wells``.
+        findings: The table ``ingestion_findings``.
+
+    Raises:
+        InputError: A finding is an error, or no site is left.
+    """
+    stop_on_errors(findings)
+    excluded = excluded_sites(findings)
+    keep = [
+        (e, p, w, s) not in excluded and (e, p, w, WHOLE_WELL) not in excluded
+        for e, p, w, s in sites[PLACE].itertuples(index=False)
+    ]
+    usable = sites[np.array(keep, bool) & sites["id_code"].isin(wells["id_code"]).to_numpy()]
+    if usable.empty:
+        counts = findings.loc[findings["policy"] == "exclude", "finding"].value_counts()
+        listed = ", ".join(f"{n} {finding}" for finding, n in counts.items())
+        raise InputError(
+            f"no usable site is left of {len(sites)} packed ones; left out: {listed or 'none'}. See ingestion_findings"
+        )
+    return usable.sort_values(["experiment", "plate", "store_row"], ignore_index=True)

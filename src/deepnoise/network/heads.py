@@ -12,8 +12,8 @@ from torch import nn
 class ArcFace(nn.Module):
     """Additive angular margin (Deng et al., arXiv 1801.07698).
 
-    cos t = w.z of unit vectors; the true class gets cos(t + m), or cos t - m sin m where t + m passes pi (as
-    published; it steps down there by about 0.005 at m = 0.1); all times s. Computed in float32.
+    cos t is the product w.z of unit vectors. The true class gets cos(t + m), or cos t - m sin m where t + m passes pi. This is as
+    published; it steps down there by about 0.005 at m = 0.1. Everything is multiplied by s and computed in float32.
 
     Args:
         features: Size D of the features.
@@ -36,14 +36,14 @@ class ArcFace(nn.Module):
                 true = cosine.gather(1, target[:, None]).clamp(-1 + 1e-7, 1 - 1e-7)
                 sine = (1 - true.square()).sqrt()
                 shifted = true * math.cos(self.margin) - sine * math.sin(self.margin)
-                past = true - self.margin * math.sin(self.margin)
-                shifted = torch.where(true > math.cos(math.pi - self.margin), shifted, past)
+                beyond_pi = true - self.margin * math.sin(self.margin)
+                shifted = torch.where(true > math.cos(math.pi - self.margin), shifted, beyond_pi)
                 cosine = cosine.scatter(1, target[:, None], shifted)
             return self.scale * cosine
 
 
 class Softmax(nn.Module):
-    """A plain linear layer; takes and ignores the target."""
+    """A plain linear layer. It accepts the target and ignores it."""
 
     def __init__(self, features: int, classes: int, scale: float, margin: float) -> None:
         super().__init__()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,37 +11,25 @@ from torch import nn
 
 from deepnoise.errors import InputError, closest
 from deepnoise.network.heads import HEADS
-
-
-@dataclass(frozen=True)
-class NetworkSpec:
-    """What builds a network; kept in the JSON beside the weights."""
-
-    backbone: str
-    channels: int
-    classes: int
-    head: str
-    scale: float
-    margin: float
-    cell_types: int = 0  # of the one-hot code joined to the features; 0: none
+from deepnoise.network.trained_model import NetworkSpec
 
 
 class Network(nn.Module):
-    """Backbone, global average pooling, head; the head may also be told the cell type.
+    """Backbone, global average pooling and head. The head may be conditioned on the cell type.
 
     Args:
         spec: What to build.
-        pretrained: ``none``, ``timm`` (the backbone's published weights, downloaded) or a safetensors file of timm's weights; the first
-            layer is fitted to the number of channels by timm.
+        pretrained: ``none``, ``timm`` (the backbone's published weights, downloaded), or a safetensors file of timm's weights. timm
+            adapts the first layer to the number of channels.
 
     Raises:
-        InputError: An unknown backbone, or weights that cannot be had or do not fit.
+        InputError: The backbone is unknown, or the weights are unavailable or do not fit.
     """
 
     def __init__(self, spec: NetworkSpec, pretrained: str = "none") -> None:
         super().__init__()
         self.backbone = _backbone(spec, pretrained)
-        # what the pooled backbone really gives; num_features lacks the hidden layer that some heads put behind the pool
+        # num_features misses the hidden layer that some backbones put behind the pooling
         self.features = int(getattr(self.backbone, "head_hidden_size", None) or self.backbone.num_features)  # type: ignore[arg-type]
         self.cell_types = spec.cell_types
         self.head = HEADS[spec.head](self.features + spec.cell_types, spec.classes, spec.scale, spec.margin)
@@ -72,30 +59,30 @@ def _backbone(spec: NetworkSpec, pretrained: str) -> nn.Module:
 
     if not timm.is_model(spec.backbone):
         raise InputError(
-            f"training.backbone is {spec.backbone!r}, which timm does not know.{closest(spec.backbone, timm.list_models())}"
+            f"training.backbone is {spec.backbone!r}, which timm does not have.{closest(spec.backbone, timm.list_models())}"
         )
     options: dict[str, Any] = {"in_chans": spec.channels, "num_classes": 0, "global_pool": "avg"}
     if pretrained == "none":
         return timm.create_model(spec.backbone, pretrained=False, **options)
-    given = "training.pretrained_weights"
+    parameter = "training.pretrained_weights"
     if pretrained == "timm":
         try:
             return timm.create_model(spec.backbone, pretrained=True, **options)
         except Exception as error:
             raise InputError(
-                f"{given} is 'timm', but the weights of {spec.backbone} could not be had ({_first_line(error)}); without a network "
-                "give the path of a .safetensors file with them, or none"
+                f"{parameter} is 'timm', but the weights of {spec.backbone} could not be downloaded ({_first_line(error)}); "
+                "without network access give the path of a .safetensors file, or none"
             ) from error
     if Path(pretrained).suffix != ".safetensors" or not Path(pretrained).is_file():
         raise InputError(
-            f"{given} is {pretrained!r}; allowed: none, timm, or the path of a .safetensors file that exists"
+            f"{parameter} is {pretrained!r}; allowed: none, timm, or the path of an existing .safetensors file"
         )
     try:
         return timm.create_model(
             spec.backbone, pretrained=True, pretrained_cfg_overlay={"file": pretrained, "custom_load": False}, **options
         )
     except Exception as error:
-        raise InputError(f"{given}: {pretrained} does not fit {spec.backbone}: {_first_line(error)}") from error
+        raise InputError(f"{parameter}: {pretrained} does not fit {spec.backbone}: {_first_line(error)}") from error
 
 
 def _first_line(error: Exception) -> str:

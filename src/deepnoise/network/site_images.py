@@ -1,4 +1,4 @@
-"""Batches of raw images and the statistics that normalize them, each image read once a batch."""
+"""Batches of raw images with the statistics that normalize them. Each image of a batch is read once."""
 
 from __future__ import annotations
 
@@ -16,12 +16,18 @@ from deepnoise.errors import InputError
 
 
 class ImageSource(Protocol):
-    """What is needed of an image store."""
+    """Interface to the images of a screen: an image store, or one whose images are corrected for illumination."""
 
-    channels: list[str]
+    @property
+    def channels(self) -> list[str]:
+        """Names of the C channels."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(C, H, W) of a site."""
 
     def read(self, experiment: str, plate: str, store_rows: np.ndarray | None = None) -> np.ndarray:
-        """(S, C, H, W) raw counts."""
+        """(S, C, H, W) raw counts of a plate, or of some of its rows."""
 
     def checksum(self, experiment: str, plate: str) -> str:
         """Hash of a plate's raw counts."""
@@ -40,103 +46,105 @@ class Batch:
     def to(self, device: torch.device) -> Batch:
         """The batch on another device."""
         tensors = (self.images, self.location, self.scale, self.cell_type)
-        return Batch(self.index, *(t.to(device, non_blocking=True) for t in tensors))
+        return Batch(self.index, *(tensor.to(device, non_blocking=True) for tensor in tensors))
 
 
 class SiteImages:
-    """The images of a site table. Kept in memory where they fit, read batch by batch where not.
+    """The images of a site table: cached in memory if they fit, else read batch by batch.
 
     Args:
-        store: The image store.
-        sites: Rows of the table ``sites``, with ``cell_type`` numbers where the network is told; batches are named by position in it.
+        source: The images of the screen.
+        sites: Rows of the table ``sites``; with a column ``cell_type`` (int) where the network is conditioned on it. Batches name
+            sites by their position in this table.
         statistics: The table ``plate_statistics``.
-        cache_gigabytes: Most memory to keep images in.
+        cache_gigabytes: Largest cache.
 
     Raises:
-        InputError: A plate without statistics.
+        InputError: A plate has no statistics.
     """
 
     def __init__(
-        self, store: ImageSource, sites: pd.DataFrame, statistics: pd.DataFrame, cache_gigabytes: float
+        self, source: ImageSource, sites: pd.DataFrame, statistics: pd.DataFrame, cache_gigabytes: float
     ) -> None:
-        self.store = store
+        self.source = source
         self.sites = sites.reset_index(drop=True)
         self.strategy = str(statistics["strategy"].iloc[0])
-        key = ["experiment", "plate"]
-        self.waited = 0.0  # seconds that a reader of batches had to wait for images
-        self._row = self.sites["store_row"].to_numpy()
+        self.seconds_waited = 0.0  # that readers of batches waited for images
+        plate_key = ["experiment", "plate"]
+        self._store_row = self.sites["store_row"].to_numpy()
         self._cell_type = self.sites.get("cell_type", pd.Series(0, index=self.sites.index)).to_numpy(np.int64)
-        self._plate = self.sites.groupby(key, sort=True).ngroup().to_numpy()
+        self._plate_of_site = self.sites.groupby(plate_key, sort=True).ngroup().to_numpy()
         self._plates = [
             (str(e), str(p)) for e, p in sorted(set(zip(self.sites["experiment"], self.sites["plate"], strict=True)))
         ]
-        indexed = statistics.set_index([*key, "channel"]).sort_index()
+        by_channel = statistics.set_index([*plate_key, "channel"]).sort_index()
         try:
-            wanted = [(e, p, c) for e, p in self._plates for c in store.channels]
-            values = indexed.loc[wanted, ["location", "scale"]].to_numpy(np.float32)
+            keys = [(e, p, channel) for e, p in self._plates for channel in source.channels]
+            values = by_channel.loc[keys, ["location", "scale"]].to_numpy(np.float32)
         except KeyError as error:
             raise InputError(f"plate_statistics lacks {error}; run normalization on this screen") from error
-        self._statistics = values.reshape(len(self._plates), len(store.channels), 2)
+        self._statistics = values.reshape(len(self._plates), len(source.channels), 2)
         self._cache: np.ndarray | None = None
-        self._bytes = cache_gigabytes * 1e9
+        self._cache_bytes = cache_gigabytes * 1e9
 
     def _fill_cache(self) -> None:
-        """Keep all images in memory if they fit; done when the first batches are asked for."""
-        if self._cache is not None or not len(self.sites) or not self._bytes:
+        """Read all images into memory if they fit; called when the first batches are requested."""
+        if self._cache is not None or not len(self.sites) or not self._cache_bytes:
             return
         first = self._read(np.array([0]))
-        if first.nbytes * len(self.sites) <= self._bytes:
-            cache = np.empty((len(self.sites), *first.shape[1:]), first.dtype)
-            for plate in range(len(self._plates)):
-                members = np.flatnonzero(self._plate == plate)
-                cache[members] = self._read(members)
-            self._cache = cache
-        else:
-            self._bytes = 0.0
+        if first.nbytes * len(self.sites) > self._cache_bytes:
+            self._cache_bytes = 0.0
+            return
+        cache = np.empty((len(self.sites), *first.shape[1:]), first.dtype)
+        for plate in range(len(self._plates)):
+            rows = np.flatnonzero(self._plate_of_site == plate)
+            cache[rows] = self._read(rows)
+        self._cache = cache
 
     def _read(self, index: np.ndarray) -> np.ndarray:
-        parts: dict[int, np.ndarray] = {}
-        for plate in np.unique(self._plate[index]):
-            places = np.flatnonzero(self._plate[index] == plate)
+        """(B, C, H, W) raw counts of some rows, read plate by plate."""
+        image_at: dict[int, np.ndarray] = {}
+        for plate in np.unique(self._plate_of_site[index]):
+            positions = np.flatnonzero(self._plate_of_site[index] == plate)
             experiment, name = self._plates[plate]
-            images = self.store.read(experiment, name, self._row[index[places]])
-            for place, image in zip(places, images, strict=True):
-                parts[int(place)] = image
-        return np.stack([parts[i] for i in range(len(index))])
+            images = self.source.read(experiment, name, self._store_row[index[positions]])
+            for position, image in zip(positions, images, strict=True):
+                image_at[int(position)] = image
+        return np.stack([image_at[i] for i in range(len(index))])
 
     def batch(self, index: np.ndarray) -> Batch:
-        """Images and statistics of the named rows."""
+        """Images and statistics of some rows."""
         images = self._read(index) if self._cache is None else self._cache[index]
         if images.dtype == np.uint16:
             images = images.astype(np.int32)  # torch lacks most operations on uint16
-        statistics = torch.from_numpy(self._statistics[self._plate[index]])
+        statistics = torch.from_numpy(self._statistics[self._plate_of_site[index]])
         cell_type = torch.from_numpy(self._cell_type[index])
         return Batch(index, torch.from_numpy(images), statistics[..., 0], statistics[..., 1], cell_type)
 
     def batches(self, order: Iterable[np.ndarray]) -> Iterator[Batch]:
-        """Batches in the given order; the next one is read while the present one is used."""
+        """Batches in the given order; the next one is read while the current one is used."""
         self._fill_cache()
         with ThreadPoolExecutor(1) as reader:
-            waiting = None
+            current: Future[Batch] | None = None
             for index in order:
-                coming = reader.submit(self.batch, index)
-                if waiting is not None:
-                    yield self._result(waiting)
-                waiting = coming
-            if waiting is not None:
-                yield self._result(waiting)
+                following = reader.submit(self.batch, index)
+                if current is not None:
+                    yield self._wait_for(current)
+                current = following
+            if current is not None:
+                yield self._wait_for(current)
 
-    def _result(self, waiting: Future[Batch]) -> Batch:
+    def _wait_for(self, pending: Future[Batch]) -> Batch:
         started = time.perf_counter()
-        batch = waiting.result()
-        self.waited += time.perf_counter() - started
+        batch = pending.result()
+        self.seconds_waited += time.perf_counter() - started
         return batch
 
 
-def checksums(store: ImageSource, sites: pd.DataFrame) -> list[str]:
+def checksums(source: ImageSource, sites: pd.DataFrame) -> list[str]:
     """Hashes of the raw counts of all plates in a site table, by experiment and plate."""
     plates = sites[["experiment", "plate"]].drop_duplicates().sort_values(["experiment", "plate"])
-    return [store.checksum(e, p) for e, p in plates.itertuples(index=False)]
+    return [source.checksum(experiment, plate) for experiment, plate in plates.itertuples(index=False)]
 
 
 def normalize(
@@ -146,7 +154,7 @@ def normalize(
 
     Args:
         batch: Raw counts and statistics.
-        strategy: With ``site`` an image's own mean and std replace the plate's.
+        strategy: With ``site``, an image's own mean and standard deviation replace the plate's.
         jitter: Location and scale are each multiplied by an independent U(1 - jitter, 1 + jitter).
         generator: CPU source of the jitter.
 

@@ -1,18 +1,102 @@
-"""A trained model as it travels between nodes and lies on disk. Free of torch, so that pipelines load fast."""
+"""A trained model as it is passed between nodes and kept on disk. Free of torch, so that pipelines load fast."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
+
+from deepnoise.errors import InputError
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """What builds a network."""
+
+    backbone: str  # name in timm
+    channels: int
+    classes: int
+    head: str  # key of deepnoise.network.heads.HEADS
+    scale: float
+    margin: float  # radians
+    cell_types: int = 0  # length of the one-hot code joined to the features; 0: none
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What must be known of a trained model before it may be used; the JSON beside its weights."""
+
+    deepnoise: str  # version that trained it
+    fold: int
+    cell_type: str  # of a specialist; "" for a model of all cell types
+    cell_types: list[str]  # in the order of their numbers
+    network: NetworkSpec
+    channels: list[str]
+    image_size: list[int]  # [H, W]
+    classes: list[str]  # targets first, then controls
+    targets: list[str]
+    normalization: dict[str, str]  # strategy, reference, illumination
+    tier: str  # of every score of this model
+    training_plates: list[str]  # "experiment/plate"
+    fingerprints: dict[str, str]  # folds, parameters, statistics, data, pixels
+    parameters: dict[str, Any] = field(repr=False)  # the block ``training``, without device, cache and TensorBoard
+    stage: str = ""  # pretrain or mean_teacher
+    epoch: int = -1
+    validation_top1: float | None = None
+    loader_wait: float = 0.0  # share of the training time that steps waited for images
+    network_role: str = ""  # student or average
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any], source: str = "the model's JSON") -> ModelCard:
+        """The card from its JSON, also from one written by an earlier version.
+
+        Args:
+            content: Keys as :meth:`to_json` gives them. ``validation_t1``, the earlier name of ``validation_top1``, is read too.
+            source: What to call the JSON in an error.
+
+        Raises:
+            InputError: A key is missing or unknown.
+        """
+        values = {RENAMED_KEYS.get(key, key): value for key, value in content.items()}
+        defaults = {"cell_type": "", "cell_types": [], "deepnoise": "unknown"}
+        values = defaults | values
+        known = {f.name for f in fields(cls)}
+        required = {"network", "fold", "classes", "targets", "channels", "image_size", "normalization", "tier"} | {
+            "training_plates", "fingerprints", "parameters",
+        }  # fmt: skip
+        if missing := sorted(required - values.keys()):
+            raise InputError(f"{source}: {missing[0]!r} is missing; expected {', '.join(sorted(known))}")
+        if unknown := sorted(values.keys() - known):
+            raise InputError(f"{source}: unknown key {unknown[0]!r}; expected {', '.join(sorted(known))}")
+        # models made before illumination could be corrected do not name it
+        normalization = {"illumination": "none", **values["normalization"]}
+        return cls(**values | {"network": NetworkSpec(**values["network"]), "normalization": normalization})
+
+    def to_json(self) -> dict[str, Any]:
+        """The card as JSON-like values."""
+        return asdict(self)
+
+    def identity(self) -> dict[str, Any]:
+        """What the trained weights depend on, JSON-like: data, folds, parameters by their fingerprints, and the network."""
+        content = self.to_json()
+        return {key: content[key] for key in IDENTITY}
+
+    def with_result(self, **values: Any) -> ModelCard:
+        """The card with what is known after training: stage, epoch, validation_top1, loader_wait, network_role."""
+        return replace(self, **values)
+
+
+RENAMED_KEYS = {"validation_t1": "validation_top1"}
+"""Key in the JSON of an earlier version -> today's."""
+IDENTITY = (
+    "deepnoise", "fold", "cell_type", "cell_types", "network", "channels", "image_size", "classes", "targets", "normalization",
+    "tier", "training_plates", "fingerprints",
+)  # fmt: skip
 
 
 @dataclass
 class TrainedModel:
-    """Weights and the facts without which they must not be used.
+    """Weights and the card without which they must not be used."""
 
-    ``weights`` maps names to torch tensors; ``facts`` is the JSON beside them: network, channels, image size,
-    classes, normalization, tier, training plates, fingerprints of folds, parameters and statistics.
-    """
-
-    weights: dict[str, Any]
-    facts: dict[str, Any]
+    weights: dict[str, Any]  # name -> torch tensor
+    card: ModelCard

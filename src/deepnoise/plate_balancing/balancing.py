@@ -1,13 +1,19 @@
-"""What the plate design adds to a table of well scores, step by step: temperature, plate groups, filter, balancing.
+"""What the plate design adds to a table of well scores, in five steps.
 
-Everything a step knows of a plate is one vector of capacities: in how many of its wells each perturbation can stand.
+1. Read the table and what is known of its plates (:func:`read_plates`).
+2. Calibrate: divide scores by a temperature (:func:`fit_temperatures`).
+3. Infer which plate group is on which plate (:func:`infer_plate_groups`).
+4. Choose the balancing method (:func:`choose_method`).
+5. Filter and balance plate by plate (:func:`apply_steps`).
+
+All that a step knows of a plate is one vector of capacities: in how many of its wells each perturbation can be.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,8 +25,8 @@ from deepnoise.plate_balancing.groups import infer_groups
 from deepnoise.plate_balancing.methods import METHODS
 from deepnoise.plate_balancing.scores import META, log_probabilities, log_softmax
 from deepnoise.plate_balancing.temperature import (
-    DOUBT,
     LEAST_WELLS,
+    MIN_EVIDENCE,
     TEMPERATURE_WELLS,
     abstention_threshold,
     fit_to_design,
@@ -29,23 +35,25 @@ from deepnoise.plate_balancing.temperature import (
 from deepnoise.tables import SCHEMAS, SCORE, class_names, matrix, prefixed
 
 logger = logging.getLogger(__name__)
-DEFAULT_METHOD = "matching"  # what `auto` means where no validation label says otherwise
-UNFILTERED_PLATES = 4  # on which the design is asked for a first temperature, among all classes
-PLATES = 12  # the same once plate groups are known
-Plates = dict[tuple[str, str], np.ndarray]  # (experiment, plate) -> rows
-Capacities = dict[tuple[str, str], np.ndarray]  # (experiment, plate) -> (K,) int
+DEFAULT_METHOD = "matching"
+"""What ``auto`` means unless validation labels favour another method."""
+UNFILTERED_PLATES = 4
+"""Plates from which the design gives a first temperature, among all classes."""
+FILTERED_PLATES = 12
+"""Plates from which it gives the final one, once plate groups are known."""
+PlateKey = tuple[str, str]  # (experiment, plate)
+Capacities = dict[PlateKey, np.ndarray]  # (K,) int each
 Block = tuple[np.ndarray, np.ndarray, np.ndarray]  # rows, columns and (W, K') float32 probabilities of a plate
-LogP = Callable[[np.ndarray], np.ndarray]  # rows -> (W, K) log probabilities
 
 
 @dataclass(frozen=True)
 class DesignKnowledge:
-    """What may be known beside the scores; all of it may be empty.
+    """What may be known besides the scores; all of it may be empty.
 
     Args:
-        layout: The table ``plate_layout``: group and number of wells a plate of each perturbation.
+        layout: The table ``plate_layout``: plate group and number of wells per plate of each perturbation.
         in_use: experiment, plate, group of labelled experiments: a prior, never the only candidates.
-        contents: The table ``plate_contents``: which perturbations stand on a plate, where that is known.
+        contents: The table ``plate_contents``: the perturbations on a plate, where they are known.
         cell_type: id_code -> cell type.
         validation: id_code -> perturbation of validation wells.
     """
@@ -75,6 +83,57 @@ class Balanced:
         return dense
 
 
+@dataclass(frozen=True)
+class ScoredPlates:
+    """The plates of a score table with what is known of them."""
+
+    table: pd.DataFrame
+    names: list[str]  # K classes
+    scores: np.ndarray  # (W, K) float64; NaN where not listed
+    rows: dict[PlateKey, np.ndarray]  # rows of each plate
+    cell_type: pd.Series  # (W,)
+    validation: np.ndarray  # (W,) int class of validation wells, -1 for the others
+    group_of_class: np.ndarray  # (K,) int, -1 for a class without a group
+    usual_count: np.ndarray  # (K,) int wells per labelled plate, 0 if unknown
+    contents: Capacities  # of plates whose contents are known
+
+    def default_capacity(self, key: PlateKey) -> np.ndarray:
+        """Capacities of a plate before its group is known.
+
+        Its known contents; else each perturbation as often as on a labelled plate; else all equally often.
+        """
+        if key in self.contents:
+            return self.contents[key]
+        evenly = -(-len(self.rows[key]) // len(self.names))
+        return np.where(self.usual_count > 0, self.usual_count, evenly)
+
+    def log_p(self, rows: np.ndarray, temperatures: np.ndarray, unlisted: float) -> np.ndarray:
+        """(W, K) log probabilities of some wells. Computed anew for each plate, so that memory stays bounded."""
+        adjacent = rows[-1] - rows[0] + 1 == len(rows)
+        selection = slice(rows[0], rows[-1] + 1) if adjacent else rows  # a slice is not copied
+        return log_probabilities(self.scores[selection], temperatures[selection], unlisted)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Temperature of each cell type and its source: given, validation or design."""
+
+    temperature: dict[str, float]
+    source: dict[str, str]
+
+    def of_wells(self, cell_type: pd.Series) -> np.ndarray:
+        """(W,) temperature of each well."""
+        return cell_type.map(self.temperature).to_numpy(float)
+
+    def table(self, cell_type: pd.Series, tier: str) -> pd.DataFrame:
+        """The table ``calibration``."""
+        rows = [
+            (name, temperature, self.source[name], int((cell_type == name).sum()), tier)
+            for name, temperature in self.temperature.items()
+        ]
+        return pd.DataFrame(rows, columns=list(SCHEMAS["calibration"].columns))
+
+
 def design_tier(tier: str) -> str:
     """Tier of a call that also knows the plate design."""
     if "T2" in tier:
@@ -82,94 +141,291 @@ def design_tier(tier: str) -> str:
     return {"T3": "T2+T3", "unknown": "T2+unknown"}.get(tier, "T2")
 
 
-def balance(table: pd.DataFrame, known: DesignKnowledge, own: PlateBalancingParameters) -> Balanced:
+def balance(table: pd.DataFrame, knowledge: DesignKnowledge, parameters: PlateBalancingParameters) -> Balanced:
     """Take a table of well scores through every step of plate balancing.
 
     Args:
-        table: Pooled scores of :func:`deepnoise.plate_balancing.scores.pool_scores`.
-        known: What is known beside them.
-        own: The block ``plate_balancing``.
+        table: Scores pooled by :func:`deepnoise.plate_balancing.scores.pool_scores`.
+        knowledge: What is known besides them.
+        parameters: The block ``plate_balancing``.
 
     Raises:
-        InputError: ``plate_contents`` names a perturbation that is not scored.
+        InputError: ``plate_contents`` names a perturbation without scores, or a method is unknown.
+    """
+    _check_methods([parameters.method, *parameters.compare])
+    plates = read_plates(table, knowledge)
+    capacity = {key: plates.default_capacity(key) for key in plates.rows}
+    calibration = fit_temperatures(plates, capacity, parameters, UNFILTERED_PLATES, min_evidence=0.0)
+    temperatures = calibration.of_wells(plates.cell_type)
+    groups = infer_plate_groups(plates, temperatures, knowledge, parameters)
+    capacity = restrict_to_groups(capacity, groups, plates)
+    if "design" in calibration.source.values():  # again, among the classes that remain
+        calibration = fit_temperatures(plates, capacity, parameters, FILTERED_PLATES, MIN_EVIDENCE)
+        temperatures = calibration.of_wells(plates.cell_type)
+        if not groups["decided"].all():  # the first temperature may have been far off
+            undecided = set(groups.loc[~groups["decided"].astype(bool), "experiment"])
+            again = infer_plate_groups(plates, temperatures, knowledge, parameters, undecided)
+            groups = pd.concat([groups[groups["decided"]], again]).sort_values(
+                ["experiment", "plate"], ignore_index=True
+            )
+            capacity = restrict_to_groups(capacity, again, plates)
+    method: str = parameters.method
+    if method == "auto":
+        method = choose_method(plates, temperatures, capacity, parameters.unlisted)
+    filters = ["group_filter"] if len(groups) or plates.contents else []
+    compared = [name for name in parameters.compare if name not in (method, "none")]
+    step_names = ["plain", *filters, *compared, *([] if method == "none" else [method])]  # the chosen one last
+    kept = {"plain", *filters, method}
+    steps, blocks = apply_steps(plates, temperatures, capacity, parameters.unlisted, step_names, kept)
+    tier = str(table["tier"].iloc[0])
+    return Balanced(steps, groups, calibration.table(plates.cell_type, tier), blocks, plates.scores.shape)
+
+
+def _check_methods(names: Sequence[str]) -> None:
+    for name in names:
+        if name not in ("auto", *METHODS):
+            raise InputError(f"plate_balancing: unknown method {name!r}; allowed: auto, {', '.join(METHODS)}.{closest(name, METHODS)}")  # fmt: skip
+
+
+# 1. read ----------------------------------------------------------------------------------------------------------
+
+
+def read_plates(table: pd.DataFrame, knowledge: DesignKnowledge) -> ScoredPlates:
+    """The plates of a pooled score table with what is known of them.
+
+    Raises:
+        InputError: ``plate_contents`` names a perturbation without scores.
     """
     names = class_names(table)
-    tier = str(table["tier"].iloc[0])
-    scores = matrix(table, SCORE)
-    plates: Plates = {key: rows for key, rows in table.groupby(["experiment", "plate"], sort=True).indices.items()}
-    kind = _cell_types(table, known.cell_type)
-    validation = _validation_labels(table, names, known.validation)
-    given = _given_contents(known.contents, names)
-    layout = known.layout.set_index("perturbation")
-    group_of_class = layout["group"].reindex(names).fillna(-1).to_numpy(int)
-    usual = layout["per_plate"].reindex(names).fillna(0).to_numpy(int)
-
-    def anything(rows: np.ndarray) -> np.ndarray:
-        """Capacities of a plate of which nothing is known: each perturbation as often as on a labelled plate, or all alike."""
-        return np.where(usual > 0, usual, -(-len(rows) // len(names)))
-
-    capacity: Capacities = {key: given[key] if key in given else anything(rows) for key, rows in plates.items()}
-
-    def log_p(rows: np.ndarray) -> np.ndarray:
-        """(W, K) log probabilities of some wells, at the present temperature; made anew for each plate, so that memory stays bounded."""
-        adjacent = rows[-1] - rows[0] + 1 == len(rows)
-        together = slice(rows[0], rows[-1] + 1) if adjacent else rows  # a slice is not copied
-        return log_probabilities(scores[together], degrees[together], own.unlisted)
-
-    temperature, source = _temperatures(scores, kind, validation, plates, capacity, own, UNFILTERED_PLATES, 0.0)
-    degrees = kind.map(temperature).to_numpy(float)
-    found = _find_groups(log_p, table, known, group_of_class, own)
-    capacity = _within_groups(capacity, found, group_of_class, given)
-    if "design" in source.values():  # again, among the classes that are left
-        temperature, source = _temperatures(scores, kind, validation, plates, capacity, own, PLATES, DOUBT)
-        degrees = kind.map(temperature).to_numpy(float)
-        if not found["decided"].all():  # the first temperature may have been far off
-            open_ = set(found.loc[~found["decided"].astype(bool), "experiment"])
-            again = _find_groups(log_p, table, known, group_of_class, own, open_)
-            found = pd.concat([found[found["decided"]], again]).sort_values(["experiment", "plate"], ignore_index=True)
-            capacity = _within_groups(capacity, again, group_of_class, given)
-
-    method = _best_on_validation(log_p, plates, capacity, validation) if own.method == "auto" else own.method
-    filters = ["group_filter"] if len(found) or given else []
-    others = [name for name in own.compare if name not in (method, "none")]
-    order = ["plain", *filters, *others, *([] if method == "none" else [method])]  # the chosen one last
-    steps = {name: _Step(len(table), name) for name in order}
-    kept: dict[str, list[Block]] = {name: [] for name in ("plain", *filters, method) if name in steps}
-    wells, everything = table["well"].to_numpy(object), np.arange(len(names))
-    for key, rows in plates.items():
-        plain = log_p(rows)
-        on_plate = np.flatnonzero(capacity[key])
-        room = capacity[key][on_plate]
-        filtered = log_softmax(plain[:, on_plate].astype(np.float64))
-        for name, step in steps.items():
-            if name == "plain":
-                columns, log_q, calls = everything, plain, plain.argmax(axis=1)
-            else:
-                columns = on_plate
-                log_q, calls = METHODS.get(name, METHODS["none"])(filtered, room)
-            p = step.note(rows, log_q.astype(np.float32, copy=False), calls, columns)
-            if name in kept:
-                kept[name].append((rows, columns, p))
-        for step in steps.values():
-            step.explain(rows, steps["plain"].calls, capacity[key], wells, names)
-    base = table[META[:-1]]
-    tiers = {name: tier if name == "plain" else design_tier(tier) for name in order}
-    return Balanced(
-        pd.concat(
-            [step.table(base, names).assign(tier=tiers[step.name]) for step in steps.values()], ignore_index=True
-        ),
-        found,
-        pd.DataFrame(
-            [(cell, t, source[cell], int((kind == cell).sum()), tier) for cell, t in temperature.items()],
-            columns=list(SCHEMAS["calibration"].columns),
-        ),
-        kept,
-        scores.shape,
+    layout = knowledge.layout.set_index("perturbation")
+    return ScoredPlates(
+        table=table,
+        names=names,
+        scores=matrix(table, SCORE),
+        rows={key: rows for key, rows in table.groupby(["experiment", "plate"], sort=True).indices.items()},
+        cell_type=_cell_types(table, knowledge.cell_type),
+        validation=_validation_labels(table, names, knowledge.validation),
+        group_of_class=layout["group"].reindex(names).fillna(-1).to_numpy(int),
+        usual_count=layout["per_plate"].reindex(names).fillna(0).to_numpy(int),
+        contents=_known_contents(knowledge.contents, names),
     )
 
 
+def _cell_types(table: pd.DataFrame, cell_type: pd.Series | None) -> pd.Series:
+    """(W,) cell type of each well; "all" where it is not known."""
+    of_well = table["id_code"].map(cell_type) if cell_type is not None else pd.Series(index=table.index, dtype="str")
+    return of_well.fillna("all").astype("str").rename("cell_type")
+
+
+def _validation_labels(table: pd.DataFrame, names: list[str], labels: pd.Series | None) -> np.ndarray:
+    """(W,) int class of validation wells, -1 for the others."""
+    if labels is None:
+        return np.full(len(table), -1)
+    class_number = {name: i for i, name in enumerate(names)}
+    of_well = table["id_code"].map(labels).map(class_number).where(table["role"] == "validation")
+    return of_well.fillna(-1).to_numpy(int)
+
+
+def _known_contents(contents: pd.DataFrame | None, names: list[str]) -> Capacities:
+    """Capacities of the plates whose contents are known."""
+    if contents is None or contents.empty:
+        return {}
+    unknown = sorted(set(contents["perturbation"]) - set(names))
+    if unknown:
+        raise InputError(
+            f"plate_contents names {len(unknown)} perturbations without scores: {first_few(unknown)}.{closest(unknown[0], names)}"
+        )
+    class_number = {name: i for i, name in enumerate(names)}
+    capacities = {}
+    for key, rows in contents.groupby(["experiment", "plate"]):
+        capacity = np.zeros(len(names), int)
+        np.add.at(capacity, rows["perturbation"].map(class_number).to_numpy(), rows["wells"].to_numpy(int))
+        capacities[key] = capacity
+    return capacities
+
+
+# 2. calibrate -----------------------------------------------------------------------------------------------------
+
+
+def fit_temperatures(
+    plates: ScoredPlates,
+    capacity: Capacities,
+    parameters: PlateBalancingParameters,
+    plate_limit: int,
+    min_evidence: float,
+) -> Calibration:
+    """Temperature of each cell type, and where it comes from.
+
+    Given by the parameters; or from the labels of validation wells, of the cell type if there are enough, else of all; or from the
+    design, one for all remaining cell types.
+
+    Args:
+        plates: The scored plates.
+        capacity: Capacities of each plate.
+        parameters: The block ``plate_balancing``.
+        plate_limit: Largest number of plates from which the design gives a temperature.
+        min_evidence: Nats by which scores must explain these plates better than flat ones.
+    """
+    temperature, source = {}, {}
+    cell_type = plates.cell_type.to_numpy()
+    labelled = np.flatnonzero(plates.validation >= 0)
+    for name in sorted(plates.cell_type.unique()):
+        labelled_here = labelled[(cell_type == name)[labelled]]
+        rows = labelled_here if len(labelled_here) >= TEMPERATURE_WELLS else labelled
+        if parameters.temperature != "auto":
+            temperature[name], source[name] = float(parameters.temperature), "given"
+        elif len(rows) >= TEMPERATURE_WELLS:
+            temperature[name] = fit_to_labels(plates.scores[rows], plates.validation[rows], parameters.unlisted)
+            source[name] = "validation"
+    remaining = [name for name in plates.cell_type.unique() if name not in temperature]
+    if remaining:
+        keys = [key for key, rows in plates.rows.items() if plates.cell_type.iloc[rows[0]] in remaining]
+        evenly_spread = np.unique(np.linspace(0, len(keys) - 1, min(plate_limit, len(keys))).astype(int))
+        sample = [keys[i] for i in evenly_spread]
+        common = fit_to_design(
+            [plates.scores[plates.rows[key]] for key in sample], [capacity[key] for key in sample], parameters.unlisted, min_evidence
+        )  # fmt: skip
+        temperature |= dict.fromkeys(remaining, common)
+        source |= dict.fromkeys(remaining, "design")
+    return Calibration(temperature, source)
+
+
+# 3. groups --------------------------------------------------------------------------------------------------------
+
+
+def infer_plate_groups(
+    plates: ScoredPlates,
+    temperatures: np.ndarray,
+    knowledge: DesignKnowledge,
+    parameters: PlateBalancingParameters,
+    experiments: set[str] | None = None,
+) -> pd.DataFrame:
+    """The table ``plate_groups``, of some experiments or all; without rows where perturbations do not travel in groups."""
+    group_count = int(plates.group_of_class.max()) + 1
+    if parameters.group_inference == "none" or group_count < 2:
+        return SCHEMAS["plate_groups"].empty()
+    inferred = []
+    plate_names = plates.table["plate"].to_numpy(object)
+    for experiment, rows in plates.table.groupby("experiment", sort=True).indices.items():
+        if experiments is not None and experiment not in experiments:
+            continue
+        names, plate = np.unique(plate_names[rows], return_inverse=True)
+        result = infer_groups(
+            plates.log_p(rows, temperatures, parameters.unlisted),
+            plate,
+            plates.group_of_class,
+            parameters.group_posterior,
+            parameters.group_statistic,
+            _layouts_of_others(knowledge.in_use, experiment, names),
+        )
+        for name, group in zip(names, result.groups, strict=True):
+            inferred.append(
+                (experiment, name, group, result.posterior, result.margin, result.decided, result.statistic)
+            )
+    return pd.DataFrame(inferred, columns=list(SCHEMAS["plate_groups"].columns))
+
+
+def _layouts_of_others(in_use: pd.DataFrame | None, experiment: str, plates: np.ndarray) -> dict[tuple[int, ...], int]:
+    """Layout (groups in the order of ``plates``) -> number of other experiments that use it; only those with all these plates."""
+    if in_use is None or in_use.empty:
+        return {}
+    others = in_use[in_use["experiment"] != experiment].pivot(index="experiment", columns="plate", values="group")
+    complete = others.reindex(columns=plates).dropna().astype(int)
+    return dict(Counter(complete.itertuples(index=False, name=None)))
+
+
+def restrict_to_groups(capacity: Capacities, groups: pd.DataFrame, plates: ScoredPlates) -> Capacities:
+    """Capacities in which plates of a decided group hold no class of another one; known contents stay as they are."""
+    restricted = dict(capacity)
+    for row in groups[groups["decided"].astype(bool) & (groups["group"] >= 0)].itertuples():
+        key = (row.experiment, row.plate)
+        if key not in plates.contents:
+            in_group = (plates.group_of_class == row.group) | (plates.group_of_class < 0)
+            restricted[key] = np.where(in_group, capacity[key], 0)
+    return restricted
+
+
+# 4. method --------------------------------------------------------------------------------------------------------
+
+
+def choose_method(plates: ScoredPlates, temperatures: np.ndarray, capacity: Capacities, unlisted: float) -> str:
+    """The method with most correct calls on validation wells; DEFAULT_METHOD unless another is better by two standard errors."""
+    labelled = plates.validation >= 0
+    if labelled.sum() < LEAST_WELLS:
+        return DEFAULT_METHOD
+    # the greedy method exists for comparison; the filter is "none"
+    candidates = {name: method for name, method in METHODS.items() if name not in ("greedy", "group_filter")}
+    correct = {name: np.zeros(len(labelled), bool) for name in candidates}
+    for key, rows in plates.rows.items():
+        if labelled[rows].any():
+            on_plate = np.flatnonzero(capacity[key])
+            log_p = plates.log_p(rows, temperatures, unlisted)
+            filtered = log_softmax(log_p[:, on_plate].astype(np.float64))
+            for name, method in candidates.items():
+                calls = on_plate[method(filtered, capacity[key][on_plate])[1]]
+                correct[name][rows] = calls == plates.validation[rows]
+    best, best_gain = DEFAULT_METHOD, 0.0
+    for name in candidates:
+        gain = correct[name][labelled].astype(float) - correct[DEFAULT_METHOD][labelled]
+        if gain.mean() > max(best_gain, 2 * gain.std() / np.sqrt(labelled.sum())):
+            best, best_gain = name, float(gain.mean())
+    return best
+
+
+# 5. steps ---------------------------------------------------------------------------------------------------------
+
+
+def apply_steps(
+    plates: ScoredPlates,
+    temperatures: np.ndarray,
+    capacity: Capacities,
+    unlisted: float,
+    step_names: Sequence[str],
+    kept: set[str],
+) -> tuple[pd.DataFrame, dict[str, list[Block]]]:
+    """Calls of every step, plate by plate.
+
+    Args:
+        plates: The scored plates.
+        temperatures: (W,).
+        capacity: Capacities of each plate.
+        unlisted: See :func:`~deepnoise.plate_balancing.scores.log_probabilities`.
+        step_names: ``plain``, then keys of METHODS.
+        kept: Steps whose probabilities are returned too.
+
+    Returns:
+        The table ``balancing_steps``, and step -> probabilities of each plate.
+    """
+    table, names = plates.table, plates.names
+    steps = {name: _Step(len(table), name) for name in step_names}
+    blocks: dict[str, list[Block]] = {name: [] for name in step_names if name in kept}
+    wells, all_classes = table["well"].to_numpy(object), np.arange(len(names))
+    for key, rows in plates.rows.items():
+        log_p = plates.log_p(rows, temperatures, unlisted)
+        on_plate = np.flatnonzero(capacity[key])
+        filtered = log_softmax(log_p[:, on_plate].astype(np.float64))
+        for name, step in steps.items():
+            if name == "plain":
+                columns, log_q, calls = all_classes, log_p, log_p.argmax(axis=1)
+            else:
+                columns = on_plate
+                log_q, calls = METHODS[name](filtered, capacity[key][on_plate])
+            p = step.record(rows, log_q.astype(np.float32, copy=False), calls, columns)
+            if name in blocks:
+                blocks[name].append((rows, columns, p))
+        for step in steps.values():
+            step.explain(rows, steps["plain"].calls, capacity[key], wells, names)
+    tier = str(table["tier"].iloc[0])
+    base = table[META[:-1]]
+    tables = [
+        step.table(base, names).assign(tier=tier if name == "plain" else design_tier(tier))
+        for name, step in steps.items()
+    ]
+    return pd.concat(tables, ignore_index=True), blocks
+
+
 class _Step:
-    """What a step says of each well, filled plate by plate."""
+    """The calls of one step, filled plate by plate."""
 
     def __init__(self, wells: int, name: str) -> None:
         self.name = name
@@ -178,61 +434,66 @@ class _Step:
         self._candidates = np.zeros(wells, int)
         self._reason = np.full(wells, "", dtype=object)
 
-    def note(self, rows: np.ndarray, log_q: np.ndarray, calls: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        """Take (W, K') log probabilities and (W,) calls among the classes that the step allows, ``columns`` of all; gives the probabilities."""
-        at = np.arange(len(calls)), calls
+    def record(self, rows: np.ndarray, log_q: np.ndarray, calls: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        """Record (W, K') log probabilities and (W,) calls among the allowed classes ``columns``; returns the probabilities."""
+        called = np.arange(len(calls)), calls
         p = np.exp(log_q)
         self.calls[rows] = columns[calls]
-        self._confidence[rows] = called = p[at]
+        self._confidence[rows] = confidence = p[called]
         self._entropy[rows] = -np.einsum("ij,ij->i", p, log_q)
         self._candidates[rows] = len(columns)
-        p[at] = 0.0
-        self._margin[rows] = called - p.max(axis=1)
-        p[at] = called
+        p[called] = 0.0
+        self._margin[rows] = confidence - p.max(axis=1)
+        p[called] = confidence
         return p
 
     def explain(
         self, rows: np.ndarray, plain: np.ndarray, capacity: np.ndarray, wells: np.ndarray, names: list[str]
     ) -> None:
-        """Say of each well of a plate why its call is no longer the plain one."""
+        """Say for each well of a plate why its call differs from the plain one."""
         changed = rows[self.calls[rows] != plain[rows]]
-        holder = dict(zip(self.calls[rows], rows, strict=True)) if len(changed) else {}
+        well_of_class = dict(zip(self.calls[rows], rows, strict=True)) if len(changed) else {}
         for well in changed:
-            lost = plain[well]
-            if capacity[lost] == 0:
-                self._reason[well] = f"{names[lost]} is not on this plate"
-            elif lost in holder:
-                other = holder[lost]
-                self._reason[well] = f"{names[lost]} is in {wells[other]} (probability {self._confidence[other]:.2f})"
+            plain_class = plain[well]
+            if capacity[plain_class] == 0:
+                self._reason[well] = f"{names[plain_class]} is not on this plate"
+            elif plain_class in well_of_class:
+                other = well_of_class[plain_class]
+                self._reason[well] = (
+                    f"{names[plain_class]} is in {wells[other]} (probability {self._confidence[other]:.2f})"
+                )
             else:
-                self._reason[well] = f"{names[lost]} is as likely elsewhere on this plate"
+                self._reason[well] = f"{names[plain_class]} is as likely elsewhere on this plate"
 
     def table(self, base: pd.DataFrame, names: list[str]) -> pd.DataFrame:
-        """Rows of ``balancing_steps``, but for the tier."""
+        """Rows of ``balancing_steps``, without the tier."""
         return base.assign(
             step=self.name, call=np.array(names, dtype=object)[self.calls], confidence=self._confidence, margin=self._margin,
             entropy=self._entropy, candidates=self._candidates, reason=self._reason,
         )  # fmt: skip
 
 
-def probability_table(found: Balanced, table: pd.DataFrame) -> pd.DataFrame:
+# tables -----------------------------------------------------------------------------------------------------------
+
+
+def probability_table(balanced: Balanced, table: pd.DataFrame) -> pd.DataFrame:
     """The table ``design_probabilities``: as scored, after the filter, after the chosen method."""
     names, base = class_names(table), table[META[:-1]].drop(columns="role")
-    tier = found.steps.drop_duplicates("step").set_index("step")["tier"]
-    parts = [
+    tier = balanced.steps.drop_duplicates("step").set_index("step")["tier"]
+    tables = [
         pd.concat(
-            [base.assign(step=step, tier=tier[step]), prefixed(found.probabilities(step), names, SCORE, base.index)],
+            [base.assign(step=step, tier=tier[step]), prefixed(balanced.probabilities(step), names, SCORE, base.index)],
             axis=1,
         )
-        for step in found.blocks
+        for step in balanced.blocks
     ]
-    return pd.concat(parts, ignore_index=True)
+    return pd.concat(tables, ignore_index=True)
 
 
 def tied_calls(table: pd.DataFrame) -> np.ndarray:
-    """(W,) bool: wells whose best class is as well the best of another well of the plate, with the very same score.
+    """(W,) bool: wells whose best class is also the best of another well of the plate, with exactly the same score.
 
-    Between such wells no balancing can choose; scores that are one-hot (single hard calls) tie wherever they collide.
+    No balancing can choose between such wells. One-hot scores (single hard calls) tie wherever they collide.
     """
     values = np.nan_to_num(matrix(table, SCORE), nan=-np.inf)
     claims = pd.DataFrame(
@@ -246,165 +507,31 @@ def tied_calls(table: pd.DataFrame) -> np.ndarray:
     return claims.duplicated(keep=False).to_numpy()
 
 
-def _cell_types(table: pd.DataFrame, cell_type: pd.Series | None) -> pd.Series:
-    kind = table["id_code"].map(cell_type) if cell_type is not None else pd.Series(index=table.index, dtype="str")
-    return kind.fillna("all").astype("str").rename("cell_type")
-
-
-def _validation_labels(table: pd.DataFrame, names: list[str], labels: pd.Series | None) -> np.ndarray:
-    """(W,) int class of validation wells, -1 for the others."""
-    number = {name: i for i, name in enumerate(names)}
-    if labels is None:
-        return np.full(len(table), -1)
-    known = table["id_code"].map(labels).map(number).where(table["role"] == "validation")
-    return known.fillna(-1).to_numpy(int)
-
-
-def _given_contents(contents: pd.DataFrame | None, names: list[str]) -> dict[tuple[str, str], np.ndarray]:
-    """(experiment, plate) -> capacities of the plates whose contents are known."""
-    if contents is None or contents.empty:
-        return {}
-    strange = sorted(set(contents["perturbation"]) - set(names))
-    if strange:
-        raise InputError(
-            f"plate_contents names {len(strange)} perturbations that are not scored: {first_few(strange)}.{closest(strange[0], names)}"
-        )
-    number = {name: i for i, name in enumerate(names)}
-    found = {}
-    for key, rows in contents.groupby(["experiment", "plate"]):
-        capacity = np.zeros(len(names), int)
-        np.add.at(capacity, rows["perturbation"].map(number).to_numpy(), rows["wells"].to_numpy(int))
-        found[key] = capacity
-    return found
-
-
-def _temperatures(
-    scores: np.ndarray,
-    kind: pd.Series,
-    validation: np.ndarray,
-    plates: Plates,
-    capacity: Capacities,
-    own: PlateBalancingParameters,
-    most_plates: int,
-    doubt: float,
-) -> tuple[dict[str, float], dict[str, str]]:
-    """Temperature of each cell type, and where it comes from.
-
-    Given; or by the labels of validation wells, those of the cell type if there are enough, else all; or by the design, one for all.
-    """
-    temperature, source = {}, {}
-    labelled = np.flatnonzero(validation >= 0)
-    for cell in sorted(kind.unique()):
-        of_cell = labelled[(kind.to_numpy() == cell)[labelled]]
-        asked = of_cell if len(of_cell) >= TEMPERATURE_WELLS else labelled
-        if own.temperature != "auto":
-            temperature[cell], source[cell] = float(own.temperature), "given"
-        elif len(asked) >= TEMPERATURE_WELLS:
-            temperature[cell] = fit_to_labels(scores[asked], validation[asked], own.unlisted)
-            source[cell] = "validation"
-    left = [cell for cell in kind.unique() if cell not in temperature]
-    if left:
-        keys = [key for key, rows in plates.items() if kind.iloc[rows[0]] in left]
-        asked = np.unique(np.linspace(0, len(keys) - 1, min(most_plates, len(keys))).astype(int))  # spread evenly
-        common = fit_to_design(
-            [scores[plates[keys[i]]] for i in asked], [capacity[keys[i]] for i in asked], own.unlisted, doubt
-        )
-        temperature |= dict.fromkeys(left, common)
-        source |= dict.fromkeys(left, "design")
-    return temperature, source
-
-
-def _find_groups(
-    log_p: LogP,
-    table: pd.DataFrame,
-    known: DesignKnowledge,
-    group_of_class: np.ndarray,
-    own: PlateBalancingParameters,
-    only: set[str] | None = None,
-) -> pd.DataFrame:
-    """The table ``plate_groups``, of some experiments or all; no rows where perturbations do not travel in groups."""
-    groups = int(group_of_class.max()) + 1
-    if own.group_inference == "none" or groups < 2:
-        return SCHEMAS["plate_groups"].empty()
-    found = []
-    names = table["plate"].to_numpy(object)
-    for experiment, rows in table.groupby("experiment", sort=True).indices.items():
-        if only is not None and experiment not in only:
-            continue
-        plates, plate = np.unique(names[rows], return_inverse=True)
-        layouts = _other_layouts(known.in_use, experiment, plates)
-        answer = infer_groups(log_p(rows), plate, group_of_class, own.group_posterior, own.group_statistic, layouts)
-        for name, group in zip(plates, answer.groups, strict=True):
-            found.append((experiment, name, group, answer.posterior, answer.margin, answer.decided, answer.statistic))
-    return pd.DataFrame(found, columns=list(SCHEMAS["plate_groups"].columns))
-
-
-def _within_groups(
-    capacity: Capacities, found: pd.DataFrame, group_of_class: np.ndarray, given: Capacities
-) -> Capacities:
-    """Capacities in which plates of a decided group hold no class of another one; given contents stay as they are."""
-    narrowed = dict(capacity)
-    for row in found[found["decided"].astype(bool) & (found["group"] >= 0)].itertuples():
-        if (key := (row.experiment, row.plate)) not in given:
-            narrowed[key] = np.where((group_of_class == row.group) | (group_of_class < 0), capacity[key], 0)
-    return narrowed
-
-
-def _other_layouts(in_use: pd.DataFrame | None, experiment: str, plates: np.ndarray) -> dict[tuple[int, ...], int]:
-    """How many other experiments use each layout, as groups in the order of ``plates``; those with all these plates count."""
-    if in_use is None or in_use.empty:
-        return {}
-    others = in_use[in_use["experiment"] != experiment].pivot(index="experiment", columns="plate", values="group")
-    complete = others.reindex(columns=plates).dropna().astype(int)
-    return dict(Counter(complete.itertuples(index=False, name=None)))
-
-
-def _best_on_validation(log_p: LogP, plates: Plates, capacity: Capacities, validation: np.ndarray) -> str:
-    """The method with most right calls on validation wells; DEFAULT_METHOD unless another is better by more than two standard errors."""
-    labelled = validation >= 0
-    if labelled.sum() < LEAST_WELLS:
-        return DEFAULT_METHOD
-    candidates = {
-        name: function for name, function in METHODS.items() if name != "greedy"
-    }  # which is there to be compared
-    right = {name: np.zeros(len(validation), bool) for name in candidates}
-    for key, rows in plates.items():
-        if labelled[rows].any():
-            on_plate = np.flatnonzero(capacity[key])
-            filtered = log_softmax(log_p(rows)[:, on_plate].astype(np.float64))
-            for name, function in candidates.items():
-                calls = on_plate[function(filtered, capacity[key][on_plate])[1]]
-                right[name][rows] = calls == validation[rows]
-    best, gain = DEFAULT_METHOD, 0.0
-    for name, own in right.items():
-        difference = own[labelled].astype(float) - right[DEFAULT_METHOD][labelled]
-        if difference.mean() > max(gain, 2 * difference.std() / np.sqrt(labelled.sum())):
-            best, gain = name, float(difference.mean())
-    return best
-
-
-def make_calls(steps: pd.DataFrame, table: pd.DataFrame, known: DesignKnowledge, precision: float) -> pd.DataFrame:
+def make_calls(steps: pd.DataFrame, table: pd.DataFrame, knowledge: DesignKnowledge, precision: float) -> pd.DataFrame:
     """The table ``calls``: the plain call beside the design-aware one.
 
     Args:
-        steps: ``balancing_steps``; the last one is that of the chosen method.
+        steps: ``balancing_steps``; the last step is that of the chosen method.
         table: The pooled scores they come from.
-        known: For the labels of validation wells, on which the thresholds of abstention are set.
-        precision: Wanted share of right calls among those that are not abstained from.
+        knowledge: For the labels of validation wells, on which the abstention thresholds are set.
+        precision: Target share of correct calls among the confident ones.
     """
-    order = list(dict.fromkeys(steps["step"]))
-    plain = steps[steps["step"] == order[0]].set_index("id_code")
-    design = steps[steps["step"] == order[-1]].set_index("id_code").loc[plain.index]
+    step_names = list(dict.fromkeys(steps["step"]))
+    plain = steps[steps["step"] == step_names[0]].set_index("id_code")
+    design = steps[steps["step"] == step_names[-1]].set_index("id_code").loc[plain.index]
     calls = plain[["experiment", "plate", "well"]].reset_index()
     label = pd.Series(np.nan, index=plain.index, dtype=object)
-    if known.validation is not None:
-        label = pd.Series(plain.index.map(known.validation), index=plain.index).where(plain["role"] == "validation")
-    for call_type, part in (("plain", plain), ("design", design)):
-        right = (part["call"] == label)[label.notna()].to_numpy()
-        threshold = abstention_threshold(part["confidence"].to_numpy(), label.notna().to_numpy(), right, precision)
-        calls[f"{call_type}_call"] = part["call"].to_numpy()
-        calls[f"{call_type}_confidence"] = part["confidence"].to_numpy()
-        calls[f"{call_type}_confident"] = part["confidence"].to_numpy() >= threshold
+    if knowledge.validation is not None:
+        of_well = pd.Series(plain.index.map(knowledge.validation), index=plain.index)
+        label = of_well.where(plain["role"] == "validation")
+    is_labelled = label.notna()
+    for prefix, step in (("plain", plain), ("design", design)):
+        confidence = step["confidence"].to_numpy()
+        correct = (step["call"] == label)[is_labelled].to_numpy()
+        threshold = abstention_threshold(confidence, is_labelled.to_numpy(), correct, precision)
+        calls[f"{prefix}_call"] = step["call"].to_numpy()
+        calls[f"{prefix}_confidence"] = confidence
+        calls[f"{prefix}_confident"] = confidence >= threshold
     return calls.assign(
         changed=plain["call"].to_numpy() != design["call"].to_numpy(),
         reason=design["reason"].to_numpy(),

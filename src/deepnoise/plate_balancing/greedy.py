@@ -8,16 +8,18 @@ import numpy as np
 from scipy.special import logsumexp
 
 GREEDY_STEPS = 3000
-GREEDY_RATES = (0.01, 0.0001)  # first and last step of a multiplier
+"""Largest number of steps in a round."""
+GREEDY_RATES = (0.01, 0.0001)
+"""First and last step size of a multiplier."""
 
 
 def greedy_coefficients(p: np.ndarray) -> np.ndarray:
-    """The published balancing: multipliers of classes, lowered by turns where a class has most calls (method: section 6c).
+    """The published balancing: class multipliers, lowered step by step where a class has the most calls (method: section 6c).
 
-    The score of multipliers is the sum over classes of min(share of calls, 1 / K). A round takes the rate off the multiplier of the class
-    with most calls, up to GREEDY_STEPS times, keeping the best multipliers met; the next starts from those; a round without gain halves the
-    rate. Calls change only when a multiplier falls under the point where one of its wells turns to another class, so a well is asked again
-    only then; the calls are those of recounting all wells after every step.
+    The score of multipliers is the sum over classes of min(share of calls, 1 / K). A round subtracts the rate from the multiplier of
+    the class with the most calls, up to GREEDY_STEPS times, and keeps the best multipliers met. The next round starts from those. A
+    round without gain halves the rate. Calls change only when a multiplier falls below the point where one of its wells turns to
+    another class, so a well is looked at again only then. The result equals recounting all wells after every step.
 
     Args:
         p: (W, K) positive weights.
@@ -26,9 +28,9 @@ def greedy_coefficients(p: np.ndarray) -> np.ndarray:
         (K,) multipliers.
     """
     wells, classes = p.shape
-    even, more = divmod(wells, classes)
-    # scores in units of 1 / (W K), so that they compare exactly
-    perfect = more * min((even + 1) * classes, wells) + (classes - more) * min(even * classes, wells)
+    share, remainder = divmod(wells, classes)
+    # scores in units of 1 / (W K), so that they can be compared exactly
+    perfect = remainder * min((share + 1) * classes, wells) + (classes - remainder) * min(share * classes, wells)
     best = np.ones(classes)
     best_score = int(np.minimum(np.bincount(p.argmax(axis=1), minlength=classes) * classes, wells).sum())
     rate, last = GREEDY_RATES
@@ -43,7 +45,7 @@ def greedy_coefficients(p: np.ndarray) -> np.ndarray:
 def _greedy_round(
     p: np.ndarray, start: np.ndarray, best_score: int, rate: float, perfect: int
 ) -> tuple[np.ndarray, int]:
-    """One round of :func:`greedy_coefficients`: the best multipliers met and their score."""
+    """One round of :func:`greedy_coefficients`: the best multipliers met, and their score."""
     wells, classes = p.shape
     best, factors = start, start.copy()
     weighted = p * factors
@@ -52,7 +54,7 @@ def _greedy_round(
     score = int(np.minimum(counts * classes, wells).sum())
     weighted[np.arange(wells), calls] = -1.0
     turns = weighted.max(axis=1) / p[np.arange(wells), calls]
-    # of each class its wells, by the multiplier under which they turn away; rivals only sink, so a well turns there at the earliest
+    # wells of each class by the multiplier below which they turn away; rivals only sink, so no well turns earlier
     leaving: list[list[tuple[float, int]]] = [[] for _ in range(classes)]
     for well in range(wells):
         leaving[calls[well]].append((-turns[well], well))
@@ -95,18 +97,17 @@ def _greedy_round(
     return best, best_score
 
 
-def greedy(log_p: np.ndarray, capacity: np.ndarray) -> np.ndarray:
+def greedy_probabilities(log_p: np.ndarray) -> np.ndarray:
     """Probabilities after the published greedy coefficients.
 
-    Its input is, as published, the softmax of each class over the wells of the plate; every class counts as standing once.
+    As published, its input is the softmax of each class over the wells of the plate; every class counts as present once.
 
     Args:
         log_p: (W, K) log probabilities.
-        capacity: (K,) int.
 
     Returns:
         (W, K) log probabilities, rows sum to 1.
     """
     over_wells = np.exp(log_p - logsumexp(log_p, axis=0, keepdims=True))
-    result = np.log(np.maximum(over_wells * greedy_coefficients(over_wells), 1e-300))
-    return result - logsumexp(result, axis=1, keepdims=True)
+    weighted = np.log(np.maximum(over_wells * greedy_coefficients(over_wells), 1e-300))
+    return weighted - logsumexp(weighted, axis=1, keepdims=True)

@@ -1,78 +1,89 @@
 """Balancing one plate whose contents are known: matching marginals, Sinkhorn, linear assignment, greedy coefficients.
 
-Each function takes log probabilities (W, K) of the classes that can be on the plate, and their capacities (K,): in how many wells each
-may be at most, 1 where it is there once. METHODS is the table of them.
+Each method takes the log probabilities (W, K) of the classes that can be on the plate and their capacities (K,): the largest number of
+wells each can be in, 1 for a class that is there once. METHODS is the table of them.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 from scipy.special import logsumexp
 
-from deepnoise.plate_balancing.greedy import greedy
+from deepnoise.plate_balancing.greedy import greedy_probabilities
 
-SURE = np.float32(1e-6)  # a marginal is held this far from 1: float32 tells no closer
-LEAST = -60.0  # log of the least weight beside the best of a well, so that float32 does not round it to nothing
-EXACT_PLACES = 12  # up to so many places of a plate marginals are summed exactly: 2^places terms a well
-ITERATIONS = 200  # most rounds of the matching; it takes 15 to 60
-SETTLED = 4e-3  # the matching stops when no marginal moves by more in four rounds
+logger = logging.getLogger(__name__)
+
+EPSILON = np.float32(1e-6)
+"""Marginals stay this far from 1, the resolution of float32."""
+LOG_WEIGHT_FLOOR = -60.0
+"""Log of the smallest weight relative to the best class of a well, so that float32 does not round it to 0."""
+EXACT_SLOTS = 12
+"""Up to this many slots on a plate, marginals are summed exactly: 2^slots terms per well."""
+ITERATIONS = 200
+"""Largest number of rounds of the matching; it needs 15 to 60."""
+TOLERANCE = 4e-3
+"""The matching stops when no marginal has moved by more in four rounds."""
 SINKHORN_ITERATIONS = 500
-SINKHORN_TOLERANCE = 1e-3  # wells a class
-ROUNDS = 25  # rounds of Sinkhorn between two that are taken in logs
+SINKHORN_TOLERANCE = 1e-3
+"""In wells per class."""
+SINKHORN_ROUNDS = 25
+"""Rounds of Sinkhorn between two that are computed in logs."""
 
 
 def match_marginals(
-    log_p: np.ndarray, capacity: np.ndarray, iterations: int = ITERATIONS, settled: float = SETTLED
+    log_p: np.ndarray, capacity: np.ndarray, iterations: int = ITERATIONS, tolerance: float = TOLERANCE
 ) -> tuple[np.ndarray, float]:
-    """Probability of each class in each well, given that no class stands in more wells than its capacity.
+    """Probability of each class in each well, given that no class is in more wells than its capacity.
 
-    The wells' labels are independent draws from ``log_p``, looked at only where they make a possible plate. The marginals of that
-    distribution (a ratio of permanents) are those of belief propagation on the bipartite graph of wells and classes, which converges to
-    the minimum of the Bethe free energy (Vontobel 2013, arXiv 1107.4196; Huang and Jebara 2009, arXiv 0908.1769). Sinkhorn is its
-    mean-field neighbour, the linear assignment its limit at temperature 0. On plates of few places, where that approximation is too sure of itself, they
-    are summed exactly. Copies stand for a class of capacity above 1, so that missing
-    wells leave each place of the layout as likely empty. Wells beyond all capacity may be anything, at 1 / K.
+    Labels are drawn independently per well from ``log_p`` and conditioned on the plate being feasible. The marginals of that
+    distribution are a ratio of permanents. Belief propagation on the bipartite graph of wells and classes approximates them; it
+    converges to the minimum of the Bethe free energy (Vontobel 2013, arXiv 1107.4196; Huang and Jebara 2009, arXiv 0908.1769).
+    Sinkhorn is its mean-field relative, linear assignment its limit at temperature 0. On plates with few slots the approximation is
+    overconfident, so there the sum is exact. A class of capacity above 1 is copied, so that missing wells leave each slot of the
+    layout equally likely to be empty. Wells beyond the total capacity may hold any class, at 1 / K.
 
     Args:
         log_p: (W, K) log probabilities, rows normalized.
         capacity: (K,) int; a class with room for all wells is not constrained.
-        iterations: Most rounds.
-        settled: See SETTLED.
+        iterations: Largest number of rounds.
+        tolerance: See TOLERANCE.
 
     Returns:
-        (W, K) log marginals, rows sum to 1, and the log Bethe partition function: how likely independent draws from ``log_p`` are to make a
-        possible plate (nats, up to a constant of the design).
+        (W, K) log marginals, whose rows sum to 1; and the log Bethe partition function, which says how likely independent draws from
+        ``log_p`` are to make a feasible plate (nats, up to a constant of the design).
     """
     wells, classes = log_p.shape
     room = np.minimum(capacity, wells)
     free = room >= wells
     copies = np.where(free, 1, room)
     top = log_p.max(axis=1, keepdims=True)
-    p = np.exp(np.maximum(log_p - top, LEAST)).astype(np.float32)
-    places = int(copies.sum())
-    if places > classes:
+    p = np.exp(np.maximum(log_p - top, LOG_WEIGHT_FLOOR)).astype(np.float32)
+    slots = int(copies.sum())
+    if slots > classes:
         p, free = np.repeat(p, copies, axis=1), np.repeat(free, copies)
-    if not free.any() and places < wells:  # wells too many: one more place, for any number of them
+    if not free.any() and slots < wells:  # more wells than slots: one extra slot that takes any number of them
         extra = np.exp(-top - np.log(classes)).astype(np.float32)
         p, free = np.hstack([p, extra]), np.append(free, True)
-    if not free.any() and places <= EXACT_PLACES:
+    if not free.any() and slots <= EXACT_SLOTS:
         marginal, evidence = _exact_marginals(p.astype(np.float64))
         return _by_class(marginal, copies), evidence + float(top.sum())
-    absent = np.float32(free.any() or places > wells)  # weight of a place that stays empty
+    empty_weight = np.float32(free.any() or slots > wells)  # of a slot that stays empty
     constrained = ~free if free.any() else slice(None)
-    message = np.ones_like(p)  # from class to well: odds that the place is left to it
-    odds, rest = np.empty_like(p), np.empty_like(p)
-    before: np.ndarray | None = None
+    message = np.ones_like(p)  # from slot to well: odds that no other well takes the slot
+    odds, rest = np.empty_like(p), np.empty_like(p)  # rest: buffer
+    previous: np.ndarray | None = None
+    moved = np.inf
     for round_ in range(iterations):
         np.multiply(p, message, out=rest)
         total = rest.sum(axis=1, keepdims=True)
-        np.subtract((1 + SURE) * total, rest, out=rest)
+        np.subtract((1 + EPSILON) * total, rest, out=rest)
         np.divide(p, rest, out=odds)
-        claimed = odds.sum(axis=0, keepdims=True) + absent
-        np.subtract((1 + SURE) * claimed, odds, out=rest)
+        claimed = odds.sum(axis=0, keepdims=True) + empty_weight
+        np.subtract((1 + EPSILON) * claimed, odds, out=rest)
         if free.any():
             message[:, constrained] = 1 / rest[:, constrained]
         else:
@@ -80,41 +91,48 @@ def match_marginals(
         if round_ % 4 == 3:
             np.multiply(odds, message, out=rest)
             marginal = rest / (1 + rest)
-            if before is not None and np.abs(marginal - before).max() < settled:
-                break
-            before = marginal
+            if previous is not None:
+                moved = float(np.abs(marginal - previous).max())
+                if moved < tolerance:
+                    break
+            previous = marginal
+    if moved >= tolerance and iterations >= ITERATIONS:
+        logger.warning(
+            "matching: marginals of %s wells still moved by %.2g after %s rounds, expected under %.2g",
+            wells, moved, iterations, tolerance,
+        )  # fmt: skip
     joint = (odds * message).astype(np.float64)
     evidence = (
         float(np.log((p * message).sum(axis=1, dtype=np.float64)).sum() + top.sum())
-        + float(np.log(absent + odds.sum(axis=0, dtype=np.float64))[constrained].sum())
+        + float(np.log(empty_weight + odds.sum(axis=0, dtype=np.float64))[constrained].sum())
         - float(np.log1p(joint)[:, constrained].sum())
     )
     marginal = joint / (1 + joint)
-    if p.shape[1] > places:  # a well too many is of its own class
-        own = np.repeat(np.exp(log_p) / copies, copies, axis=1)
-        marginal = marginal[:, :places] + marginal[:, -1:] * own
-    return _by_class(marginal[:, :places], copies), evidence
+    if p.shape[1] > slots:  # a well in the extra slot keeps its own probabilities
+        unconstrained = np.repeat(np.exp(log_p) / copies, copies, axis=1)
+        marginal = marginal[:, :slots] + marginal[:, -1:] * unconstrained
+    return _by_class(marginal[:, :slots], copies), evidence
 
 
 def _by_class(marginal: np.ndarray, copies: np.ndarray) -> np.ndarray:
-    """(W, K) log marginals from those of the places, (W, sum of copies); rows sum to 1."""
+    """(W, K) log marginals of classes from (W, sum of copies) marginals of slots; rows sum to 1."""
     by_class = np.add.reduceat(marginal, np.cumsum(copies) - copies, axis=1) if copies.max() > 1 else marginal
     by_class = np.maximum(by_class, 1e-30)
     return np.log(by_class / by_class.sum(axis=1, keepdims=True))
 
 
 def _exact_marginals(p: np.ndarray) -> tuple[np.ndarray, float]:
-    """Marginals of one-to-one matchings by summing over the sets of places that the wells before and after a well can fill.
+    """Marginals of one-to-one matchings, summed over the sets of slots that the wells before and after a well can fill.
 
     Args:
-        p: (W, C) weights of wells on places, W at most C.
+        p: (W, C) weights of wells for slots; W is at most C.
 
     Returns:
         (W, C) marginals and the log of the sum over all matchings.
     """
-    wells, places = p.shape
-    sets = np.arange(1 << places)
-    without = [sets[(sets >> c) & 1 == 0] for c in range(places)]  # sets in which a place is still open
+    wells, slots = p.shape
+    sets = np.arange(1 << slots)
+    without = [sets[(sets >> c) & 1 == 0] for c in range(slots)]  # sets that leave a slot open
     before, after = np.zeros((wells + 1, len(sets))), np.zeros((wells + 1, len(sets)))
     before[0, 0], after[wells] = 1.0, 1.0
     for i in range(wells):
@@ -134,16 +152,16 @@ def sinkhorn(
     iterations: int = SINKHORN_ITERATIONS,
     tolerance: float = SINKHORN_TOLERANCE,
 ) -> np.ndarray:
-    """Scale probabilities until every class is used as often as it stands on the plate (Sinkhorn-Knopp, in logs).
+    """Scale probabilities until each class is used as often as it is on the plate (Sinkhorn-Knopp, in logs).
 
-    Missing wells take up the slack: with fewer wells than places one further, flat row holds the difference; with more wells than places
-    each class is used in proportion. Source of the scaling: Cuturi 2013, arXiv 1306.0895.
+    With fewer wells than slots, one extra flat row takes up the slack of the missing wells. With more wells than slots, each class is
+    used in proportion. Source of the scaling: Cuturi 2013, arXiv 1306.0895.
 
     Args:
         log_p: (W, K) log probabilities, rows normalized.
         capacity: (K,) int.
-        iterations: Most rounds, taken in steps of ROUNDS.
-        tolerance: Stop when no class is used more than this away from its share.
+        iterations: Largest number of rounds, in steps of SINKHORN_ROUNDS.
+        tolerance: Stop when the use of no class differs from its share by more.
 
     Returns:
         (W, K) log probabilities; rows sum to 1.
@@ -151,54 +169,61 @@ def sinkhorn(
     inner = log_p
     wells, classes = inner.shape
     room = np.minimum(capacity, wells).astype(np.float64)
-    places = room.sum()
+    slots = room.sum()
     rows = np.zeros(wells)  # log marginals
-    column_mass = room * max(wells / places, 1.0)
-    if wells < places:
+    column_mass = room * max(wells / slots, 1.0)
+    if wells < slots:
         inner = np.vstack([inner, np.zeros((1, classes))])
-        rows = np.append(rows, np.log(places - wells))
+        rows = np.append(rows, np.log(slots - wells))
     column, row_mass = np.log(column_mass), np.exp(rows)
     u, v = np.zeros(len(inner)), np.zeros(classes)
-    for _ in range(-(-iterations // ROUNDS)):
-        # one round in logs, safe at any spread of the scores; the others on plain numbers, much faster
+    for _ in range(-(-iterations // SINKHORN_ROUNDS)):
+        # one round in logs, safe at any spread of the scores; the others on plain numbers, which is much faster
         v = column - logsumexp(inner + u[:, None], axis=0)
         u = rows - logsumexp(inner + v[None], axis=1)
         kernel = np.exp(inner + u[:, None] + v[None])
         a = np.ones(len(inner))
-        for _ in range(ROUNDS - 1):
+        for _ in range(SINKHORN_ROUNDS - 1):
             b = column_mass / (a @ kernel)
             a = row_mass / (kernel @ b)
         u, v = u + np.log(a), v + np.log(b)
-        if np.abs((a @ kernel) * b - column_mass).max() < tolerance:
+        distance = float(np.abs((a @ kernel) * b - column_mass).max())
+        if distance < tolerance:
             break
+    else:
+        logger.warning(
+            "Sinkhorn: after %s rounds a class is used %.2g wells off its share, expected under %.2g",
+            iterations, distance, tolerance,
+        )  # fmt: skip
     balanced = (inner + u[:, None] + v[None])[:wells]
     return balanced - logsumexp(balanced, axis=1, keepdims=True)
 
 
 def assign(log_p: np.ndarray, capacity: np.ndarray) -> np.ndarray:
-    """The possible plate with the greatest sum of log probabilities (linear sum assignment).
+    """The feasible plate with the greatest sum of log probabilities (linear sum assignment).
 
     Args:
         log_p: (W, K) log probabilities.
         capacity: (K,) int.
 
     Returns:
-        (W,) int class of each well; a well that is left over keeps its most probable one.
+        (W,) int class of each well. A well without a slot keeps its most probable class.
     """
     calls = log_p.argmax(axis=1)
     column = np.repeat(np.arange(len(capacity)), np.minimum(capacity, len(log_p)))
-    rows, places = linear_sum_assignment(log_p[:, column], maximize=True)
-    calls[rows] = column[places]
+    rows, slots = linear_sum_assignment(log_p[:, column], maximize=True)
+    calls[rows] = column[slots]
     return calls
 
 
-def _none(log_p: np.ndarray, capacity: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _group_filter(log_p: np.ndarray, capacity: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Among the classes that can be on the plate, the most probable one of each well."""
     return log_p, log_p.argmax(axis=1)
 
 
 def _matching(log_p: np.ndarray, capacity: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    balanced, _ = match_marginals(log_p, capacity)
-    return balanced, balanced.argmax(axis=1)
+    marginals, _ = match_marginals(log_p, capacity)
+    return marginals, marginals.argmax(axis=1)
 
 
 def _sinkhorn(log_p: np.ndarray, capacity: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -211,15 +236,16 @@ def _assignment(log_p: np.ndarray, capacity: np.ndarray) -> tuple[np.ndarray, np
 
 
 def _greedy(log_p: np.ndarray, capacity: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    balanced = greedy(log_p, capacity)
+    balanced = greedy_probabilities(log_p)
     return balanced, balanced.argmax(axis=1)
 
 
 METHODS: dict[str, Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]] = {
-    "none": _none,
+    "group_filter": _group_filter,
+    "none": _group_filter,
     "matching": _matching,
     "sinkhorn": _sinkhorn,
     "assignment": _assignment,
     "greedy": _greedy,
 }
-"""Name -> function of (log_p, capacity) that gives (log probabilities, calls) of one plate."""
+"""Name -> function of (log_p, capacity) that gives (log probabilities, calls) of one plate; ``none`` stops at the filter."""

@@ -1,4 +1,4 @@
-"""The baseline to beat: intensity features of the images and logistic regression, on the same folds."""
+"""The baseline: intensity features of the images and logistic regression, on the same folds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from deepnoise.tables import FEATURE, SCHEMAS, SCORE, natural_order, prefixed
 
 
 def score_hand_features(features: pd.DataFrame, wells: pd.DataFrame, folds: pd.DataFrame, tier: str) -> pd.DataFrame:
-    """Train on the labelled target sites of each fold, score its held-out and validation target sites.
+    """Train on the labelled target sites of each fold; score its held-out and validation target sites.
 
     Args:
         features: The table ``normalized_features``.
@@ -24,25 +24,25 @@ def score_hand_features(features: pd.DataFrame, wells: pd.DataFrame, folds: pd.D
     Returns:
         A table with the schema ``site_logits``.
     """
-    names = [c for c in features.columns if str(c).startswith(FEATURE)]
-    joined = features.merge(wells.loc[wells["target"], ["id_code", "perturbation"]], on="id_code")
-    parts = []
+    feature_columns = [c for c in features.columns if str(c).startswith(FEATURE)]
+    labelled = features.merge(wells.loc[wells["target"], ["id_code", "perturbation"]], on="id_code")
+    scores = []
     for fold, plates in folds.groupby("fold"):
-        sites = joined.merge(plates[["experiment", "plate", "role"]], on=["experiment", "plate"])
+        sites = labelled.merge(plates[["experiment", "plate", "role"]], on=["experiment", "plate"])
         train = sites[(sites["role"] == "train") & sites["perturbation"].notna()]
-        asked = sites[sites["role"] != "train"].reset_index(drop=True)
-        if asked.empty or train["perturbation"].nunique() < 2:
+        predicted = sites[sites["role"] != "train"].reset_index(drop=True)
+        if predicted.empty or train["perturbation"].nunique() < 2:
             continue
         model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=300))
-        model.fit(train[names].to_numpy(), train["perturbation"].to_numpy(dtype=str))
-        known = list(model[-1].classes_)
-        log_p = model.predict_log_proba(asked[names].to_numpy())
-        order = natural_order(known)
-        log_p = np.clip(log_p[:, [known.index(name) for name in order]], -50, 0)
-        meta = asked[["role", "id_code", "experiment", "plate", "well", "site"]].assign(
+        model.fit(train[feature_columns].to_numpy(), train["perturbation"].to_numpy(dtype=str))
+        classes = list(model[-1].classes_)
+        log_p = model.predict_log_proba(predicted[feature_columns].to_numpy())
+        order = natural_order(classes)
+        log_p = np.clip(log_p[:, [classes.index(name) for name in order]], -50, 0)
+        meta = predicted[["role", "id_code", "experiment", "plate", "well", "site"]].assign(
             fold=fold, tier=tier, entropy=entropies(log_p)
         )
-        parts.append(pd.concat([meta, prefixed(log_p.astype(np.float32), order, SCORE, meta.index)], axis=1))
-    if not parts:
+        scores.append(pd.concat([meta, prefixed(log_p.astype(np.float32), order, SCORE, meta.index)], axis=1))
+    if not scores:
         return SCHEMAS["site_logits"].empty()
-    return pd.concat(parts, ignore_index=True)
+    return pd.concat(scores, ignore_index=True)

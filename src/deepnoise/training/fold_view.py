@@ -14,9 +14,9 @@ from deepnoise.tables import natural_order
 class FoldView:
     """What one training run may see of the screen.
 
-    ``labelled`` has a column ``label`` (class number). ``unlabelled`` has no labels at all; ``target`` tells treated
-    wells from controls, and ``cell_type`` (a number) the cells, which the plate map says of every well. ``validation`` has labels
-    that only the validation score reads.
+    ``labelled`` has a column ``label`` (class number). ``unlabelled`` has no labels at all; its column ``target`` separates treated
+    wells from controls, and ``cell_type`` numbers the cells, which the plate map names for every well. The labels of
+    ``validation`` are read by the validation score alone.
     """
 
     fold: int
@@ -26,24 +26,29 @@ class FoldView:
     labelled: pd.DataFrame
     unlabelled: pd.DataFrame
     validation: pd.DataFrame
-    training_plates: list[str]
+    training_plates: list[str]  # "experiment/plate"
     cell_type: str = ""  # of a specialist
 
     @property
     def name(self) -> str:
-        """Name of the model that is trained on it."""
+        """Name of the model trained on it."""
         return f"fold_{self.fold}" + (f"_{self.cell_type}" if self.cell_type else "")
 
     def of_cell_type(self, name: str) -> FoldView:
         """What the specialist of one cell type may see; the classes stay those of the whole fold."""
         number = self.cell_types.index(name)
-        own = [
+        labelled, unlabelled, validation = (
             table[table["cell_type"] == number].reset_index(drop=True)
             for table in (self.labelled, self.unlabelled, self.validation)
-        ]
-        plates = sorted(set(own[0]["experiment"] + "/" + own[0]["plate"]))
+        )
+        plates = sorted(set(labelled["experiment"] + "/" + labelled["plate"]))
         return replace(
-            self, labelled=own[0], unlabelled=own[1], validation=own[2], training_plates=plates, cell_type=name
+            self,
+            labelled=labelled,
+            unlabelled=unlabelled,
+            validation=validation,
+            training_plates=plates,
+            cell_type=name,
         )
 
 
@@ -55,48 +60,53 @@ def fold_view(
     unlabelled_source: str,
     trained_sites: list[int] | str = "all",
 ) -> FoldView:
-    """Cut the screen down to what a fold may train on.
+    """Restrict the screen to what a fold may train on.
 
-    Labels of held-out plates are dropped here, so a cross-validated screen is as blind as one whose labels
-    are withheld; validation plates never enter the unlabelled stream.
+    Labels of held-out plates are dropped here, so a cross-validated screen is as blind as one whose labels are withheld.
+    Validation plates never enter the unlabelled stream.
 
     Args:
         sites: The table ``sites``.
         wells: The table ``wells``.
         folds: The table ``folds``.
         fold: Number of the fold.
-        unlabelled_source: ``none``, ``training`` (its own images, without labels) or ``heldout``.
+        unlabelled_source: ``none``, ``training`` (the fold's own images, without labels) or ``heldout``.
         trained_sites: Site numbers of the training plates that are trained on, or ``all``.
+
+    Raises:
+        InputError: The fold has no labelled image to train on.
     """
-    own = folds.loc[folds["fold"] == fold, ["experiment", "plate", "role", "cell_type"]]
-    joined = sites.merge(own, on=["experiment", "plate"])
-    joined = joined.merge(wells[["id_code", "perturbation", "target"]], on="id_code")
+    roles = folds.loc[folds["fold"] == fold, ["experiment", "plate", "role", "cell_type"]]
+    rows = sites.merge(roles, on=["experiment", "plate"])
+    rows = rows.merge(wells[["id_code", "perturbation", "target"]], on="id_code")
     if trained_sites != "all":
-        joined = joined[(joined["role"] != "train") | joined["site"].isin(trained_sites)]
-    trains = (joined["role"] == "train") & joined["perturbation"].notna()
-    if not trains.any():
+        rows = rows[(rows["role"] != "train") | rows["site"].isin(trained_sites)]
+    is_training = (rows["role"] == "train") & rows["perturbation"].notna()
+    if not is_training.any():
         raise InputError(f"fold {fold} has no labelled images to train on; see the entries folds and ingestion_report")
-    cell_types = natural_order(joined.loc[trains, "cell_type"])
-    joined["cell_type"] = joined["cell_type"].map({name: i for i, name in enumerate(cell_types)}).fillna(-1).astype(int)
-    train = joined[trains]
-    targets = natural_order(train.loc[train["target"], "perturbation"])
-    controls = natural_order(train.loc[~train["target"], "perturbation"])
+    cell_types = natural_order(rows.loc[is_training, "cell_type"])
+    rows["cell_type"] = rows["cell_type"].map({name: i for i, name in enumerate(cell_types)}).fillna(-1).astype(int)
+    training = rows[is_training]
+    targets = natural_order(training.loc[training["target"], "perturbation"])
+    controls = natural_order(training.loc[~training["target"], "perturbation"])
     classes = targets + controls
-    number = {name: i for i, name in enumerate(classes)}
-    plain = [*sites.columns, "target", "cell_type"]
-    validation = joined[(joined["role"] == "validation") & joined["target"]]
-    source = {"none": None, "training": "train", "heldout": "heldout"}[unlabelled_source]
+    class_number = {name: i for i, name in enumerate(classes)}
+    unlabelled_columns = [*sites.columns, "target", "cell_type"]
+    validation = rows[(rows["role"] == "validation") & rows["target"]]
+    unlabelled_role = {"none": None, "training": "train", "heldout": "heldout"}[unlabelled_source]
     return FoldView(
         fold=fold,
         classes=classes,
         targets=targets,
         cell_types=cell_types,
-        labelled=train[plain].assign(label=train["perturbation"].map(number)).reset_index(drop=True),
-        unlabelled=joined.loc[joined["role"] == source, plain].reset_index(drop=True),
-        validation=validation[plain]
-        .assign(label=validation["perturbation"].map(number).fillna(-1))
+        labelled=training[unlabelled_columns]
+        .assign(label=training["perturbation"].map(class_number))
         .reset_index(drop=True),
-        training_plates=sorted({f"{e}/{p}" for e, p in zip(train["experiment"], train["plate"], strict=True)}),
+        unlabelled=rows.loc[rows["role"] == unlabelled_role, unlabelled_columns].reset_index(drop=True),
+        validation=validation[unlabelled_columns]
+        .assign(label=validation["perturbation"].map(class_number).fillna(-1))
+        .reset_index(drop=True),
+        training_plates=sorted({f"{e}/{p}" for e, p in zip(training["experiment"], training["plate"], strict=True)}),
     )
 
 

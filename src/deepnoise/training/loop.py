@@ -1,7 +1,7 @@
 """The two stages of training, each written once in the order of the algorithm (method: section 4).
 
-All randomness of an epoch comes from a generator seeded by (seed, fold, stage, epoch): a run that is stopped
-and resumed at an epoch's end gives the same weights, bit by bit on the CPU, as one that was not.
+All randomness of an epoch comes from a generator seeded by (seed, fold, stage, epoch). A run that is stopped and resumed at the
+end of an epoch therefore gives the same weights, bit by bit on the CPU, as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -14,113 +14,146 @@ import torch.nn.functional as F
 
 from deepnoise.network.batch_norm import use_batch_statistics
 from deepnoise.network.network import Network
+from deepnoise.network.site_images import Batch
 from deepnoise.network.trained_model import TrainedModel
 from deepnoise.training import schedules
-from deepnoise.training.losses import CONSISTENCY
+from deepnoise.training.losses import CONSISTENCY, update_ema
 from deepnoise.training.pseudo_labels import PseudoLabels
-from deepnoise.training.stage import Stage
+from deepnoise.training.stage import Epoch, Stage, set_learning_rate
 from deepnoise.training.trainer import Strength, Trainer
 
 
 def pretrain(trainer: Trainer) -> tuple[TrainedModel, list[dict[str, Any]]]:
-    """Stage 1: cross-entropy with margin on labelled wells, controls as extra classes.
+    """Stage 1: cross-entropy with margin on labelled wells; controls are extra classes.
 
     Returns:
-        The moving average of the student, or the student where ``ema_decay`` is 0, and one history row an epoch.
+        The moving average of the student, or the student where ``ema_decay`` is 0; and one history row per epoch.
     """
-    p = trainer.parameters
-    student = trainer.new_network(p.pretrained_weights)
-    stage = Stage(trainer, "pretrain", p.pretrain, student, averaged=p.pretrain.ema_decay != 0)
-    for _, generator in stage.epochs():
-        for batch, _ in stage.steps(trainer.labelled_order(generator)):
-            target = trainer.label[torch.from_numpy(batch.index)].to(trainer.device)
+    parameters = trainer.parameters
+    student = trainer.new_network(parameters.pretrained_weights)
+    stage = Stage(trainer, "pretrain", parameters.pretrain, student, averaged=parameters.pretrain.ema_decay != 0)
+    stage.resume()
+    for epoch in stage.epochs():
+        generator = epoch.generator
+        for batch, _ in epoch.batches(trainer.labelled_order(generator)):
+            label = trainer.labels[torch.from_numpy(batch.index)].to(trainer.device)
             cell_type = batch.cell_type.to(trainer.device)
-            x = trainer.draw_view(trainer.pixels(batch, generator), "normal", generator)
-            x, mixed = trainer.mixed(x, generator)
+            images = trainer.draw_view(trainer.to_input(batch, generator), "normal", generator)
+            images, mixing = trainer.mix_images(images, generator)
             with trainer.autocast():
-                loss = trainer.cross_entropy(student, student.embed(x), cell_type, target, mixed)
-            stage.step(loss, batch)
+                loss = trainer.cross_entropy(student, student.embed(images), cell_type, label, mixing)
+            descend(stage, epoch, batch, loss)
+    stage.load_best()
     return stage.models()[1], stage.history
 
 
 def train_mean_teacher(
     trainer: Trainer, pretrained: TrainedModel
 ) -> tuple[TrainedModel, TrainedModel, list[dict[str, Any]]]:
-    """Stage 2: the student learns from labels, from agreement with its own average, and from pseudo-labels.
+    """Stage 2: the student learns from labels, from agreement with its own moving average, and from pseudo-labels.
 
-    loss = (1 - w_p) CE(student(x, y), y) + w_c(t) D(softmax student, softmax teacher) + w_p CE(student(u), pseudo)
+    loss = (1 - w_p) CE(student(x, y), y) + w_c(t) D(softmax student, softmax teacher) + w_p CE(student(u), pseudo-label)
 
-    The teacher is the exponential moving average of the student, BatchNorm buffers included. With ``views`` = shared the
-    student's one view serves all terms; with ``two`` it sees one view for the labels and another, of its own, for consistency and pseudo-labels.
-    ``strong_view`` says which of teacher and student sees the strong view there, and the other the weak one. Where batches are pure,
-    the labelled and the unlabelled part pass the networks one by one, and the teacher too takes BatchNorm statistics from the batch.
+    The teacher is the exponential moving average of the student, BatchNorm buffers included. With ``views`` = shared, one view of
+    each image serves all terms of the student. With ``two``, the student gets one view for the labels and another for consistency
+    and pseudo-labels; ``strong_view`` then says whether student or teacher gets the strong view, and the other gets the weak one.
+    Where each batch is of one experiment or plate, labelled and unlabelled images pass the networks separately, and the teacher too
+    takes its BatchNorm statistics from the batch.
 
     Returns:
-        The student, the teacher and one history row an epoch.
+        The student, the teacher and one history row per epoch.
     """
-    own = trainer.parameters.mean_teacher
+    parameters = trainer.parameters.mean_teacher
     student = trainer.new_network()
     student.load_state_dict(pretrained.weights)
-    if not own.epochs:
-        model = trainer.trained(
-            student, **{k: pretrained.facts[k] for k in ("stage", "epoch", "validation_top1", "loader_wait")}
-        )
+    if not parameters.epochs:
+        card = pretrained.card
+        model = trainer.to_trained_model(
+            student, stage=card.stage, epoch=card.epoch, validation_top1=card.validation_top1, loader_wait=card.loader_wait
+        )  # fmt: skip
         return model, model, []
-    stage = Stage(trainer, "mean_teacher", own, student, averaged=True)
+    stage = Stage(trainer, "mean_teacher", parameters, student, averaged=True)
     teacher = stage.average
     assert teacher is not None
-    if trainer.pure:
+    stage.resume()
+    if trainer.pure_batches:
         use_batch_statistics(teacher)
-    distance = CONSISTENCY[own.consistency]
-    seen: Strength = "normal" if own.views == "shared" else "weak"
-    shown: Strength = "strong"
-    if own.views == "two" and own.strong_view == "student":
-        seen, shown = shown, seen
-    pseudo = PseudoLabels(trainer.view, own.pseudo_labels)
+    distance = CONSISTENCY[parameters.consistency]
+    student_strength, teacher_strength = view_strengths(parameters.views, parameters.strong_view)
+    pseudo_labels = PseudoLabels(trainer.view, parameters.pseudo_labels)
     if "pseudo_logits" in stage.extra:
-        pseudo.restore(stage.extra["pseudo_logits"])
-    for epoch, generator in stage.epochs():
-        order = trainer.labelled_order(generator)
-        further = trainer.unlabelled_order(order, generator)
-        if pseudo.due(epoch, stage.improved):
-            views = own.pseudo_labels.views
-            stage.extra["pseudo_logits"] = pseudo.renew(
+        pseudo_labels.load(stage.extra["pseudo_logits"])
+    for epoch in stage.epochs():
+        generator = epoch.generator
+        labelled_order = trainer.labelled_order(generator)
+        unlabelled_order = trainer.unlabelled_order(labelled_order, generator)
+        if pseudo_labels.needs_refresh(epoch.number, stage.improved):
+            views = parameters.pseudo_labels.views
+            stage.extra["pseudo_logits"] = pseudo_labels.refresh(
                 np.mean([trainer.logits(teacher, trainer.unlabelled, generator) for _ in range(views)], axis=0)
             )
-        for batch, unlabelled in stage.steps(order, further):
-            target = trainer.label[torch.from_numpy(batch.index)].to(trainer.device)
-            count = len(target)
-            both = [batch] if unlabelled is None else [batch, unlabelled]
-            x = [trainer.pixels(each, generator) for each in both]
-            cell_type = torch.cat([each.cell_type for each in both]).to(trainer.device)
-            if not trainer.pure:
-                x = [torch.cat(x)]
+        for batch, unlabelled in epoch.batches(labelled_order, unlabelled_order):
+            label = trainer.labels[torch.from_numpy(batch.index)].to(trainer.device)
+            count = len(label)  # B labelled images, then U unlabelled ones
+            batches = [batch] if unlabelled is None else [batch, unlabelled]
+            images = [trainer.to_input(each, generator) for each in batches]
+            cell_type = torch.cat([each.cell_type for each in batches]).to(trainer.device)  # (B + U,)
+            if not trainer.pure_batches:
+                images = [torch.cat(images)]
             with trainer.autocast():
-                if own.views == "shared":
-                    features = embed(student, [trainer.draw_view(part, seen, generator) for part in x])
-                    supervised = trainer.cross_entropy(student, features[:count], cell_type[:count], target)
+                if parameters.views == "shared":
+                    features = embed(student, [trainer.draw_view(x, student_strength, generator) for x in images])
+                    supervised = trainer.cross_entropy(student, features[:count], cell_type[:count], label)
                 else:
-                    labelled, mixed = trainer.mixed(trainer.draw_view(x[0][:count], "normal", generator), generator)
-                    supervised = trainer.cross_entropy(
-                        student, student.embed(labelled), cell_type[:count], target, mixed
-                    )
-                    features = embed(student, [trainer.draw_view(part, seen, generator) for part in x])
-                plain = student.classify(features, cell_type)
+                    labelled_view = trainer.draw_view(images[0][:count], "normal", generator)
+                    labelled_view, mixing = trainer.mix_images(labelled_view, generator)
+                    labelled_features = student.embed(labelled_view)
+                    supervised = trainer.cross_entropy(student, labelled_features, cell_type[:count], label, mixing)
+                    features = embed(student, [trainer.draw_view(x, student_strength, generator) for x in images])
+                student_logits = student.classify(features, cell_type)  # (B + U, K), without margin
                 with torch.no_grad():
-                    goal = teacher.classify(
-                        embed(teacher, [trainer.draw_view(part, shown, generator) for part in x]), cell_type
-                    )
-                gap = distance(plain, goal)
-                w_c = own.consistency_weight * schedules.ramp(stage.progress, own.ramp_epochs)
-                w_p = pseudo.weight(stage.progress)
-                loss = (1 - w_p) * supervised + w_c * gap
-                if pseudo.of_site is not None and unlabelled is not None:
-                    guess = pseudo.of_site[torch.from_numpy(unlabelled.index)].to(trainer.device)
-                    loss = loss + w_p * F.cross_entropy(plain[count:], guess)
-            stage.step(loss, batch, gap)
+                    teacher_views = [trainer.draw_view(x, teacher_strength, generator) for x in images]
+                    teacher_logits = teacher.classify(embed(teacher, teacher_views), cell_type)
+                consistency = distance(student_logits, teacher_logits)
+                w_c = parameters.consistency_weight * schedules.ramp(epoch.progress, parameters.ramp_epochs)
+                w_p = pseudo_labels.weight(epoch.progress)
+                loss = (1 - w_p) * supervised + w_c * consistency
+                if pseudo_labels.of_site is not None and unlabelled is not None:
+                    pseudo_label = pseudo_labels.of_site[torch.from_numpy(unlabelled.index)].to(trainer.device)
+                    loss = loss + w_p * F.cross_entropy(student_logits[count:], pseudo_label)
+            descend(stage, epoch, batch, loss, consistency)
+    stage.load_best()
     return *stage.models(), stage.history
 
 
-def embed(network: Network, parts: list[torch.Tensor]) -> torch.Tensor:
-    """Features (B, D) of images that pass the network part by part, each with BatchNorm statistics of its own."""
-    return torch.cat([network.embed(part) for part in parts])
+def descend(
+    stage: Stage, epoch: Epoch, batch: Batch, loss: torch.Tensor, consistency: torch.Tensor | None = None
+) -> None:
+    """One step of the optimizer, then one of the moving average.
+
+    Raises:
+        InputError: The loss, or with clipping the gradient, is not a number.
+    """
+    set_learning_rate(stage.optimizer, epoch.learning_rate)
+    epoch.require_finite(loss, "loss", batch)
+    stage.optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    if largest_norm := stage.trainer.parameters.gradient_clip:
+        norm = torch.nn.utils.clip_grad_norm_(stage.student.parameters(), largest_norm)
+        epoch.require_finite(norm, "gradient", batch)
+    stage.optimizer.step()
+    if stage.average is not None:
+        update_ema(stage.average, stage.student, epoch.ema_decay)
+    epoch.record(loss, consistency, batch)
+
+
+def view_strengths(views: str, strong_view: str) -> tuple[Strength, Strength]:
+    """How strongly the student's and the teacher's view of an image are augmented for the consistency term."""
+    if views == "shared":
+        return "normal", "strong"
+    return ("strong", "weak") if strong_view == "student" else ("weak", "strong")
+
+
+def embed(network: Network, batches: list[torch.Tensor]) -> torch.Tensor:
+    """(B, D) features of images that pass the network batch by batch, each with its own BatchNorm statistics."""
+    return torch.cat([network.embed(images) for images in batches])

@@ -1,4 +1,4 @@
-"""Losses of the mean teacher and its moving average (method: section 4)."""
+"""Consistency losses of the mean teacher, and the moving average (method: section 4)."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import torch
 import torch.nn.functional as F
 
 PUBLISHED_CLASSES = 1139
-"""Classes for which the published consistency weight of 100 was chosen; that of the mean squared error is scaled by K / 1139."""
+"""Classes for which the published consistency weight of 100 was chosen. The squared error is scaled by K / 1139."""
 
 
 def squared_error(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
     """K / 1139 times the mean over samples and classes of (softmax student - softmax teacher)^2; no gradient to the teacher.
 
-    The mean over K classes makes one weight the stronger the fewer classes there are: hence the factor.
+    The mean over classes makes the same weight stronger with fewer classes, hence the factor.
 
     Args:
         student: (B, K) logits.
         teacher: (B, K) logits.
     """
-    gap = (student.softmax(dim=1) - teacher.detach().softmax(dim=1)).square().mean()
-    return gap * (student.shape[1] / PUBLISHED_CLASSES)
+    distance = (student.softmax(dim=1) - teacher.detach().softmax(dim=1)).square().mean()
+    return distance * (student.shape[1] / PUBLISHED_CLASSES)
 
 
 def divergence(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
@@ -29,8 +29,8 @@ def divergence(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
         student: (B, K) logits.
         teacher: (B, K) logits.
     """
-    goal = teacher.detach().log_softmax(dim=1)
-    return F.kl_div(student.log_softmax(dim=1), goal, log_target=True, reduction="batchmean")
+    teacher_log_p = teacher.detach().log_softmax(dim=1)
+    return F.kl_div(student.log_softmax(dim=1), teacher_log_p, log_target=True, reduction="batchmean")
 
 
 CONSISTENCY = {"mse": squared_error, "kl": divergence}

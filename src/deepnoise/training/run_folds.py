@@ -1,4 +1,4 @@
-"""Both stages over every fold of a screen; called by the nodes of ``training``."""
+"""Both stages of training for every fold of a screen."""
 
 from __future__ import annotations
 
@@ -6,12 +6,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import pandas as pd
-
 from deepnoise.errors import InputError
-from deepnoise.network.site_images import ImageSource
 from deepnoise.network.trained_model import TrainedModel
 from deepnoise.parameters import TrainingParameters
+from deepnoise.screen import Screen
 from deepnoise.training.fold_view import FoldView, fold_view
 from deepnoise.training.loop import pretrain, train_mean_teacher
 from deepnoise.training.tracking import Report
@@ -23,11 +21,11 @@ def explain_out_of_memory(stage: str, parameters: TrainingParameters) -> Iterato
     """Turn a lack of memory, on the device or beside it, into advice on what to lower.
 
     Args:
-        stage: Name of the block that is worked on.
+        stage: Name of the block that is running.
         parameters: The block ``training``.
 
     Raises:
-        InputError: In place of torch's and Python's errors.
+        InputError: Instead of torch's and Python's errors.
     """
     try:
         yield
@@ -35,50 +33,43 @@ def explain_out_of_memory(stage: str, parameters: TrainingParameters) -> Iterato
         RuntimeError,
         MemoryError,
     ) as error:  # torch's errors, of the GPU and of its CPU allocator, are RuntimeErrors
-        words = str(error).lower()
-        if not isinstance(error, MemoryError) and "out of memory" not in words and "can't allocate" not in words:
+        message = str(error).lower()
+        if not isinstance(error, MemoryError) and "out of memory" not in message and "can't allocate" not in message:
             raise
         raise InputError(
             f"{stage} ran out of memory: lower training.batch_size ({parameters.batch_size}), then training.mean_teacher.unlabelled_ratio "
-            f"({parameters.mean_teacher.unlabelled_ratio}); where the images fill the memory, training.cache_gigabytes "
-            f"({parameters.cache_gigabytes}), with which training goes on from its last epoch. {str(error)[:200] or type(error).__name__}"
+            f"({parameters.mean_teacher.unlabelled_ratio}). If the images fill the memory, lower training.cache_gigabytes "
+            f"({parameters.cache_gigabytes}); training then continues from its last epoch. {str(error)[:200] or type(error).__name__}"
         ) from error
 
 
-def _views(
-    sites: pd.DataFrame, wells: pd.DataFrame, folds: pd.DataFrame, parameters: TrainingParameters
-) -> list[FoldView]:
-    numbers = sorted(int(f) for f in folds["fold"].unique())
-    return [fold_view(sites, wells, folds, f, parameters.unlabelled_source, parameters.sites) for f in numbers]
+def view_of_fold(screen: Screen, fold: int, parameters: TrainingParameters) -> FoldView:
+    """What one fold of a screen may train on."""
+    return fold_view(
+        screen.sites, screen.wells, screen.folds, fold, parameters.unlabelled_source, parameters.sites
+    )  # fmt: skip
 
 
 def pretrain_folds(
-    store: ImageSource,
-    sites: pd.DataFrame,
-    wells: pd.DataFrame,
-    folds: pd.DataFrame,
-    statistics: pd.DataFrame,
-    state: StateStore,
-    parameters: TrainingParameters,
-    reports: Sequence[Report] = (),
+    screen: Screen, state: StateStore, parameters: TrainingParameters, reports: Sequence[Report] = ()
 ) -> tuple[dict[str, TrainedModel], list[dict[str, Any]]]:
-    """Stage 1 for every fold in the table ``folds``: name -> model, and the history."""
+    """Stage 1 for every fold.
+
+    Returns:
+        Name -> model, and one history row per epoch.
+    """
     models, history = {}, []
-    for view in _views(sites, wells, folds, parameters):
+    for fold in screen.fold_numbers:
+        view = view_of_fold(screen, fold, parameters)
         with explain_out_of_memory("training.pretrain", parameters):
-            trainer = Trainer(view, store, statistics, parameters, state, reports)
-            models[view.name], rows = pretrain(trainer)
+            models[view.name], rows = pretrain(Trainer(view, screen, parameters, state, reports))
         history += rows
     return models, history
 
 
 def train_mean_teacher_folds(
     pretrained: dict[str, TrainedModel],
-    store: ImageSource,
-    sites: pd.DataFrame,
-    wells: pd.DataFrame,
-    folds: pd.DataFrame,
-    statistics: pd.DataFrame,
+    screen: Screen,
     state: StateStore,
     parameters: TrainingParameters,
     reports: Sequence[Report] = (),
@@ -86,24 +77,26 @@ def train_mean_teacher_folds(
     """Stage 2 for every fold, or with ``cell_type`` = specialist for every cell type of every fold.
 
     Returns:
-        Name -> student, name -> teacher, and the history.
+        Name -> student, name -> teacher, and one history row per epoch.
 
     Raises:
-        InputError: A pretrained student belongs to other data or parameters.
+        InputError: A pretrained student was made from other data or parameters.
     """
     students, teachers, history = {}, {}, []
-    for view in _views(sites, wells, folds, parameters):
-        trainer = Trainer(view, store, statistics, parameters, state, reports)
-        start = pretrained.get(view.name)
-        if start is None or start.facts["fingerprints"] != trainer.facts["fingerprints"]:
+    specialists = parameters.cell_type == "specialist"
+    for fold in screen.fold_numbers:
+        fold_view = view_of_fold(screen, fold, parameters)
+        trainer = Trainer(fold_view, screen, parameters, state, reports)
+        student = pretrained.get(fold_view.name)
+        if student is None or student.card.fingerprints != trainer.card.fingerprints:
             raise InputError(
-                f"the entry pretrained has no student of {view.name} made from today's data and parameters; run the whole pipeline training"
+                f"the entry pretrained has no student of {fold_view.name} made from today's data and parameters; run the whole pipeline training"
             )
-        specialists = parameters.cell_type == "specialist"
-        for part in [view.of_cell_type(name) for name in view.cell_types] if specialists else [view]:
+        views = [fold_view.of_cell_type(name) for name in fold_view.cell_types] if specialists else [fold_view]
+        for view in views:
             with explain_out_of_memory("training.mean_teacher", parameters):
-                if specialists:  # one at a time, so that the images of one alone are kept
-                    trainer = Trainer(part, store, statistics, parameters, state, reports)
-                students[part.name], teachers[part.name], rows = train_mean_teacher(trainer, start)
+                if specialists:  # one at a time, so that only its images are cached
+                    trainer = Trainer(view, screen, parameters, state, reports)
+                students[view.name], teachers[view.name], rows = train_mean_teacher(trainer, student)
             history += rows
     return students, teachers, history

@@ -1,4 +1,4 @@
-"""What changes in the course of training: rates, decays and weights, each a function of the step or epoch alone."""
+"""Schedules of learning rate, decay and loss weights. Each depends on the step or epoch alone."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from deepnoise.parameters import RatePhase
 
 
 def learning_rate(step: int, steps: int, peak: float, phases: Sequence[RatePhase]) -> float:
-    """The rate of a step: the phases follow one another, each along half a cosine from its start to its end.
+    """Learning rate of a step. The phases follow one another, each along half a cosine from its start to its end.
 
     Warm-up, cosine, warm restarts (Loshchilov and Hutter, arXiv 1608.03983) and steps are all lists of phases.
 
     Args:
         step: Counted from 0.
         steps: Number of steps of the stage.
-        peak: What the phases' start and end are shares of.
+        peak: The phases' start and end are shares of it.
         phases: Their shares are relative lengths.
     """
-    left = step / max(1, steps) * sum(phase.share for phase in phases)
+    position = step / max(1, steps) * sum(phase.share for phase in phases)
     for phase in phases[:-1]:
-        if left < phase.share:
+        if position < phase.share:
             break
-        left -= phase.share
+        position -= phase.share
     else:
         phase = phases[-1]
-    done = min(1.0, left / phase.share)
+    done = min(1.0, position / phase.share)
     return peak * (phase.end + (phase.start - phase.end) * 0.5 * (1 + math.cos(math.pi * done)))
 
 
@@ -43,12 +43,12 @@ def pseudo_label_weight(epoch: float, start: int, ramp_epochs: float, weight: fl
 
 
 def ema_decay(step: int, epoch: int, decay: float | Mapping[int, float]) -> float:
-    """Decay of the average at a step counted from 0: never above 1 - 1/(step + 1), so that the first update copies.
+    """Decay of the average at a step. It never exceeds 1 - 1/(step + 1), so the first update copies the student.
 
     Args:
         step: Steps before this one in the stage.
         epoch: Counted from 0.
-        decay: One for all epochs, or first epoch -> decay from there on.
+        decay: One value for all epochs, or first epoch -> decay from then on.
     """
     if not isinstance(decay, float | int):
         decay = decay[max(first for first in decay if first <= epoch)]

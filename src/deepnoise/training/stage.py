@@ -1,4 +1,4 @@
-"""One stage in progress: steps, the moving average, scores at each epoch's end, and the state that survives a kill."""
+"""One stage of training in progress, and one of its epochs."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from deepnoise.network.site_images import Batch
 from deepnoise.network.trained_model import TrainedModel
 from deepnoise.parameters import StageParameters
 from deepnoise.training import schedules
-from deepnoise.training.losses import update_ema
+from deepnoise.training.checkpoint import Checkpoint, load_optimizer, pack, unpack
 from deepnoise.training.trainer import Trainer
 
 logger = logging.getLogger(__name__)
-REESTIMATED_ON = 2048
-"""Labelled images on which BatchNorm statistics of an average are re-estimated."""
+REESTIMATION_IMAGES = 2048
+"""Labelled images on which the BatchNorm statistics of an average are re-estimated."""
 
 
 class Stage:
-    """A stage in progress: student, moving average, optimizer, history, and the state on disk.
+    """Student, moving average, optimizer and history of a stage; kept as a checkpoint at the end of each epoch.
 
     Args:
         trainer: The fold.
         name: ``pretrain`` or ``mean_teacher``.
         parameters: Its block.
-        student: Where it starts.
+        student: Where it starts; trained in place.
         averaged: Whether a moving average is kept.
     """
 
@@ -46,222 +46,235 @@ class Stage:
         self.average = copy.deepcopy(student).eval().requires_grad_(False) if averaged else None
         self.optimizer = make_optimizer(student, parameters, f"training.{name}")
         self.history: list[dict[str, Any]] = []
-        self.improved = False  # the last epoch had the best validation score so far
+        self.improved = False  # the last epoch has the best validation score so far
         self.extra: dict[str, torch.Tensor] = {}  # what else the next epoch needs
-        self._best: dict[str, torch.Tensor] = {}
-        self._terms: list[tuple[float, float]] = []  # loss and consistency of the steps of the epoch
-        self._epoch = self._step = self._images = 0
-        self._first = 0
-        self._load()
+        self._best: dict[str, dict[str, torch.Tensor]] = {}
+        self._first_epoch = 0
 
-    def epochs(self) -> Iterator[tuple[int, torch.Generator]]:
-        """Epochs still to do, each with its source of randomness; kept on disk, scored and reported at its end."""
+    # epochs ---------------------------------------------------------------------------------------------------
+
+    def epochs(self) -> Iterator[Epoch]:
+        """The epochs still to do. At the end of each, both networks are scored and a checkpoint is written."""
         total = self.parameters.epochs
-        shown = len(self.trainer.labelled_order(self.trainer.generator(self.name, 0)))
+        steps = len(self.trainer.labelled_order(self.trainer.generator(self.name, 0)))
         with tqdm(
-            total=total * shown, initial=self._first * shown, unit=" steps",
+            total=total * steps, initial=self._first_epoch * steps, unit=" steps",
             desc=f"{self.name} {self.trainer.view.name}", disable=None, mininterval=1.0,
-        ) as self._bar:  # fmt: skip
-            for epoch in range(self._first, total):
+        ) as bar:  # fmt: skip
+            for number in range(self._first_epoch, total):
                 self.student.train()
-                self._epoch, self._step, self._terms = epoch, 0, []
-                self._images, self._started = 0, time.monotonic()
-                self._waited = self.trainer.labelled.waited + self._unlabelled_waited()
-                yield epoch, self.trainer.generator(self.name, epoch)
-                self._end_epoch()
+                epoch = Epoch(self, number, bar)
+                yield epoch
+                self._finish(epoch)
 
-    def steps(
-        self, labelled: list[np.ndarray], unlabelled: list[np.ndarray] | None = None
-    ) -> Iterator[tuple[Batch, Batch | None]]:
-        """The batches of an epoch, the labelled one and the unlabelled one beside it."""
-        self._steps = len(labelled)
-        first = self.trainer.labelled.batches(labelled)
-        if unlabelled is None or not len(unlabelled[0]):
-            yield from ((batch, None) for batch in first)
-        else:
-            yield from zip(first, self.trainer.unlabelled.batches(unlabelled), strict=True)
-
-    @property
-    def progress(self) -> float:
-        """Fractional epochs done."""
-        return self._epoch + self._step / self._steps
-
-    def step(self, loss: torch.Tensor, batch: Batch, consistency: torch.Tensor | None = None) -> None:
-        """One step down the gradient, and of the average after it.
-
-        Raises:
-            InputError: The loss, or with clipping the gradient, is no number.
-        """
-        done = self._epoch * self._steps + self._step
-        stage = self.parameters
-        self._rate = schedules.learning_rate(done, stage.epochs * self._steps, stage.learning_rate, stage.schedule)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self._rate
-        value = self._finite(loss, "loss", batch)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        if limit := self.trainer.parameters.gradient_clip:
-            self._finite(torch.nn.utils.clip_grad_norm_(self.student.parameters(), limit), "gradient", batch)
-        self.optimizer.step()
-        if self.average is not None:
-            update_ema(self.average, self.student, schedules.ema_decay(done, self._epoch, stage.ema_decay))
-        gap = 0.0 if consistency is None else float(consistency.detach())
-        self._terms.append((value, gap))
-        self._images += len(batch.index)
-        self._step += 1
-        if self._step % 10 == 0:
-            pace = self._images / (time.monotonic() - self._started)
-            self._bar.set_postfix(
-                loss=f"{value:.2f}", consistency=f"{gap:.1e}", images_per_s=f"{pace:.0f}", refresh=False
-            )
-        self._bar.update()
-
-    def _finite(self, number: torch.Tensor, what: str, batch: Batch) -> float:
-        value = float(number.detach())
-        if not np.isfinite(value):
-            codes = self.trainer.view.labelled["id_code"].to_numpy()[batch.index]
-            raise InputError(
-                f"training.{self.name}: the {what} became {value} in epoch {self._epoch}, step {self._step}, at wells {first_few(codes)}; "
-                f"last good state: {self.trainer.state.where(self._state_name)}. Lower training.{self.name}.learning_rate, or set "
-                "training.gradient_clip, and run again"
-            )
-        return value
-
-    def _unlabelled_waited(self) -> float:
+    def _finish(self, epoch: Epoch) -> None:
+        """Score the networks after an epoch, keep the best, and write history and checkpoint."""
         trainer = self.trainer
-        return 0.0 if trainer.unlabelled is trainer.labelled else trainer.unlabelled.waited
-
-    def _end_epoch(self) -> None:
-        trainer = self.trainer
-        seconds = time.monotonic() - self._started
-        waited = trainer.labelled.waited + self._unlabelled_waited() - self._waited
+        measured = epoch.measurements()
         if self.average is not None and self.parameters.ema_buffers == "reestimated":
-            self._reestimate(self.average)
-        student = trainer.validation_score(self.student)
-        average = None if self.average is None else trainer.validation_score(self.average)
-        chosen = student if self.average is None else average
-        losses, gaps = np.mean(self._terms, axis=0)
-        best = max((row["chosen_top1"] for row in self.history if row["chosen_top1"] is not None), default=-1.0)
-        self.improved = chosen is not None and chosen > best
+            self._reestimate(self.average, epoch.number)
+        student_top1 = trainer.validation_score(self.student)
+        average_top1 = None if self.average is None else trainer.validation_score(self.average)
+        chosen_top1 = student_top1 if self.average is None else average_top1
+        best_top1 = max((row["chosen_top1"] for row in self.history if row["chosen_top1"] is not None), default=-1.0)
+        self.improved = chosen_top1 is not None and chosen_top1 > best_top1
         if self.improved and self.parameters.keep == "best":
             self._best = {
-                f"{role}.{k}": v.detach().clone()
-                for role, n in self._networks().items()
-                for k, v in n.state_dict().items()
+                role: {name: value.detach().clone() for name, value in network.state_dict().items()}
+                for role, network in self._networks().items()
             }
         row = {
-            "fold": trainer.view.fold, "cell_type": trainer.view.cell_type or "all", "stage": self.name, "epoch": self._epoch,
-            "loss": float(losses), "consistency": float(gaps), "learning_rate": self._rate, "student_top1": student,
-            "teacher_top1": average, "chosen_top1": chosen, "images_per_second": self._images / seconds,
-            "loader_wait": waited / seconds,
+            "fold": trainer.view.fold, "cell_type": trainer.view.cell_type or "all", "stage": self.name, "epoch": epoch.number,
+            "loss": measured["loss"], "consistency": measured["consistency"], "learning_rate": epoch.learning_rate,
+            "student_top1": student_top1, "teacher_top1": average_top1, "chosen_top1": chosen_top1,
+            "images_per_second": measured["images_per_second"], "loader_wait": measured["loader_wait"],
         }  # fmt: skip
         self.history.append(row)
-        self._bar.set_postfix(
-            loss=f"{losses:.2f}", consistency=f"{gaps:.1e}", validation_T1="-" if chosen is None else f"{chosen:.1%}"
-        )
-        self._save()
+        epoch.show(measured, chosen_top1)
+        self._save_checkpoint(epoch.number)
         for report in trainer.reports:
             report(row)
 
-    def _reestimate(self, network: Network) -> None:
+    def _reestimate(self, network: Network, epoch: int) -> None:
         trainer = self.trainer
-        generator = trainer.generator(self.name + "/buffers", self._epoch)
-        order = trainer.labelled_order(generator)[: -(-REESTIMATED_ON // trainer.parameters.batch_size)]
-        reestimate_batch_norm(network, (trainer.pixels(batch) for batch in trainer.labelled.batches(order)))
+        generator = trainer.generator(self.name + "/buffers", epoch)
+        order = trainer.labelled_order(generator)[: -(-REESTIMATION_IMAGES // trainer.parameters.batch_size)]
+        reestimate_batch_norm(network, (trainer.to_input(batch) for batch in trainer.labelled.batches(order)))
 
     def _networks(self) -> dict[str, Network]:
         return {"student": self.student} | ({} if self.average is None else {"average": self.average})
 
+    # results --------------------------------------------------------------------------------------------------
+
+    def load_best(self) -> None:
+        """With ``keep`` = best, load the weights of the best epoch into the networks; else leave the last ones."""
+        for role, weights in self._best.items():
+            self._networks()[role].load_state_dict(weights)
+
     def models(self) -> tuple[TrainedModel, TrainedModel]:
-        """The student, and what is handed on: the average, or the student where none is kept."""
+        """The student, and the model handed on: the average, or the student if no average is kept."""
         scores = [row["chosen_top1"] for row in self.history]
-        epoch = len(scores) - 1
-        if self._best:
-            for role, network in self._networks().items():
-                network.load_state_dict(_under(self._best, role))
-            epoch = int(np.argmax(scores))
-        facts = {
+        epoch = int(np.argmax(scores)) if self._best else len(scores) - 1
+        result = {
             "stage": self.name, "epoch": epoch, "validation_top1": scores[epoch] if scores else None,
             "loader_wait": float(np.mean([row["loader_wait"] for row in self.history])) if scores else 0.0,
         }  # fmt: skip
-        student = self.trainer.trained(self.student, **facts, network_role="student")
+        student = self.trainer.to_trained_model(self.student, **result, network_role="student")
         if self.average is None:
             return student, student
-        return student, self.trainer.trained(self.average, **facts, network_role="average")
+        return student, self.trainer.to_trained_model(self.average, **result, network_role="average")
 
-    # state ----------------------------------------------------------------------------------------------------
+    # checkpoints ----------------------------------------------------------------------------------------------
 
     @property
-    def _state_name(self) -> str:
+    def checkpoint_name(self) -> str:
+        """Name of the stage's checkpoint."""
         return f"{self.trainer.view.name}_{self.name}"
 
-    def _save(self) -> None:
-        """Keep everything that the next epoch needs."""
-        state = self.optimizer.state_dict()
-        tensors = {
-            f"{role}.{k}": v for role, network in self._networks().items() for k, v in network.state_dict().items()
-        }
+    def _save_checkpoint(self, epoch: int) -> None:
+        networks = {role: network.state_dict() for role, network in self._networks().items()}
+        checkpoint = Checkpoint(
+            self.name, epoch, self.history, self.improved, networks, self.optimizer.state_dict(), self._best, self.extra
+        )
         try:
-            for i, slots in state["state"].items():
-                tensors |= {f"optimizer.{i}.{k}": torch.as_tensor(v) for k, v in slots.items() if v is not None}
+            tensors, content = pack(checkpoint)
         except (TypeError, ValueError, RuntimeError) as error:
             raise InputError(
                 f"training.{self.name}.optimizer {self.parameters.optimizer!r} keeps a state that is not made of numbers and could not be "
                 "resumed; choose another, such as adamw"
             ) from error
-        for i, group in enumerate(state["param_groups"]):  # some optimizers count their steps here
-            tensors |= {f"group.{i}.{k}": v for k, v in group.items() if isinstance(v, torch.Tensor)}
-        tensors |= {f"best.{k}": v for k, v in self._best.items()}
-        tensors |= {f"extra.{k}": v for k, v in self.extra.items()}
-        plain = [
-            {k: v for k, v in group.items() if isinstance(v, bool | int | float)} for group in state["param_groups"]
-        ]
-        facts = {
-            "stage": self.name, "epoch": self._epoch, "history": self.history, "optimizer_groups": plain,
-            "improved": self.improved,
-        }  # fmt: skip
-        self.trainer.state.save(self._state_name, self.trainer.mark, tensors, facts)
+        self.trainer.state.save(self.checkpoint_name, self.trainer.fingerprint, tensors, content)
 
-    def _load(self) -> None:
-        kept = self.trainer.state.load(self._state_name, self.trainer.mark)
-        if kept is None:
+    def resume(self) -> None:
+        """Continue after the last checkpoint, if there is one of the same data and parameters."""
+        saved = self.trainer.state.load(self.checkpoint_name, self.trainer.fingerprint)
+        if saved is None:
             return
-        tensors, facts = kept
+        checkpoint = unpack(*saved)
         for role, network in self._networks().items():
-            network.load_state_dict(_under(tensors, role))
-        slots: dict[int, dict[str, torch.Tensor]] = {}
-        weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
-        for key, value in _under(tensors, "optimizer").items():
-            i, slot = key.split(".", 1)
-            if (
-                value.shape == weights[int(i)].shape
-            ):  # in the weight's memory format, on which sums depend in the last bit
-                value = torch.empty_like(weights[int(i)], dtype=value.dtype).copy_(value)
-            slots.setdefault(int(i), {})[slot] = value
-        groups = self.optimizer.state_dict()["param_groups"]
-        groups = [
-            group | plain | _under(tensors, f"group.{i}")
-            for i, (group, plain) in enumerate(zip(groups, facts["optimizer_groups"], strict=True))
-        ]
-        self.optimizer.load_state_dict({"state": slots, "param_groups": groups})
-        self.history, self.improved = facts["history"], facts["improved"]
-        self._best, self.extra = _under(tensors, "best"), _under(tensors, "extra")
-        self._first = int(facts["epoch"]) + 1
-        logger.info("%s: %s goes on after epoch %s", self.trainer.view.name, self.name, self._first)
+            network.load_state_dict(checkpoint.networks[role])
+        load_optimizer(self.optimizer, checkpoint.optimizer)
+        self.history, self.improved = checkpoint.history, checkpoint.improved
+        self._best, self.extra = checkpoint.best, checkpoint.extra
+        self._first_epoch = checkpoint.epoch + 1
+        logger.info("%s: %s continues after epoch %s", self.trainer.view.name, self.name, self._first_epoch)
+
+
+class Epoch:
+    """One epoch in progress: its randomness, schedules, clock, progress bar and loss terms.
+
+    Args:
+        stage: The stage it belongs to.
+        number: Counted from 0.
+        bar: Progress bar of the stage, in steps.
+    """
+
+    def __init__(self, stage: Stage, number: int, bar: Any) -> None:
+        self.number = number
+        self.generator = stage.trainer.generator(stage.name, number)
+        self._stage, self._bar = stage, bar
+        self._step, self._steps = 0, 1  # done so far, and in the epoch
+        self._losses: list[tuple[float, float]] = []  # loss and consistency of each step
+        self._images = 0
+        self._started = time.monotonic()
+        self._waited_before = self._seconds_waited()
+
+    def batches(
+        self, labelled: list[np.ndarray], unlabelled: list[np.ndarray] | None = None
+    ) -> Iterator[tuple[Batch, Batch | None]]:
+        """The batches of the epoch: a labelled one, and the unlabelled one beside it if there is one."""
+        trainer = self._stage.trainer
+        self._steps = len(labelled)
+        labelled_batches = trainer.labelled.batches(labelled)
+        if unlabelled is None or not len(unlabelled[0]):
+            yield from ((batch, None) for batch in labelled_batches)
+        else:
+            yield from zip(labelled_batches, trainer.unlabelled.batches(unlabelled), strict=True)
+
+    @property
+    def progress(self) -> float:
+        """Fractional epochs done in the stage."""
+        return self.number + self._step / self._steps
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the current step; after the last step, still that of the last one."""
+        stage = self._stage.parameters
+        step = self.number * self._steps + min(self._step, self._steps - 1)
+        return schedules.learning_rate(step, stage.epochs * self._steps, stage.learning_rate, stage.schedule)
+
+    @property
+    def ema_decay(self) -> float:
+        """Decay of the moving average at the current step."""
+        return schedules.ema_decay(
+            self.number * self._steps + self._step, self.number, self._stage.parameters.ema_decay
+        )
+
+    def require_finite(self, value: torch.Tensor, name: str, batch: Batch) -> None:
+        """Stop before a loss or gradient that is not a number reaches the weights.
+
+        Raises:
+            InputError: Names the step, the wells of the batch and the last good checkpoint.
+        """
+        number = float(value.detach())
+        if np.isfinite(number):
+            return
+        stage, trainer = self._stage, self._stage.trainer
+        wells = trainer.view.labelled["id_code"].to_numpy()[batch.index]
+        raise InputError(
+            f"training.{stage.name}: the {name} became {number} in epoch {self.number}, step {self._step}, at wells {first_few(wells)}; "
+            f"last good state: {trainer.state.where(stage.checkpoint_name)}. Lower training.{stage.name}.learning_rate, or set "
+            "training.gradient_clip, and run again"
+        )
+
+    def record(self, loss: torch.Tensor, consistency: torch.Tensor | None, batch: Batch) -> None:
+        """Note the loss terms of a finished step and move the bar."""
+        loss_value = float(loss.detach())
+        consistency_value = 0.0 if consistency is None else float(consistency.detach())
+        self._losses.append((loss_value, consistency_value))
+        self._images += len(batch.index)
+        self._step += 1
+        if self._step % 10 == 0:
+            rate = self._images / (time.monotonic() - self._started)
+            self._bar.set_postfix(
+                loss=f"{loss_value:.2f}", consistency=f"{consistency_value:.1e}", images_per_s=f"{rate:.0f}", refresh=False
+            )  # fmt: skip
+        self._bar.update()
+
+    def measurements(self) -> dict[str, float]:
+        """Mean loss terms, labelled images per second, and the share of time spent waiting for images."""
+        seconds = time.monotonic() - self._started
+        loss, consistency = np.mean(self._losses, axis=0)
+        return {
+            "loss": float(loss), "consistency": float(consistency), "images_per_second": self._images / seconds,
+            "loader_wait": (self._seconds_waited() - self._waited_before) / seconds,
+        }  # fmt: skip
+
+    def show(self, measured: dict[str, float], top1: float | None) -> None:
+        """Write the result of the epoch beside the bar."""
+        self._bar.set_postfix(
+            loss=f"{measured['loss']:.2f}", consistency=f"{measured['consistency']:.1e}",
+            validation_top1="-" if top1 is None else f"{top1:.1%}",
+        )  # fmt: skip
+
+    def _seconds_waited(self) -> float:
+        trainer = self._stage.trainer
+        shared = trainer.unlabelled is trainer.labelled
+        return trainer.labelled.seconds_waited + (0.0 if shared else trainer.unlabelled.seconds_waited)
 
 
 def make_optimizer(network: Network, stage: StageParameters, block: str) -> torch.optim.Optimizer:
-    """The optimizer of a stage, by its name in timm; biases and BatchNorm are free of weight decay.
+    """The optimizer of a stage, by its name in timm. Biases and BatchNorm have no weight decay.
 
     Raises:
-        InputError: A name that timm does not know, or an optimizer that is not installed.
+        InputError: timm does not have the name, or the optimizer is not installed.
     """
     import timm.optim
 
-    known = [str(name) for name in timm.optim.list_optimizers()]
-    if stage.optimizer not in known:
+    names = [str(name) for name in timm.optim.list_optimizers()]
+    if stage.optimizer not in names:
         raise InputError(
-            f"{block}.optimizer is {stage.optimizer!r}, which timm does not know.{closest(stage.optimizer, known)}"
+            f"{block}.optimizer is {stage.optimizer!r}, which timm does not have.{closest(stage.optimizer, names)}"
         )
     try:
         return timm.optim.create_optimizer_v2(
@@ -271,5 +284,7 @@ def make_optimizer(network: Network, stage: StageParameters, block: str) -> torc
         raise InputError(f"{block}.optimizer {stage.optimizer!r} cannot be used here: {error}") from error
 
 
-def _under(tensors: dict[str, torch.Tensor], name: str) -> dict[str, torch.Tensor]:
-    return {k[len(name) + 1 :]: v for k, v in tensors.items() if k.startswith(name + ".")}
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the rate of all parameter groups."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate

@@ -1,4 +1,4 @@
-"""In which order images are shown: the labelled and the unlabelled stream, each drawn for itself."""
+"""Order of the images in an epoch: the labelled and the unlabelled stream, each shuffled separately."""
 
 from __future__ import annotations
 
@@ -8,70 +8,76 @@ import torch
 
 
 def batch_group(table: pd.DataFrame, batches: str) -> np.ndarray:
-    """(N,) the experiment or plate whose images alone make a batch; one unit for all where ``batches`` is mixed."""
+    """(N,) group of each site: the experiment or plate that shares a batch; one group for all where ``batches`` is mixed."""
     if batches == "mixed":
         return np.zeros(len(table), int)
-    own = table["experiment"].to_numpy(dtype=str)
-    return own if batches == "experiment" else np.char.add(np.char.add(own, "/"), table["plate"].to_numpy(dtype=str))
+    experiment = table["experiment"].to_numpy(dtype=str)
+    if batches == "experiment":
+        return experiment
+    return np.char.add(np.char.add(experiment, "/"), table["plate"].to_numpy(dtype=str))
 
 
 def labelled_stream(
-    units: np.ndarray, size: int, generator: torch.Generator, wells: np.ndarray | None = None
+    groups: np.ndarray, size: int, generator: torch.Generator, wells: np.ndarray | None = None
 ) -> list[np.ndarray]:
-    """All images once, in random batches of one unit each; the batches come in random order.
+    """All images once, in random batches of one group each, in random order of batches.
 
-    A last batch of one image is joined to the one before (BatchNorm needs two).
+    A last batch of a single image joins the one before it, since BatchNorm needs two.
 
     Args:
-        units: Of :func:`batch_group`.
-        size: Images a batch.
+        groups: (N,) as returned by :func:`batch_group`.
+        size: Images per batch.
         generator: Source of all randomness.
-        wells: (N,) well of each image, where one random image of each well is shown instead of all.
+        wells: (N,) well of each image, to draw one random image per well instead of all.
 
     Returns:
-        Rows of the site table, an array a batch.
+        Rows of the site table, one array per batch.
     """
-    shown = np.arange(len(units))
+    rows = np.arange(len(groups))
     if wells is not None:
-        shown = shown[torch.randperm(len(shown), generator=generator).numpy()]
-        shown = np.sort(shown[np.unique(wells[shown], return_index=True)[1]])
+        rows = rows[torch.randperm(len(rows), generator=generator).numpy()]
+        rows = np.sort(rows[np.unique(wells[rows], return_index=True)[1]])
     batches: list[np.ndarray] = []
-    for unit in pd.Series(shown).groupby(units[shown]).indices.values():
-        shuffled = shown[unit][torch.randperm(len(unit), generator=generator).numpy()]
-        own = [shuffled[i : i + size] for i in range(0, len(unit), size)]
-        if len(own) > 1 and len(own[-1]) < 2:
-            own[-2:] = [np.concatenate(own[-2:])]
-        batches += own
+    for members in pd.Series(rows).groupby(groups[rows]).indices.values():
+        shuffled = rows[members][torch.randperm(len(members), generator=generator).numpy()]
+        of_group = [shuffled[i : i + size] for i in range(0, len(members), size)]
+        if len(of_group) > 1 and len(of_group[-1]) < 2:
+            of_group[-2:] = [np.concatenate(of_group[-2:])]
+        batches += of_group
     return [batches[i] for i in torch.randperm(len(batches), generator=generator)]
 
 
 def unlabelled_stream(
-    labelled: list[np.ndarray], units: np.ndarray, own_units: np.ndarray, size: int, generator: torch.Generator
+    labelled: list[np.ndarray],
+    groups: np.ndarray,
+    unlabelled_groups: np.ndarray,
+    size: int,
+    generator: torch.Generator,
 ) -> list[np.ndarray]:
-    """A random unlabelled batch of one unit beside each labelled one: of the same unit where its images are unlabelled ones too.
+    """A random unlabelled batch beside each labelled one: of the same group if that group has unlabelled images.
 
-    No image comes twice before all of its unit have come once.
+    No image is drawn twice before all images of its group have been drawn once.
 
     Args:
-        labelled: Of :func:`labelled_stream`.
-        units: (N,) units of the labelled images.
-        own_units: (U,) units of the unlabelled images.
-        size: Unlabelled images a step; fewer where the unit has fewer.
+        labelled: As returned by :func:`labelled_stream`.
+        groups: (N,) groups of the labelled images.
+        unlabelled_groups: (U,) groups of the unlabelled images.
+        size: Unlabelled images per step; fewer where the group has fewer.
         generator: Source of all randomness.
     """
-    if not size or not len(own_units):
+    if not size or not len(unlabelled_groups):
         return [np.empty(0, int)] * len(labelled)
-    pools = {unit: np.flatnonzero(own_units == unit) for unit in np.unique(own_units)}
+    pools = {group: np.flatnonzero(unlabelled_groups == group) for group in np.unique(unlabelled_groups)}
     names = list(pools)
-    left: dict[object, np.ndarray] = {unit: np.empty(0, int) for unit in names}
-    further = []
+    queues: dict[object, np.ndarray] = {group: np.empty(0, int) for group in names}
+    batches = []
     for batch in labelled:
-        unit = units[batch[0]]
-        if unit not in pools:  # held-out experiments are others than the labelled ones
-            unit = names[int(torch.randint(len(names), (), generator=generator))]
-        if len(left[unit]) < size:  # the next round of the unit's images
-            again = pools[unit][torch.randperm(len(pools[unit]), generator=generator).numpy()]
-            left[unit] = np.concatenate([left[unit], again])
-        further.append(left[unit][:size])
-        left[unit] = left[unit][size:]
-    return further
+        group = groups[batch[0]]
+        if group not in pools:  # held-out experiments are others than the labelled ones
+            group = names[int(torch.randint(len(names), (), generator=generator))]
+        if len(queues[group]) < size:  # the next round of the group's images
+            shuffled = pools[group][torch.randperm(len(pools[group]), generator=generator).numpy()]
+            queues[group] = np.concatenate([queues[group], shuffled])
+        batches.append(queues[group][:size])
+        queues[group] = queues[group][size:]
+    return batches

@@ -1,4 +1,4 @@
-"""Where the figures of an epoch go while training runs: MLflow and TensorBoard, if they are there. Both are optional extras."""
+"""Live reports of an epoch to MLflow and TensorBoard, if installed. Both are optional extras."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ KEYS = ("fold", "cell_type", "stage", "epoch")
 
 
 def _figures(row: dict[str, Any]) -> dict[str, float]:
-    place = "_".join(str(row[key]) for key in ("stage", "fold", "cell_type"))
-    return {f"{place}/{name}": float(value) for name, value in row.items() if name not in KEYS and value is not None}
+    prefix = "_".join(str(row[key]) for key in ("stage", "fold", "cell_type"))
+    return {f"{prefix}/{name}": float(value) for name, value in row.items() if name not in KEYS and value is not None}
 
 
 def to_mlflow(row: dict[str, Any]) -> None:
-    """Log to the active MLflow run; there is one where kedro-mlflow is installed and a run is on."""
-    mlflow = sys.modules.get("mlflow")  # not imported for its own sake: it takes seconds
+    """Log to the active MLflow run, if kedro-mlflow has started one."""
+    mlflow = sys.modules.get("mlflow")  # never imported here: that takes seconds
     if mlflow is not None and mlflow.active_run() is not None:
         mlflow.log_metrics(_figures(row), step=row["epoch"])
 
 
 def to_tensorboard(folder: Path) -> Report:
-    """A report that writes TensorBoard events into a folder.
+    """A report that writes TensorBoard events to a folder.
 
     Raises:
         InputError: The package tensorboard is not installed.

@@ -1,11 +1,10 @@
-"""What both stages of one training share: the images, the network, views of them, scores."""
+"""What both stages share in training one fold: its images and labels, the network, views and scores."""
 
 from __future__ import annotations
 
 import copy
 import zlib
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -18,42 +17,43 @@ from deepnoise.errors import InputError
 from deepnoise.fingerprint import fingerprint
 from deepnoise.network.batch_norm import adapted_batches
 from deepnoise.network.device import autocast, choose_device, to_device
-from deepnoise.network.network import Network, NetworkSpec
-from deepnoise.network.site_images import Batch, ImageSource, SiteImages, checksums, normalize
-from deepnoise.network.trained_model import TrainedModel
+from deepnoise.network.network import Network
+from deepnoise.network.site_images import Batch, SiteImages, checksums, normalize
+from deepnoise.network.trained_model import ModelCard, NetworkSpec, TrainedModel
 from deepnoise.normalization.statistics import statistics_of_plates
 from deepnoise.parameters import TrainingParameters
-from deepnoise.training.augmentation import mix, random_view
+from deepnoise.screen import Screen
+from deepnoise.training.augmentation import mix_images, random_view
 from deepnoise.training.fold_view import FoldView, tier_of_training
 from deepnoise.training.streams import batch_group, labelled_stream, unlabelled_stream
 from deepnoise.training.tracking import Report
 
 Strength = Literal["weak", "normal", "strong"]
-"""How far a view departs from the image."""
-CHUNK = 256
-"""Images read at once where no gradient is needed."""
+"""How far a view may depart from the image."""
+PREDICTION_BATCH = 256
+"""Images per batch where no gradient is needed."""
 
 
 class StateStore(Protocol):
-    """Keeps the state of an unfinished training; implemented by the dataset ``training_state``."""
+    """Keeps checkpoints of unfinished training; the dataset ``training_state`` implements it."""
 
-    def load(self, name: str, mark: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
-        """The state saved under a name, or None if there is none with this fingerprint."""
+    def load(self, name: str, fingerprint: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
+        """The checkpoint saved under a name, or None if there is none with this fingerprint."""
 
-    def save(self, name: str, mark: str, tensors: dict[str, torch.Tensor], facts: dict[str, Any]) -> None:
-        """Replace the state, whole or not at all."""
+    def save(self, name: str, fingerprint: str, tensors: dict[str, torch.Tensor], content: dict[str, Any]) -> None:
+        """Replace the checkpoint, whole or not at all."""
 
     def where(self, name: str) -> str:
-        """Where the last state under a name lies, in words."""
+        """Location of the last checkpoint under a name, in words."""
 
 
 class NoState:
-    """For a training that is short: it is done in one go, and only its result is kept."""
+    """For a training too short to be resumed: no checkpoint is kept."""
 
-    def load(self, name: str, mark: str) -> None:
-        """There is never a state."""
+    def load(self, name: str, fingerprint: str) -> None:
+        """There is never a checkpoint."""
 
-    def save(self, name: str, mark: str, tensors: dict[str, torch.Tensor], facts: dict[str, Any]) -> None:
+    def save(self, name: str, fingerprint: str, tensors: dict[str, torch.Tensor], content: dict[str, Any]) -> None:
         """Nothing is kept."""
 
     def where(self, name: str) -> str:
@@ -62,15 +62,14 @@ class NoState:
 
 
 class Trainer:
-    """One fold's data, network and bookkeeping, shared by both stages.
+    """Data, network and losses of one fold, shared by both stages.
 
     Args:
-        view: What may be seen.
-        store: The images.
-        statistics: The table ``plate_statistics``.
+        view: What this fold may train on.
+        screen: The screen.
         parameters: The block ``training``.
-        state: Where an unfinished training is kept.
-        reports: Each gets every row of the history as it is made.
+        state: Where checkpoints are kept.
+        reports: Each gets every row of the training history as soon as it is made.
 
     Raises:
         InputError: Parameters that this fold cannot fulfil.
@@ -79,77 +78,37 @@ class Trainer:
     def __init__(
         self,
         view: FoldView,
-        store: ImageSource,
-        statistics: pd.DataFrame,
+        screen: Screen,
         parameters: TrainingParameters,
         state: StateStore,
         reports: Sequence[Report] = (),
     ) -> None:
-        self.view = view
-        self.parameters = parameters
-        self.state = state
-        self.reports = reports
+        _check_parameters(view, parameters)
+        self.view, self.parameters, self.state, self.reports = view, parameters, state, reports
         self.device = choose_device(parameters.device)
-        self.strategy = str(statistics["strategy"].iloc[0])
-        self.channels = list(store.channels)
-        for name in ("pretrain", "mean_teacher"):
-            if getattr(parameters, name).keep == "best" and view.validation.empty:
-                raise InputError(
-                    f"training.{name}.keep is 'best', but {view.name} has no validation plates to choose by; set it to last, or "
-                    "ingestion.folds.validation to true"
-                )
-        if parameters.cell_type == "one_hot" and (view.unlabelled["cell_type"] < 0).any():
-            raise InputError(
-                f"training.cell_type is 'one_hot', but held-out plates have cells other than {view.cell_types}; set it to none"
-            )
+        self.strategy = str(screen.statistics["strategy"].iloc[0])
         gigabytes = parameters.cache_gigabytes
         if parameters.unlabelled_source == "training":
             gigabytes /= 2
-        self.labelled = SiteImages(store, view.labelled, statistics, gigabytes)
-        same = view.unlabelled["store_row"].size == len(view.labelled) and view.unlabelled.equals(
+        self.labelled = SiteImages(screen.images, view.labelled, screen.statistics, gigabytes)
+        same_sites = len(view.unlabelled) == len(view.labelled) and view.unlabelled.equals(
             view.labelled[view.unlabelled.columns]
         )
-        self.unlabelled = self.labelled if same else SiteImages(store, view.unlabelled, statistics, gigabytes)
-        self.validation = SiteImages(store, view.validation, statistics, gigabytes / 2)
-        self.label = torch.tensor(view.labelled["label"].to_numpy(np.int64))
-        self.units = batch_group(view.labelled, parameters.batches)
+        self.unlabelled = (
+            self.labelled if same_sites else SiteImages(screen.images, view.unlabelled, screen.statistics, gigabytes)
+        )
+        self.validation = SiteImages(screen.images, view.validation, screen.statistics, gigabytes / 2)
+        self.labels = torch.tensor(view.labelled["label"].to_numpy(np.int64))  # (N,) class of each labelled site
+        self.batch_groups = batch_group(view.labelled, parameters.batches)
         self.spec = NetworkSpec(
-            parameters.backbone, len(self.channels), len(view.classes), parameters.head.name, parameters.head.scale,
+            parameters.backbone, len(screen.images.channels), len(view.classes), parameters.head.name, parameters.head.scale,
             parameters.head.margin, len(view.cell_types) if parameters.cell_type == "one_hot" else 0,
         )  # fmt: skip
-        training = parameters.recipe()
-        self.facts = {
-            "deepnoise": __version__,
-            "fold": view.fold,
-            "cell_type": view.cell_type,
-            "cell_types": view.cell_types,
-            "network": asdict(self.spec),
-            "channels": self.channels,
-            "image_size": list(self.labelled.batch(np.array([0])).images.shape[2:]),
-            "classes": view.classes,
-            "targets": view.targets,
-            "normalization": {
-                part: str(statistics[part].iloc[0]) for part in ("strategy", "reference", "illumination")
-            },
-            "tier": tier_of_training(
-                str(statistics["tier"].iloc[0]),
-                parameters.unlabelled_source,
-                parameters.mean_teacher.pseudo_labels.method,
-            ),
-            "training_plates": view.training_plates,
-            "fingerprints": {
-                "folds": fingerprint(view.training_plates, sorted(set(view.validation["experiment"]))),
-                "parameters": fingerprint(training),
-                "statistics": fingerprint(statistics_of_plates(statistics, view.training_plates)),
-                "data": fingerprint(view.labelled, view.unlabelled),
-                "pixels": fingerprint(checksums(store, view.labelled), checksums(store, view.unlabelled)),
-            },
-            "parameters": training,
-        }
-        self.mark = fingerprint({k: v for k, v in self.facts.items() if k != "parameters"})
+        self.card = make_card(view, screen, parameters, self.spec)
+        self.fingerprint = fingerprint(self.card.identity())
 
     def new_network(self, pretrained_weights: str = "none") -> Network:
-        """A freshly drawn network; the seed and the fold decide its weights."""
+        """A newly initialized network; seed and fold decide its weights."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.parameters.seed * 1000 + self.view.fold)
             network = Network(self.spec, pretrained_weights)
@@ -161,30 +120,30 @@ class Trainer:
         return torch.Generator().manual_seed(zlib.crc32(name.encode()))
 
     @property
-    def pure(self) -> bool:
-        """Whether a batch is of one experiment or plate."""
+    def pure_batches(self) -> bool:
+        """Whether each batch is of one experiment or plate."""
         return self.parameters.batches != "mixed"
 
     def labelled_order(self, generator: torch.Generator) -> list[np.ndarray]:
-        """The labelled batches of an epoch."""
+        """Rows of each labelled batch of an epoch."""
         wells = pd.factorize(self.view.labelled["id_code"])[0] if self.parameters.sites_per_epoch == "one" else None
-        return labelled_stream(self.units, self.parameters.batch_size, generator, wells)
+        return labelled_stream(self.batch_groups, self.parameters.batch_size, generator, wells)
 
     def unlabelled_order(self, labelled: list[np.ndarray], generator: torch.Generator) -> list[np.ndarray]:
-        """An unlabelled batch beside each labelled one, in the stated ratio."""
+        """Rows of the unlabelled batch beside each labelled one, in the ratio of the parameters."""
         size = round(self.parameters.batch_size * self.parameters.mean_teacher.unlabelled_ratio)
-        own_units = batch_group(self.view.unlabelled, self.parameters.batches)
-        return unlabelled_stream(labelled, self.units, own_units, size, generator)
+        unlabelled_groups = batch_group(self.view.unlabelled, self.parameters.batches)
+        return unlabelled_stream(labelled, self.batch_groups, unlabelled_groups, size, generator)
 
-    def pixels(self, batch: Batch, generator: torch.Generator | None = None) -> torch.Tensor:
-        """Normalized images on the device, jittered in training."""
+    def to_input(self, batch: Batch, generator: torch.Generator | None = None) -> torch.Tensor:
+        """(B, C, H, W) normalized images on the device; with a generator, their statistics are jittered."""
         jitter = self.parameters.augmentation.statistics_jitter if generator is not None else 0.0
-        return self.laid_out(normalize(batch.to(self.device), self.strategy, jitter, generator))
+        return self.to_memory_format(normalize(batch.to(self.device), self.strategy, jitter, generator))
 
-    def laid_out(self, images: torch.Tensor) -> torch.Tensor:
+    def to_memory_format(self, images: torch.Tensor) -> torch.Tensor:
         """Images in the memory format of the network."""
-        form = torch.channels_last if self.parameters.channels_last else torch.contiguous_format
-        return images.contiguous(memory_format=form)
+        memory_format = torch.channels_last if self.parameters.channels_last else torch.contiguous_format
+        return images.contiguous(memory_format=memory_format)
 
     def autocast(self) -> torch.autocast:
         """The precision of a forward pass."""
@@ -195,64 +154,118 @@ class Trainer:
         network: Network,
         features: torch.Tensor,
         cell_type: torch.Tensor,
-        target: torch.Tensor,
-        mixed: tuple[torch.Tensor, torch.Tensor] | None = None,
+        label: torch.Tensor,
+        mixing: tuple[torch.Tensor, torch.Tensor] | None = None,
     ) -> torch.Tensor:
-        """The supervised loss: margin on the true class; of a mixed image that of both its classes, by their shares."""
+        """The supervised loss, with the margin on the true class.
 
-        def loss(goal: torch.Tensor) -> torch.Tensor:
-            logits = network.classify(features, cell_type, goal)
+        Args:
+            network: The student.
+            features: (B, D).
+            cell_type: (B,) int64.
+            label: (B,) int64 true class.
+            mixing: Of mixed images, the partner (B,) and the share (B,) of the image itself; the loss weighs both classes by it.
+        """
+
+        def loss(target: torch.Tensor) -> torch.Tensor:
+            logits = network.classify(features, cell_type, target)
             smoothing = self.parameters.label_smoothing
-            return F.cross_entropy(logits, goal, label_smoothing=smoothing, reduction="none")
+            return F.cross_entropy(logits, target, label_smoothing=smoothing, reduction="none")
 
-        if mixed is None:
-            return loss(target).mean()
-        partner, share = (part.to(self.device) for part in mixed)
-        return (share * loss(target) + (1 - share) * loss(target[partner])).mean()
+        if mixing is None:
+            return loss(label).mean()
+        partner, share = (tensor.to(self.device) for tensor in mixing)
+        return (share * loss(label) + (1 - share) * loss(label[partner])).mean()
 
     def draw_view(self, images: torch.Tensor, strength: Strength, generator: torch.Generator) -> torch.Tensor:
-        """One random view: a normal one is a weak one with erasing, a strong one has a random crop too."""
-        own = self.parameters.augmentation
+        """One random view: a normal one adds erasing to a weak one, a strong one adds a random crop to that."""
+        augmentation = self.parameters.augmentation
         return random_view(
-            images, turns=own.dihedral, strength=own.shift_scale, erase_chance=0.0 if strength == "weak" else own.erase,
-            crop=strength == "strong", generator=generator,
+            images, turns=augmentation.dihedral, strength=augmentation.shift_scale,
+            erase_chance=0.0 if strength == "weak" else augmentation.erase, crop=strength == "strong", generator=generator,
         )  # fmt: skip
 
-    def mixed(
+    def mix_images(
         self, images: torch.Tensor, generator: torch.Generator
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor] | None]:
-        """Images after CutMix or MixUp, with partner and share; as they are where both are off."""
-        own = self.parameters.augmentation
-        if not own.mixup and not own.cutmix:
+        """Images after CutMix or MixUp, with partner and share; unchanged and None where both are off."""
+        augmentation = self.parameters.augmentation
+        if not augmentation.mixup and not augmentation.cutmix:
             return images, None
-        images, partner, share = mix(images, own.mixup, own.cutmix, generator)
-        return self.laid_out(images), (partner, share)
+        images, partner, share = mix_images(images, augmentation.mixup, augmentation.cutmix, generator)
+        return self.to_memory_format(images), (partner, share)
 
     @torch.inference_mode()
     def logits(self, network: Network, images: SiteImages, generator: torch.Generator | None = None) -> np.ndarray:
-        """(N, K) logits of all images in one view, a random weak one where a generator is given.
+        """(N, K) logits of all images in one view; with a generator, a random weak one.
 
-        Where training batches are pure, BatchNorm statistics are those of each experiment's or plate's own images.
+        Where each training batch is of one experiment or plate, BatchNorm statistics are those of that experiment's or plate's images.
         """
-        names = batch_group(images.sites, self.parameters.batches)
-        units = pd.Series(range(len(names))).groupby(names).indices.values()
-        network = copy.deepcopy(network).eval() if self.pure else network.eval()
-        out = np.empty((len(names), self.spec.classes), np.float32)
-        for batch, x in adapted_batches(network, images, units, CHUNK, self.pixels, adapt=self.pure):
+        group_of_site = batch_group(images.sites, self.parameters.batches)
+        groups = pd.Series(range(len(group_of_site))).groupby(group_of_site).indices.values()
+        network = copy.deepcopy(network).eval() if self.pure_batches else network.eval()
+        logits = np.empty((len(group_of_site), self.spec.classes), np.float32)
+        for batch, x in adapted_batches(
+            network, images, groups, PREDICTION_BATCH, self.to_input, adapt=self.pure_batches
+        ):
             if generator is not None:
-                x = self.laid_out(self.draw_view(x, "weak", generator))
+                x = self.to_memory_format(self.draw_view(x, "weak", generator))
             with self.autocast():
-                out[batch.index] = network(x, batch.cell_type.to(self.device)).float().cpu().numpy()
-        return out
+                logits[batch.index] = network(x, batch.cell_type.to(self.device)).float().cpu().numpy()
+        return logits
 
     def validation_score(self, network: Network) -> float | None:
         """Top-1 of single sites in one view, on validation plates: a T1 score that knows no plate design."""
         if self.view.validation.empty:
             return None
-        called = self.logits(network, self.validation)[:, : len(self.view.targets)].argmax(axis=1)
-        return float((called == self.view.validation["label"].to_numpy()).mean())
+        calls = self.logits(network, self.validation)[:, : len(self.view.targets)].argmax(axis=1)
+        return float((calls == self.view.validation["label"].to_numpy()).mean())
 
-    def trained(self, network: Network, **facts: Any) -> TrainedModel:
-        """A model with its facts."""
-        weights = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
-        return TrainedModel(weights, self.facts | facts)
+    def to_trained_model(self, network: Network, **result: Any) -> TrainedModel:
+        """The network's weights with its card; ``result`` as for :meth:`ModelCard.with_result`."""
+        weights = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+        return TrainedModel(weights, self.card.with_result(**result))
+
+
+def _check_parameters(view: FoldView, parameters: TrainingParameters) -> None:
+    for stage in ("pretrain", "mean_teacher"):
+        if getattr(parameters, stage).keep == "best" and view.validation.empty:
+            raise InputError(
+                f"training.{stage}.keep is 'best', but {view.name} has no validation plates to choose by; set it to last, or "
+                "ingestion.folds.validation to true"
+            )
+    if parameters.cell_type == "one_hot" and (view.unlabelled["cell_type"] < 0).any():
+        raise InputError(
+            f"training.cell_type is 'one_hot', but held-out plates have cells other than {view.cell_types}; set it to none"
+        )
+
+
+def make_card(view: FoldView, screen: Screen, parameters: TrainingParameters, spec: NetworkSpec) -> ModelCard:
+    """The card of a model that is trained on a fold, before its training."""
+    statistics, recipe = screen.statistics, parameters.recipe()
+    return ModelCard(
+        deepnoise=__version__,
+        fold=view.fold,
+        cell_type=view.cell_type,
+        cell_types=view.cell_types,
+        network=spec,
+        channels=list(screen.images.channels),
+        image_size=list(screen.images.shape[1:]),
+        classes=view.classes,
+        targets=view.targets,
+        normalization={name: str(statistics[name].iloc[0]) for name in ("strategy", "reference", "illumination")},
+        tier=tier_of_training(
+            str(statistics["tier"].iloc[0]),
+            parameters.unlabelled_source,
+            parameters.mean_teacher.pseudo_labels.method,
+        ),
+        training_plates=view.training_plates,
+        fingerprints={
+            "folds": fingerprint(view.training_plates, sorted(set(view.validation["experiment"]))),
+            "parameters": fingerprint(recipe),
+            "statistics": fingerprint(statistics_of_plates(statistics, view.training_plates)),
+            "data": fingerprint(view.labelled, view.unlabelled),
+            "pixels": fingerprint(checksums(screen.images, view.labelled), checksums(screen.images, view.unlabelled)),
+        },
+        parameters=recipe,
+    )

@@ -5,6 +5,8 @@ from kedro.pipeline import Node, Pipeline
 from deepnoise.pipelines.evaluation import nodes
 
 LABELS = ["wells", "heldout_labels"]
+POOLING = "params:plate_balancing.pooling"
+"""Wells are pooled as plate balancing pools them, by its parameter."""
 
 
 def create_pipeline() -> Pipeline:
@@ -22,6 +24,7 @@ def create_pipeline() -> Pipeline:
                     "plate_layout",
                     *LABELS,
                     "params:evaluation",
+                    POOLING,
                 ],
                 "scores",
                 name="score_calls",
@@ -53,13 +56,13 @@ def create_pipeline() -> Pipeline:
             ),
             Node(
                 nodes.score_perturbations,
-                ["well_scores", "well_embeddings", "replicate_retrieval", *LABELS],
+                ["well_scores", "well_embeddings", "replicate_retrieval", *LABELS, POOLING],
                 ["perturbation_scores", "confusions", "perturbation_activity"],
                 name="score_perturbations",
             ),
             Node(
                 nodes.find_suspects,
-                ["well_embeddings", "well_scores", "site_features", *LABELS],
+                ["well_embeddings", "well_scores", "site_features", *LABELS, POOLING],
                 "suspect_wells",
                 name="find_suspects",
             ),
@@ -78,18 +81,19 @@ def create_pipeline() -> Pipeline:
                 name="make_card",
             ),
             Node(
-                nodes.format_scores,
-                ["scores", "reliability_summary", "signal_leak_card"],
-                "score_table",
-                name="format_scores",
-            ),
-            Node(
                 nodes.draw_figures,
-                ["scores", "signal_leak_card", "reliability", "perturbation_scores", "confusions"],
-                ["score_plot", "signal_leak_plot", "reliability_plot", "confusion_plot"],
+                [
+                    "scores",
+                    "signal_leak_card",
+                    "reliability",
+                    "perturbation_scores",
+                    "confusions",
+                    "well_embeddings",
+                    *LABELS,
+                ],
+                ["score_plot", "signal_leak_plot", "reliability_plot", "confusion_plot", "embedding_map"],
                 name="draw_figures",
             ),
-            Node(nodes.draw_embeddings, ["well_embeddings", *LABELS], "embedding_map", name="draw_embeddings"),
             Node(
                 nodes.write_chapter,
                 [
@@ -105,7 +109,7 @@ def create_pipeline() -> Pipeline:
                     "signal_leak_plot",
                     "embedding_map",
                 ],
-                "evaluation_chapter",
+                ["score_table", "evaluation_chapter"],
                 name="write_chapter",
             ),
         ],

@@ -1,16 +1,10 @@
-"""Nodes of ``growth_chart``: adapters of ``deepnoise.growth_chart``. torch is imported when a node runs."""
+"""Nodes of ``growth_chart``: adapters of ``deepnoise.growth_chart``."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
 
-import pandas as pd
-from plotly.graph_objects import Figure
-
-from deepnoise.growth_chart.arms import Settings, plan_arms
-from deepnoise.ingestion.layouts import discover_groups, without_heldout_labels
-from deepnoise.normalization.illumination import corrected_store
 from deepnoise.parameters import (
     GrowthChartParameters,
     InferenceParameters,
@@ -18,16 +12,17 @@ from deepnoise.parameters import (
     PlateBalancingParameters,
     TrainingParameters,
 )
+from deepnoise.pipelines.types import DataFrame, Figure
 
 
 def run_arms(
     image_store: Any,
-    illumination_fields: pd.DataFrame,
-    sites: pd.DataFrame,
-    wells: pd.DataFrame,
-    folds: pd.DataFrame,
-    plate_histograms: pd.DataFrame,
-    heldout_labels: pd.DataFrame,
+    illumination_fields: DataFrame,
+    sites: DataFrame,
+    wells: DataFrame,
+    folds: DataFrame,
+    plate_histograms: DataFrame,
+    heldout_labels: DataFrame,
     kept_growth_arms: dict[str, dict[str, Any]],
     parameters: GrowthChartParameters,
     normalization: NormalizationParameters,
@@ -35,16 +30,20 @@ def run_arms(
     inference: InferenceParameters,
     balancing: PlateBalancingParameters,
 ) -> Iterator[tuple[dict[str, dict[str, Any]], dict[str, Any]]]:
-    """Train and score every arm that is not known yet, and say after each what is done."""
-    from deepnoise.growth_chart.run import Screen, Truth, run_arms
+    """Train and score every arm without a current record; after each, list what is done."""
+    from deepnoise.growth_chart.arms import Settings, plan_arms
+    from deepnoise.growth_chart.run import ChartScreen, Truth, run_arms
+    from deepnoise.ingestion.layouts import discover_groups, without_heldout_labels
+    from deepnoise.screen import Screen
+    from deepnoise.tables import SCHEMAS
 
-    store = corrected_store(image_store, illumination_fields)
+    no_statistics = SCHEMAS["plate_statistics"].empty()  # each arm has its own
+    screen = Screen.from_store(image_store, illumination_fields, sites, wells, folds, no_statistics)
     layout = discover_groups(without_heldout_labels(wells, folds))
-    screen = Screen(store, sites, wells, folds, plate_histograms, layout, normalization.illumination)
+    chart_screen = ChartScreen(screen, plate_histograms, layout, normalization.illumination)
     arms = plan_arms(parameters, Settings(normalization, training, adabn=inference.adabn))
-    yield from run_arms(
-        arms, parameters.seeds, screen, Truth(wells, heldout_labels, folds), kept_growth_arms, inference, balancing
-    )
+    truth = Truth(wells, heldout_labels, folds)
+    yield from run_arms(arms, parameters.seeds, chart_screen, truth, kept_growth_arms, inference, balancing)
 
 
 def summarize_arms(
@@ -53,24 +52,23 @@ def summarize_arms(
     parameters: GrowthChartParameters,
     normalization: NormalizationParameters,
     training: TrainingParameters,
-) -> pd.DataFrame:
+) -> DataFrame:
     """All arms side by side."""
     from deepnoise.growth_chart import summary
+    from deepnoise.growth_chart.arms import Settings, plan_arms
 
     arms = plan_arms(parameters, Settings(normalization, training))
     return summary.summarize_arms(arms, parameters.seeds, growth_arms, growth_chart_complete)
 
 
-def draw_chart(growth_chart: pd.DataFrame) -> tuple[Figure, Figure, str]:
+def draw_chart(growth_chart: DataFrame) -> tuple[Figure, Figure, str]:
     """The ladder, signal against leak, and the table as text."""
     from deepnoise.growth_chart import figures, summary
 
     return figures.draw_ladder(growth_chart), figures.draw_scatter(growth_chart), summary.format_chart(growth_chart)
 
 
-def write_chapter(
-    growth_chart: pd.DataFrame, growth_ladder_plot: Figure, growth_scatter_plot: Figure
-) -> dict[str, Any]:
+def write_chapter(growth_chart: DataFrame, growth_ladder_plot: Figure, growth_scatter_plot: Figure) -> dict[str, Any]:
     """What the report shows of the growth chart."""
     from deepnoise.growth_chart import chapter
 

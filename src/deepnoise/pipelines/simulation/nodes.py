@@ -5,26 +5,21 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
-from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import pandas as pd
-from PIL.Image import Image
-from tqdm import tqdm
-
-from deepnoise.drawing.contact_sheet import draw_contact_sheet
-from deepnoise.fingerprint import fingerprint
 from deepnoise.parameters import SimulationParameters
-from deepnoise.simulation.design import design_screen
-from deepnoise.simulation.noise import ADVERSARIAL, NoiseLevels
-from deepnoise.simulation.screen import RenderedPlate, render_screen
+from deepnoise.pipelines.types import DataFrame, Image
+
+if TYPE_CHECKING:
+    from deepnoise.simulation.noise import NoiseLevels
 
 logger = logging.getLogger(__name__)
 
 
-def design_plates(parameters: SimulationParameters) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Draw the layouts; the same table is written as csv files and handed on with its truth."""
+def design_plates(parameters: SimulationParameters) -> tuple[DataFrame, DataFrame]:
+    """Draw the layouts. The same table is written as csv files, and passed on with its labels."""
+    from deepnoise.simulation.design import design_screen
+
     names = (
         "treatments", "positive_controls", "negative_wells", "cell_types", "labelled_experiments", "heldout_experiments",
         "plates", "missing_wells", "duplicate_layout", "seed",
@@ -34,13 +29,22 @@ def design_plates(parameters: SimulationParameters) -> tuple[pd.DataFrame, pd.Da
 
 
 def noise_levels(parameters: SimulationParameters) -> NoiseLevels:
-    """The profile's dials, with those changed that the parameters name."""
+    """The noise profile, with the dials named in the parameters changed."""
+    from dataclasses import replace
+
+    from deepnoise.simulation.noise import ADVERSARIAL, NoiseLevels
+
     profile = {"default": NoiseLevels(), "adversarial": ADVERSARIAL}[parameters.profile]
     return replace(profile, **parameters.noise.model_dump(exclude_none=True))
 
 
-def render_plates(design: pd.DataFrame, parameters: SimulationParameters) -> Iterator[RenderedPlate | dict[str, Any]]:
-    """Photograph plate after plate; the facts come last and mark the screen as complete."""
+def render_plates(design: DataFrame, parameters: SimulationParameters) -> Iterator[Any]:
+    """Render plate after plate; a record comes last and marks the screen as complete."""
+    from tqdm import tqdm
+
+    from deepnoise.fingerprint import fingerprint
+    from deepnoise.simulation.screen import render_screen
+
     plates = render_screen(
         design,
         effect_strength=parameters.effect_strength,
@@ -61,8 +65,15 @@ def render_plates(design: pd.DataFrame, parameters: SimulationParameters) -> Ite
 
 
 def draw_sheet(images: Any) -> Image:
-    """The untreated well B02 of eight experiments, every channel on one grey scale: what differs is technical noise."""
+    """The untreated well B02 of eight experiments, each channel on one grey scale: what differs is technical noise."""
+    import numpy as np
+
+    from deepnoise.drawing.contact_sheet import draw_contact_sheet
+
     untreated = images.found[images.found["well"] == "B02"].drop_duplicates("experiment")
-    chosen = untreated.iloc[np.unique(np.linspace(0, len(untreated) - 1, 8).round().astype(int))]
-    tiles = [(f"{row.experiment}\nplate {row.plate} {row.well}", images.read(row.files)) for row in chosen.itertuples()]
+    evenly_spread = untreated.iloc[np.unique(np.linspace(0, len(untreated) - 1, 8).round().astype(int))]
+    tiles = [
+        (f"{row.experiment}\nplate {row.plate} {row.well}", images.read(row.files))
+        for row in evenly_spread.itertuples()
+    ]
     return draw_contact_sheet(tiles, images.channels)

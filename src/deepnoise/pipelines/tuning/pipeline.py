@@ -31,7 +31,7 @@ def create_balancing_pipeline() -> Pipeline:
 
 def _study(tune: Callable, inputs: list[str], namespace: str, block: str, tag: str) -> Pipeline:
     trials, run, study = f"tuned_{block}_trials", f"tuned_{block}_run", f"tuned_{block}_study"
-    plots = [f"tuned_{block}_{kind}_plot" for kind in ("history", "importances", "parallel")]
+    plots = [f"tuned_{block}_{name}_plot" for name in ("history", "importances", "parallel")]
     return Pipeline(
         [
             Node(tune, inputs, [trials, run, study], name="tune"),
