@@ -79,4 +79,5 @@ def draw(path: Path) -> None:
 if __name__ == "__main__":
     draw(Path(__file__).with_name("six_wells.png"))
     for step, (probability, calls) in worked_example().items():
-        print(f"{step:13}", *(f"{w} {PERTURBATIONS[c]} {p[c]:.2f} " for w, c, p in zip(WELLS, calls, probability)))
+        called = zip(WELLS, calls, probability, strict=True)
+        print(f"{step:13}", *(f"{well} {PERTURBATIONS[call]} {p[call]:.2f} " for well, call, p in called))
