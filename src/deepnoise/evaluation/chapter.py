@@ -11,7 +11,17 @@ import plotly.graph_objects as go
 from deepnoise.drawing.figures import words
 from deepnoise.evaluation.headline import no_better_than_chance
 from deepnoise.evaluation.intervals import LEAST_EXPERIMENTS
-from deepnoise.report.chapter import Answer, Chapter, Section, figure, fraction_of, listing, percent, table
+from deepnoise.report.chapter import (
+    Answer,
+    Chapter,
+    Section,
+    figure,
+    fraction_of,
+    hardly_above_chance,
+    listing,
+    percent,
+    table,
+)
 
 FEW_CLASSES = 6
 """Up to this many perturbations, the verdict gives the recall of each."""
@@ -102,9 +112,9 @@ def certainty(score: dict[str, Any]) -> str:
     if score.get("interval"):
         low, high = score["interval"]
         return f"95 % interval {100 * low:.1f} to {percent(high)} over {experiments} experiments"
-    too_few = "1 experiment is" if experiments == 1 else f"{experiments} experiments are"
+    number = "1 experiment" if experiments == 1 else f"{experiments} experiments"
     p = "" if score.get("sign_flip_p") is None else f", exact p {score['sign_flip_p']:.3f}"
-    return f"{too_few} too few for an interval{p}"
+    return f"no interval with {number}{p}"
 
 
 def _evidence(score: dict[str, Any]) -> str:
@@ -133,7 +143,9 @@ def _signal(scores: dict[str, Any]) -> Answer:
         sentences.append(f"Hand features alone identify {percent(baseline['top1'])} {_evidence(baseline)}.")
     hardly = no_better_than_chance(main)
     result = f"the model identifies {fraction_of(main['top1'], wells)} {_unseen_plates(main['tier'])}"
-    if hardly:
+    if hardly and main["interval"] and not hardly_above_chance(main["top1"], main["chance"]):
+        lead = f"Not shown: {result}, but the interval includes chance."
+    elif hardly:
         lead = f"No: {_unseen_plates(main['tier'])}, the model is hardly better than chance."
     elif main["interval"]:
         lead = f"Yes: {result}."
@@ -268,7 +280,8 @@ def _doubts(scores: dict[str, Any], reliability: list[dict[str, Any]], card: dic
         )
     if card["suspects"]:
         number = sum(card["suspects"].values())
-        doubts.append(f"Suspect wells or plates that contradict the plate map: {number}.")
+        suspects = "suspect wells or plates contradict" if number > 1 else "suspect well or plate contradicts"
+        doubts.append(f"{number} {suspects} the plate map.")
     return doubts
 
 
@@ -281,7 +294,18 @@ def _score_rows(scores: dict[str, Any]) -> pd.DataFrame:
         ("model, held-out plates", scores["heldout"][scores["unit"]]),
         *((f"after {words(step['step'])}", step) for step in scores["steps"] if step["step"] != "plain"),
     ]
-    columns = ["calls of", "top1", "interval_low", "interval_high", "exact_p", "top5", "chance", "n", "experiments", "tier"]
+    columns = [
+        "calls of",
+        "top1",
+        "interval_low",
+        "interval_high",
+        "exact_p",
+        "top5",
+        "chance",
+        "n",
+        "experiments",
+        "tier",
+    ]
     rows = [
         (name, s["top1"], *(s["interval"] or (None, None)), s["sign_flip_p"], s.get("top5"), s["chance"], s["n"], s["experiments"], s["tier"])
         for name, s in named_scores
