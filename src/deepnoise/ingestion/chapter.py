@@ -39,9 +39,8 @@ def write_chapter(
     doubts = []
     if len(findings):
         counts = findings["finding"].value_counts()
-        doubts.append(
-            f"Ingestion has {len(findings)} findings, mostly {words(str(counts.index[0]))} ({int(counts.iloc[0])})."
-        )
+        number = "1 finding" if len(findings) == 1 else f"{len(findings)} findings"
+        doubts.append(f"Ingestion has {number}, mostly {words(str(counts.index[0]))} ({int(counts.iloc[0])}).")
     exhibits = [
         table("Design audit", _audit_rows(audit), "design_audit", "What the design gives away without looking at any image."),
         table("Ingestion findings", findings, "ingestion_findings", "One row per fault in the tables or images, with what was done about it."),

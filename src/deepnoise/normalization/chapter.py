@@ -79,8 +79,8 @@ def _leak(probe: dict[str, Any]) -> Answer:
     else:
         lead = f"Not clearly: {normalized}, pixels predict the {axis} hardly better than chance."
     sentences = [
-        f"Raw brightness and contrast predict the {axis} in {percent(accuracy['raw'])}, {normalized} in {percent(accuracy['normalized'])} "
-        f"(chance {percent(chance)}).",
+        f"Raw brightness and contrast predict the {axis} with a balanced accuracy of {percent(accuracy['raw'])}, {normalized} of "
+        f"{percent(accuracy['normalized'])} (chance {percent(chance)}).",
         f"With texture and quantiles too, it is {percent(accuracy['raw_with_texture'])} before and "
         f"{percent(accuracy['normalized_with_texture'])} after.",
     ]
