@@ -1,7 +1,7 @@
 """``kedro run`` with two additions, and ``kedro versions``.
 
-The first addition: what the user can fix is one clear error message instead of a traceback. The second: stages that are
-requested together run as parts of the whole path, so that each reads what the one before it has just written.
+The first addition: what the user can fix is one clear error message instead of a traceback. The second: stages
+that are requested together run as parts of the whole path, so that each reads what another has just written.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ def _reason(error: BaseException) -> str | None:
 def joined_stages(names: list[str]) -> tuple[list[str], list[str]]:
     """Pipelines and namespaces to run for the names after ``--pipelines``.
 
-    Alone, ``plate_balancing`` and ``evaluation`` read the entry ``well_scores``, from whatever model, and ``ingestion``
-    reads any raw screen. Together with ``inference`` or ``simulation`` they must wait for the results of these.
-    Only the whole path has that dependency.
+    Alone, ``plate_balancing`` and ``evaluation`` read the entry ``well_scores``, from whatever model, and
+    ``ingestion`` reads any raw screen. Together with ``inference`` or ``simulation`` they must wait for the
+    results of these. Only the whole path has that dependency.
     """
     if not {"simulation", "inference"} & set(names) or len(names) == 1 or not set(names) <= set(STAGES):
         return names, []

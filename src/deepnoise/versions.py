@@ -1,7 +1,7 @@
 """``kedro versions``: list, prune and promote the versions of catalog entries.
 
-Kedro loads the version with the latest time stamp. Promoting an old version therefore copies it under a new time stamp.
-Pruning removes the oldest versions and never the latest.
+Kedro loads the version with the latest time stamp. Promoting an old version therefore copies it under a new
+time stamp. Pruning removes the oldest versions and never the latest.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from deepnoise.errors import InputError, closest
 class Entry:
     """A versioned entry of the catalog.
 
-    ``root`` is the folder that holds its versions on the file system ``fs``; ``versions`` are time stamps, oldest first.
+    ``root`` is the folder that holds its versions on the file system ``fs``; ``versions`` are time stamps,
+    oldest first.
     """
 
     name: str
@@ -86,7 +87,7 @@ def prune(entry: Entry, versions: Sequence[str]) -> None:
 
 
 def promote(entry: Entry, version: str) -> str:
-    """Copy an old version under a new time stamp, so that it is the one that is loaded; return the time stamp.
+    """Copy an old version under a new time stamp, so that it is loaded from now on; return the time stamp.
 
     Raises:
         InputError: The entry has no such version.
@@ -94,7 +95,7 @@ def promote(entry: Entry, version: str) -> str:
     if version not in entry.versions:
         raise InputError(f"{entry.name} has no version {version!r}; the latest are: {', '.join(entry.versions[-5:])}")
     stamp = generate_timestamp()
-    staged = f"{entry.root}.part"  # beside the versions, so that an interrupted copy is not taken for a version
+    staged = f"{entry.root}.part"  # beside the versions: an interrupted copy is no version
     if entry.fs.exists(staged):
         entry.fs.rm(staged, recursive=True)
     entry.fs.copy(f"{entry.root}/{version}", staged, recursive=True)

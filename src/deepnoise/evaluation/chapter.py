@@ -1,4 +1,4 @@
-"""Evaluation's chapter of the report: which calls are right and how confident they are; signal beside technical noise."""
+"""Evaluation's chapter of the report: right and confident calls, signal and technical noise."""
 
 from __future__ import annotations
 

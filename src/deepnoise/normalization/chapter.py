@@ -1,4 +1,4 @@
-"""Normalization's chapter of the report: images before and after, plates, quality flags, and what pixels still reveal."""
+"""Normalization's chapter of the report: images before and after, quality flags, leak of pixels."""
 
 from __future__ import annotations
 

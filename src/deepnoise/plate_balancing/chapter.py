@@ -1,4 +1,4 @@
-"""Plate balancing's chapter of the report: how confident calls are, where the layout changed them, and the plate groups."""
+"""Plate balancing's chapter of the report: confidence of calls, changed calls, plate groups."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from deepnoise.drawing.plate_maps import draw_plate_maps, spread
 
 
 def draw_calls(calls: pd.DataFrame) -> go.Figure:
-    """Plate maps of call confidence with and without the plate layout, and of the calls that the layout changed.
+    """Plate maps of call confidence, with and without the plate layout, and of the calls that it changed.
 
     Args:
         calls: The table ``calls``.

@@ -1,4 +1,4 @@
-"""Chapters of the report: the results of one pipeline as JSON, so that the page can be rebuilt without running it again.
+"""Chapters of the report: the results of one pipeline as JSON, from which the page can be rebuilt.
 
 A chapter holds sections of exhibits (figures, images, tables), answers to the questions of the verdict, and doubts.
 Each pipeline writes its chapter with the functions of this module; ``deepnoise.report.page`` assembles the page.
@@ -124,7 +124,8 @@ def table(
 
     Args:
         title: Heading.
-        data: Rows in the order in which they are first shown; the reader can sort them. At most ``MAX_ROWS`` are shown.
+        data: Rows in the order in which they are first shown; the reader can sort them. At most ``MAX_ROWS``
+            are shown.
         entry: Catalog entry that holds the complete table.
         caption: How to read it.
         percent: Columns that are shown as percentages.
@@ -153,7 +154,8 @@ def _cell(value: Any, share: bool) -> Cell:
         number = float(value)
     except (TypeError, ValueError):
         return Cell(str(value), str(value))
-    if isinstance(value, str) or not math.isfinite(number):  # a plate named "01" is shown as a name, sorted as a number
+    # a plate named "01" is shown as a name and sorted as a number
+    if isinstance(value, str) or not math.isfinite(number):
         return Cell(str(value), repr(number) if math.isfinite(number) else str(value))
     if share:
         return Cell(f"{100 * number:.1f} %", repr(number), True)
@@ -181,7 +183,8 @@ def percent(share: float) -> str:
 def fraction_of(share: float, noun: str) -> str:
     """A share as one would say it: 0.799 of "wells" -> "about 4 of 5 wells".
 
-    The nearest of :data:`SIMPLE_FRACTIONS` is said, with "about" unless it is exact. "All" and "none" are never rounded.
+    The fraction is the nearest of :data:`SIMPLE_FRACTIONS`, with "about" unless it is exact. "All" and "none"
+    are always exact.
     """
     if share <= 0:
         return f"none of the {noun}"
@@ -202,10 +205,10 @@ def listing(names: Sequence[str]) -> str:
 
 
 def hardly_above_chance(accuracy: float, chance: float) -> bool:
-    """Whether an accuracy is at most twice chance, or with few classes at most a tenth of the way from chance to 1."""
+    """Whether an accuracy is at most twice chance; with few classes, a tenth of the way from chance to 1."""
     return accuracy <= chance + min(chance, 0.1 * (1 - chance))
 
 
 def given_away_by_design(prediction: dict[str, float]) -> bool:
-    """Whether a well's place predicts its perturbation clearly better than chance (keys ``accuracy`` and ``chance``)."""
+    """Whether the place of a well predicts its perturbation (``accuracy``) clearly better than ``chance``."""
     return prediction["accuracy"] > max(2 * prediction["chance"], prediction["chance"] + 0.05)

@@ -1,6 +1,7 @@
 """The page: the verdict, then every chapter, in one HTML file that needs no network.
 
-The template is ``page.html``, next to this module. It escapes all text that comes from a screen (perturbations, plates, files).
+The template is ``page.html``, next to this module. It escapes all text that comes from a screen, such as the
+names of perturbations, plates and files.
 """
 
 from __future__ import annotations
@@ -34,18 +35,18 @@ Json = dict[str, Any]
 
 
 def give_verdict(chapters: Mapping[str, Json]) -> list[Json]:
-    """Answer five questions: are perturbations identified, what does the plate layout add, is technical noise visible, does
-    the design give answers away, and what to distrust first.
+    """Answer the questions of :data:`QUESTIONS`, and say what to distrust first.
 
-    Where several chapters answer one question, the first sentence is the lead of an answer with a warning, if there is one,
-    and of the latest stage among these. The evidence of all answers follows, in the order of the work: ingestion first,
-    evaluation last.
+    Several chapters can answer one question. The verdict then opens with the lead of an answer that has a
+    warning, if there is one; of several, with that of the latest stage. The evidence of all answers follows in
+    the order of the work: ingestion first, evaluation last.
 
     Args:
         chapters: Pipeline -> chapter, in the order of the page; doubts are listed in this order too.
 
     Returns:
-        For each question ``question``, ``answer`` (sentences as one string) and ``warning`` (whether to be cautious).
+        For each question ``question``, ``answer`` (its sentences as one string) and ``warning`` (whether it
+        asks for caution).
 
     Raises:
         InputError: A chapter was written by an earlier version.
@@ -55,7 +56,8 @@ def give_verdict(chapters: Mapping[str, Json]) -> list[Json]:
     for key, (question, unanswered, pipelines) in QUESTIONS.items():
         answers = [chapter["answers"][key] for chapter in chapters.values() if key in chapter["answers"]]
         if answers:
-            lead = max(answers, key=lambda answer: answer["warning"])["lead"]  # of equals, the first: the latest stage
+            # of equal answers max takes the first, which is that of the latest stage
+            lead = max(answers, key=lambda answer: answer["warning"])["lead"]
             text = " ".join([lead, *(sentence for answer in reversed(answers) for sentence in answer["sentences"])])
         else:
             text = f"{unanswered}. For an answer: kedro run --pipelines {pipelines},report"

@@ -1,4 +1,4 @@
-"""The last chapter of the page: with what versions and parameters the results were made, and how long it took."""
+"""The last chapter of the page: versions and parameters of the run, and how long each step took."""
 
 from __future__ import annotations
 
