@@ -1,4 +1,4 @@
-"""Versions of entries: listed, pruned, promoted; the latest stays and half a copy is none."""
+"""Versions of entries are listed, pruned and promoted; the latest stays, and an interrupted copy is not a version."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def data(tmp_path, monkeypatch):
 
 
 def kedro(*arguments: str, data, code: int = 0) -> str:
-    done = CliRunner().invoke(cli, ["versions", *arguments, "--data-root", str(data)])
-    assert done.exit_code == code, done.output
-    return done.output
+    result = CliRunner().invoke(cli, ["versions", *arguments, "--data-root", str(data)])
+    assert result.exit_code == code, result.output
+    return result.output
 
 
 def test_versions_are_listed_pruned_and_promoted(data):
@@ -40,34 +40,34 @@ def test_versions_are_listed_pruned_and_promoted(data):
     assert "score_table" in listed and "  3 " in listed and "teacher" in listed and STAMPS[2] in listed
     assert STAMPS[1] not in listed and STAMPS[1] in kedro("list", "score_table", data=data)
     table = data / "08_reporting" / "demo" / "score_table.txt"
-    assert "1 versions" in kedro("prune", "--keep", "2", data=data) and (table / STAMPS[0]).exists()  # only told
+    assert "1 versions" in kedro("prune", "--keep", "2", data=data) and (table / STAMPS[0]).exists()  # only listed
     assert "removed" in kedro("prune", "score_table", "--keep", "2", "--yes", data=data)
     assert sorted(p.name for p in table.iterdir()) == list(STAMPS[1:])
-    told = kedro("promote", "score_table", STAMPS[1], data=data)
+    output = kedro("promote", "score_table", STAMPS[1], data=data)
     latest = sorted(table.iterdir())[-1]
-    assert latest.name > STAMPS[2] and latest.name in told and (latest / "score_table.txt").read_text() == "table 1"
-    assert [p.name for p in table.parent.iterdir()] == ["score_table.txt"]  # no half copy is left
+    assert latest.name > STAMPS[2] and latest.name in output and (latest / "score_table.txt").read_text() == "table 1"
+    assert [p.name for p in table.parent.iterdir()] == ["score_table.txt"]  # nothing else is left
 
 
-def test_folders_are_promoted_whole_and_the_latest_never_goes(data):
+def test_a_folder_is_promoted_completely_and_the_latest_version_is_never_pruned(data):
     kedro("promote", "teacher", STAMPS[0], data=data)
-    found = sorted((data / "06_models" / "demo" / "teacher").iterdir())
-    assert len(found) == 2 and (found[1] / "teacher" / "model.json").read_text() == "{}"
+    versions = sorted((data / "06_models" / "demo" / "teacher").iterdir())
+    assert len(versions) == 2 and (versions[1] / "teacher" / "model.json").read_text() == "{}"
     kedro("prune", "--keep", "1", "--yes", data=data)
-    assert [p.name for p in (data / "06_models" / "demo" / "teacher").iterdir()] == [found[1].name]
+    assert [p.name for p in (data / "06_models" / "demo" / "teacher").iterdir()] == [versions[1].name]
 
 
-def test_what_cannot_be_done_is_told(data):
+def test_impossible_requests_are_refused_with_the_reason(data):
     assert "no entry is called 'score_tabel'. Did you mean 'score_table'?" in kedro(
         "list", "score_tabel", data=data, code=1
     )
     assert "image_store has no versions" in kedro("promote", "image_store", "x", data=data, code=1)
     assert "student has no versions yet" in kedro("promote", "student", "x", data=data, code=1)
-    assert f"no version 'x'; the latest: {STAMPS[0]}" in kedro("promote", "score_table", "x", data=data, code=1)
+    assert f"no version 'x'; the latest are: {STAMPS[0]}" in kedro("promote", "score_table", "x", data=data, code=1)
     assert "--keep is 0, expected at least 1" in kedro("prune", "--keep", "0", data=data, code=1)
 
 
-def test_other_file_systems(tmp_path):
+def test_versions_work_on_other_file_systems(tmp_path):
     """The same calls on fsspec's file system in memory, where a folder is a prefix."""
     import fsspec
 

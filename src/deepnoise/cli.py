@@ -1,7 +1,7 @@
 """``kedro run`` with two additions, and ``kedro versions``.
 
-What a user can mend is told in one clear error instead of a traceback; and stages that are named together are cut
-out of the whole path, so that each reads what the other has just made.
+The first addition: what the user can fix is one clear error message instead of a traceback. The second: stages
+that are requested together run as parts of the whole path, so that each reads what another has just written.
 """
 
 from __future__ import annotations
@@ -28,39 +28,39 @@ KEDRO_SAYS = (
     "Pipeline does not contain nodes named",
     "Pipeline contains no nodes",
 )
-"""Beginnings of Kedro's own messages on what was typed."""
+"""Beginnings of the messages in which Kedro rejects what the user typed."""
 
 
 @click.group(context_settings=CONTEXT_SETTINGS, name=__file__)
 def cli() -> None:
-    """Command line of the project."""
+    """Commands of the project."""
 
 
 def _reason(error: BaseException) -> str | None:
-    """What the user can act on, however deep Kedro has wrapped it; None for a fault of the program."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, InputError):
-            return str(seen)
-        seen = seen.__cause__ or seen.__context__
+    """Message that the user can act on, however deeply Kedro has wrapped it; None for a bug."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, InputError):
+            return str(cause)
+        cause = cause.__cause__ or cause.__context__
     if isinstance(error, DatasetError | MissingConfigException) or str(error).startswith(KEDRO_SAYS):
         return str(error)
     return None
 
 
 def joined_stages(names: list[str]) -> tuple[list[str], list[str]]:
-    """Pipelines and namespaces to run for what was typed after ``--pipelines``.
+    """Pipelines and namespaces to run for the names after ``--pipelines``.
 
-    Alone, ``plate_balancing`` and ``evaluation`` read the entry ``well_scores``, which may be any model's, and
-    ``ingestion`` any raw screen. Named beside ``inference`` or ``simulation`` they must wait for what these make;
-    that edge is in the whole path only.
+    Alone, ``plate_balancing`` and ``evaluation`` read the entry ``well_scores``, from whatever model, and
+    ``ingestion`` reads any raw screen. Together with ``inference`` or ``simulation`` they must wait for the
+    results of these. Only the whole path has that dependency.
     """
     if not {"simulation", "inference"} & set(names) or len(names) == 1 or not set(names) <= set(STAGES):
         return names, []
     return ["demo" if "simulation" in names else "__default__"], names
 
 
-def _told_clearly(callback: Any) -> Any:
+def _with_clear_errors(callback: Any) -> Any:
     @functools.wraps(callback)
     def run(*args: Any, **kwargs: Any) -> Any:
         try:
@@ -78,7 +78,7 @@ def _told_clearly(callback: Any) -> Any:
 
 run = click.Command(
     name="run",
-    callback=_told_clearly(kedro_run.callback),
+    callback=_with_clear_errors(kedro_run.callback),
     params=kedro_run.params,
     help=kedro_run.help,
 )
@@ -100,7 +100,9 @@ def _entries(env: str | None, data_root: str | None, names: tuple[str, ...]) -> 
         return list(versions.entries(catalog, names))
 
 
-root_option = click.option("--data-root", help="As after --params data_root=; else that of the environment.")
+root_option = click.option(
+    "--data-root", help="Data folder, as with --params data_root=; default: that of the environment."
+)
 
 
 @cli.group(name="versions")
@@ -113,7 +115,7 @@ def versions_group() -> None:
 @env_option
 @root_option
 def list_versions(names: tuple[str, ...], env: str | None, data_root: str | None) -> None:
-    """How many versions each entry has, their size and the latest; of named entries every version."""
+    """List the number, total size and latest version of each entry; with NAMES, every version of these."""
     with _clear_errors():
         for entry in _entries(env, data_root, names):
             sizes = [entry.size(version) for version in entry.versions]
@@ -124,22 +126,22 @@ def list_versions(names: tuple[str, ...], env: str | None, data_root: str | None
 
 @versions_group.command("prune")
 @click.argument("names", nargs=-1)
-@click.option("--keep", type=int, required=True, help="Versions of each entry that stay, the latest ones.")
-@click.option("--yes", is_flag=True, help="Remove them; without it they are only named.")
+@click.option("--keep", type=int, required=True, help="How many of the latest versions of each entry to keep.")
+@click.option("--yes", is_flag=True, help="Remove the versions; without it they are only listed.")
 @env_option
 @root_option
 def prune_versions(names: tuple[str, ...], keep: int, yes: bool, env: str | None, data_root: str | None) -> None:
-    """Remove old versions, of the named entries or of all."""
+    """Remove old versions of the entries NAMES, or of all entries."""
     with _clear_errors():
-        found = [(entry, versions.prunable(entry, keep)) for entry in _entries(env, data_root, names)]
-        total = sum(entry.size(version) for entry, old in found for version in old)
-        for entry, old in found:
+        old_versions = [(entry, versions.prunable(entry, keep)) for entry in _entries(env, data_root, names)]
+        total = sum(entry.size(version) for entry, old in old_versions for version in old)
+        for entry, old in old_versions:
             if old:
                 click.echo(f"{entry.name:26} {len(old)} of {len(entry.versions)}: {old[0]} to {old[-1]}")
                 if yes:
                     versions.prune(entry, old)
-        told = "removed" if yes else "would be removed; --yes does it"
-        click.echo(f"{sum(len(old) for _, old in found)} versions, {_megabytes(total).strip()} {told}")
+        outcome = "removed" if yes else "would be removed; add --yes to remove them"
+        click.echo(f"{sum(len(old) for _, old in old_versions)} versions, {_megabytes(total).strip()} {outcome}")
 
 
 @versions_group.command("promote")
@@ -148,12 +150,12 @@ def prune_versions(names: tuple[str, ...], keep: int, yes: bool, env: str | None
 @env_option
 @root_option
 def promote_version(name: str, version: str, env: str | None, data_root: str | None) -> None:
-    """Make an old version of an entry the one that is loaded."""
+    """Make an old VERSION of the entry NAME the one that is loaded."""
     with _clear_errors():
-        found = _entries(env, data_root, (name,))
-        if not found:
+        versioned = _entries(env, data_root, (name,))
+        if not versioned:
             raise InputError(f"{name} has no versions yet")
-        click.echo(f"{name} {version} is now the latest, as {versions.promote(found[0], version)}")
+        click.echo(f"{name} {version} is now the latest, as {versions.promote(versioned[0], version)}")
 
 
 def _megabytes(size: int) -> str:

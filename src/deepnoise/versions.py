@@ -1,7 +1,7 @@
-"""``kedro versions``: which versions of the catalog's entries there are, which may go, and which counts.
+"""``kedro versions``: list, prune and promote the versions of catalog entries.
 
-Kedro loads the version with the latest time stamp. So promoting an old one means copying it under a new stamp; pruning removes the oldest
-and never the latest.
+Kedro loads the version with the latest time stamp. Promoting an old version therefore copies it under a new
+time stamp. Pruning removes the oldest versions and never the latest.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from deepnoise.errors import InputError, closest
 class Entry:
     """A versioned entry of the catalog.
 
-    ``root`` is the folder of its versions on ``fs``; ``versions`` are their time stamps, oldest first.
+    ``root`` is the folder that holds its versions on the file system ``fs``; ``versions`` are time stamps,
+    oldest first.
     """
 
     name: str
@@ -32,33 +33,35 @@ class Entry:
     fs: Any
 
     def size(self, version: str) -> int:
-        """Bytes."""
+        """Size of a version in bytes."""
         return int(self.fs.du(f"{self.root}/{version}"))
 
 
 def entries(catalog: CatalogProtocol, names: Sequence[str] = ()) -> Iterator[Entry]:
-    """The versioned entries that have versions, in the order of their names.
+    """Yield the entries that have versions, sorted by name.
 
     Args:
-        catalog: Of the environment.
-        names: Only these; none: all that some pipeline reads or writes.
+        catalog: Catalog of the environment.
+        names: Entries to yield; without names, all entries that a pipeline reads or writes.
 
     Raises:
-        InputError: A name is no entry, or its entry is not versioned.
+        InputError: There is no entry of that name, or it is not versioned.
     """
-    known = sorted(
+    entry_names = sorted(
         {name for pipeline in pipelines.values() for name in pipeline.datasets() if not name.startswith("param")}
     )
     for name in names:
-        if name not in known:
-            raise InputError(f"no entry is called {name!r}.{closest(name, known)}")
+        if name not in entry_names:
+            raise InputError(f"no entry is called {name!r}.{closest(name, entry_names)}")
         if not _is_versioned(catalog.get(name)):
-            raise InputError(f"the entry {name} has no versions; `kedro versions list` names those that have")
-    seen: set[str] = set()
-    for name in sorted(names) or known:
+            raise InputError(
+                f"the entry {name} has no versions; `kedro versions list` shows the entries that have some"
+            )
+    listed: set[str] = set()
+    for name in sorted(names) or entry_names:
         dataset: Any = catalog.get(name)
-        if _is_versioned(dataset) and str(dataset._filepath) not in seen:  # one folder under two names is told once
-            seen.add(str(dataset._filepath))
+        if _is_versioned(dataset) and str(dataset._filepath) not in listed:  # two names of one folder count once
+            listed.add(str(dataset._filepath))
             fs = getattr(dataset, "_fs", None) or LocalFileSystem()
             root = str(dataset._filepath)
             stamps = sorted(PurePosixPath(path).parent.name for path in fs.glob(f"{root}/*/{PurePosixPath(root).name}"))
@@ -67,10 +70,10 @@ def entries(catalog: CatalogProtocol, names: Sequence[str] = ()) -> Iterator[Ent
 
 
 def prunable(entry: Entry, keep: int) -> tuple[str, ...]:
-    """The versions beyond the last ``keep``.
+    """All versions but the latest ``keep``.
 
     Raises:
-        InputError: ``keep`` is under 1: the latest version is never removed.
+        InputError: ``keep`` is less than 1, which would remove the latest version.
     """
     if keep < 1:
         raise InputError(f"--keep is {keep}, expected at least 1: the latest version is never removed")
@@ -78,21 +81,21 @@ def prunable(entry: Entry, keep: int) -> tuple[str, ...]:
 
 
 def prune(entry: Entry, versions: Sequence[str]) -> None:
-    """Remove versions, oldest first."""
+    """Remove the given versions of an entry, in order."""
     for version in versions:
         entry.fs.rm(f"{entry.root}/{version}", recursive=True)
 
 
 def promote(entry: Entry, version: str) -> str:
-    """Make an old version the one that is loaded: copied whole under a new time stamp, which is returned.
+    """Copy an old version under a new time stamp, so that it is loaded from now on; return the time stamp.
 
     Raises:
-        InputError: There is no such version.
+        InputError: The entry has no such version.
     """
     if version not in entry.versions:
-        raise InputError(f"{entry.name} has no version {version!r}; the latest: {', '.join(entry.versions[-5:])}")
+        raise InputError(f"{entry.name} has no version {version!r}; the latest are: {', '.join(entry.versions[-5:])}")
     stamp = generate_timestamp()
-    staged = f"{entry.root}.part"  # beside the versions, so that half a copy is none
+    staged = f"{entry.root}.part"  # beside the versions: an interrupted copy is no version
     if entry.fs.exists(staged):
         entry.fs.rm(staged, recursive=True)
     entry.fs.copy(f"{entry.root}/{version}", staged, recursive=True)

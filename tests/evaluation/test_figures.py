@@ -23,7 +23,8 @@ MAIN = PART | {
     "by_perturbation": {"p": {"recall": 1.0, "n": 2}, "q": {"recall": 0.25, "n": 4}},
     "macro_recall": 0.625,
 }
-STEPS = [PART | {"step": "plain"}, PART | {"step": "matching", "top1": 0.85, "tier": "T2", "chance": 0.25}]
+GAIN = {"gain": 0.05, "gain_interval": [0.01, 0.09], "gain_sign_flip_p": None}
+STEPS = [PART | {"step": "plain"}, PART | GAIN | {"step": "matching", "top1": 0.85, "tier": "T2", "chance": 0.25}]
 NO_GROUPS = {"plates": 0, "decided": 0, "checked": 0, "right": 0}
 
 
@@ -54,45 +55,46 @@ def test_scores_are_drawn_with_their_intervals_and_tiers():
 
 
 def test_sentences_hold_the_numbers_and_ask_for_caution():
-    told = _signal(scores())
-    assert "80.0 % of 40 wells (95 % interval 70.0 to 90.0 % over 6 experiments; chance 10.0 %; tier T1)" in told.text
-    assert "p 100.0 %, q 25.0 %" in told.text and "hand features alone reach 30.0 %" in told.text and not told.warning
+    answer = _signal(scores())
+    assert "80.0 % of 40 wells (95 % interval 70.0 to 90.0 % over 6 experiments, chance 10.0 %, tier T1)" in answer.text
+    assert "p 100.0 %, q 25.0 %" in answer.text and "Hand features alone identify 30.0 %" in answer.text
+    assert not answer.warning
     one = MAIN | {"interval": None, "experiments": 1, "sign_flip_p": 0.5, "by_experiment": {"A": 0.12}}
-    assert certainty(one) == "1 experiment: too few for an interval, exact p 0.500"
+    assert certainty(one) == "no interval with 1 experiment, exact p 0.500"
     assert (
         _signal(scores(heldout={"well": one})).warning
         and "hardly better than chance" in _signal(scores(heldout={"well": one})).text
     )
     assert _signal(scores(heldout={"well": None})).warning
-    assert "85.0 % are right after matching, from 80.0 % without it" in _design(scores(), []).text
+    assert "85.0 % of 40 wells are identified after matching (" in _design(scores(), []).text
+    assert "tier T2), against 80.0 % without it." in _design(scores(), []).text
     assert "was not used" in _design(scores(steps=[]), [{"confident_share": 0.0, "confident_precision": None}]).text
 
 
-def test_a_pair_that_cannot_be_told_apart_is_a_doubt():
+def test_a_pair_that_is_predicted_no_better_than_chance_is_a_doubt():
     pair = {"of": "model", "pair": ["low", "high"], "macro_recall": 0.41, "chance": 0.5, "n": 640}
-    told = _doubts(scores(pairs=[pair, pair | {"macro_recall": 0.7}]), [], {"suspects": {}})
-    assert sum("low against high alone, named no better than chance (41.0 %, chance 50.0 %)" in d for d in told) == 1
-    assert "B, the weakest experiment (70.0 %)" in told
+    doubts = _doubts(scores(pairs=[pair, pair | {"macro_recall": 0.7}]), [], {"suspects": {}})
+    expected = "low against high, taken alone, is predicted no better than chance (41.0 %, chance 50.0 %)."
+    assert sum(expected in doubt for doubt in doubts) == 1
+    assert "The weakest experiment is B (70.0 %)." in doubts
 
 
 def leak(verdict: str, accuracy: float | None) -> dict:
     return {"verdict": verdict, "balanced_accuracy": accuracy, "chance": 0.25, "wells": 40}
 
 
-def test_the_leak_is_told_before_and_after_normalization():
+def test_the_leak_is_given_before_and_after_normalization():
     leaks = {
         "embedding": {"plate": leak("leak", 0.77), "well_row": leak("none seen", 0.3)},
         "raw_intensity": {"plate": leak("leak", 0.91)},
         "normalized_intensity": {"plate": leak("none seen", 0.27)},
     }
-    told = _leak({"leaks": leaks})
-    assert (
-        "the plate in 91.0 %, the normalized in 27.0 %" in told.text
-        and "still tell plate 77.0 % (chance 25.0 %)" in told.text
-        and told.warning
-    )
+    answer = _leak({"leaks": leaks})
+    assert answer.lead == "Yes: the embeddings still reveal the plate." and answer.warning
+    assert "the plate in 91.0 % and normalized brightness in 27.0 %" in answer.text
+    assert "a linear probe predicts the plate in 77.0 % (chance 25.0 %)" in answer.text
     quiet = _leak({"leaks": {"embedding": {"plate": leak("none seen", 0.3), "experiment": leak("not asked", None)}}})
-    assert "no leak is seen (1 of 2 axes could be asked)" in quiet.text and not quiet.warning
+    assert "No leak is seen in the embeddings (1 of 2 axes could be probed)" in quiet.text and not quiet.warning
     assert _leak({"leaks": {}}) is None
 
 

@@ -1,7 +1,8 @@
-"""What evaluation has to show in the report: what is called right and how sure that is; signal beside leak."""
+"""Evaluation's chapter of the report: right and confident calls, signal and technical noise."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import pandas as pd
@@ -10,10 +11,20 @@ import plotly.graph_objects as go
 from deepnoise.drawing.figures import words
 from deepnoise.evaluation.headline import no_better_than_chance
 from deepnoise.evaluation.intervals import LEAST_EXPERIMENTS
-from deepnoise.report.chapter import Answer, Chapter, Section, figure, percent, table
+from deepnoise.report.chapter import (
+    Answer,
+    Chapter,
+    Section,
+    figure,
+    fraction_of,
+    hardly_above_chance,
+    listing,
+    percent,
+    table,
+)
 
 FEW_CLASSES = 6
-"""Up to so many perturbations the recall of each is named."""
+"""Up to this many perturbations, the verdict gives the recall of each."""
 
 
 def write_chapter(
@@ -38,45 +49,54 @@ def write_chapter(
     """
     flagged = suspects[suspects["flagged"]] if len(suspects) else suspects
     calls = Section(
-        "Calls",
-        "How many wells are named right, by what knowledge, and how sure.",
+        "Perturbation calls",
+        "How many wells are identified, with what knowledge, and how confident the calls are.",
         [
             figure("Accuracy, step by step", plots["score_plot"], "score_plot",
-                   "Bars: top-1; whiskers: 95 % interval over experiments, where there are six; ticks: chance; colours: tiers of knowledge."),
+                   "Bars: share of right calls (top-1), coloured by tier. Whiskers: 95 % interval over experiments, given from six "
+                   "experiments on. Ticks: chance."),
             table("Scores", _score_rows(scores), "scores",
-                  f"By {scores['unit']}. Intervals draw whole experiments; under six experiments the exact p of sign flips stands instead."),
-            table("Scores by experiment", _by_experiment(scores), "scores", "The plain call of the model, beside hand features on the same rows."),
-            figure("Do confidences mean what they say?", plots["reliability_plot"], "reliability_plot",
-                   "Above: on the diagonal, 80 % sure is right in 80 %. Below: how much of the error goes when the least sure calls are left out."),
-            table("Confidence against the truth",
-                  pd.DataFrame(reliability).drop(columns=["ece_interval", "brier_interval"], errors="ignore"), "reliability_summary"),
-            figure("What is taken for what", plots["confusion_plot"], "confusion_plot",
-                   "Similar perturbations stand together: a block on the diagonal is a group that the model mixes up."),
+                  f"Scored by {scores['unit']}. Intervals resample whole experiments; with fewer than six, the exact sign-flip p is given instead."),
+            table("Scores by experiment", _by_experiment(scores), "scores", f"The plain call of the model, beside hand features on the same {scores['unit']}s."),
+            figure("Are confidences right?", plots["reliability_plot"], "reliability_plot",
+                   "Above: on the diagonal, calls with a confidence of 80 % are right in 80 % of cases. Below: how much of the error goes "
+                   "when the least confident calls are left out."),
+            table("Confidence and accuracy",
+                  pd.DataFrame(reliability).drop(columns=["ece_interval", "brier_interval"], errors="ignore"), "reliability_summary",
+                  "One row per step. Confidence and accuracy should agree; ece is how far they differ on average, brier the squared error."),
+            figure("Which perturbations are confused?", plots["confusion_plot"], "confusion_plot",
+                   "Rows: the true perturbation; columns: the call. Similar perturbations are next to each other, so a block on the diagonal "
+                   "is a group that the model mixes up."),
             table("Perturbations", perturbations.sort_values("top1", kind="stable"), "perturbation_scores",
-                  "Worst first. Activity: how early its replicates come before the negative controls."),
+                  "Worst first. Activity: how early the replicates of a perturbation rank before the negative controls."),
         ],
         scores["notes"],
     )  # fmt: skip
     if scores["pairs"]:
-        told = pd.DataFrame([{**pair, "pair": " against ".join(pair["pair"])} for pair in scores["pairs"]])
+        pairs = pd.DataFrame([{**pair, "pair": " against ".join(pair["pair"])} for pair in scores["pairs"]])
         calls.exhibits.insert(
             3,
-            table("Pairs of perturbations alone", told.rename(columns={"macro_recall": "balanced_accuracy"}), "scores"),
+            table(
+                "Pairs of perturbations alone",
+                pairs.rename(columns={"macro_recall": "balanced_accuracy"}),
+                "scores",
+                "Calls between these two perturbations only, on their wells.",
+            ),
         )
     noise = Section(
-        "Signal and leak",
-        "What embeddings and images tell of the perturbation, and what of the experiment.",
+        "Signal and technical noise",
+        "What embeddings and images reveal of the perturbation, and what of the experiment.",
         [
             figure("Signal and leak", plots["signal_leak_plot"], "signal_leak_plot",
-                   "Signal: how early replicates find each other, beside chance. Leak: what a linear probe names from embeddings and from pixels; "
-                   "black: where 95 % of shuffled labels lie."),
+                   "Signal: how early replicates find each other, beside chance. Leak: how well a linear probe predicts technical noise from "
+                   "embeddings and from pixels; black lines span 95 % of the results with shuffled labels."),
             table("Leak probes",
                   leaks[["representation", "axis", "verdict", "balanced_accuracy", "chance", "p", "detectable", "wells", "reason", "tier"]], "leak_probes",
-                  "“None seen” is said only where a planted shift would have been found; detectable: its size in standard deviations."),
+                  "“None seen” is stated only where a planted shift would have been found. Detectable: the size of that shift in standard deviations."),
             figure("Map of the embeddings", plots["embedding_map"], "embedding_map",
-                   "The first two principal components of wells on plates that the model has not seen. An image, no measurement: the probes measure."),
+                   "The first two principal components of wells on plates that the model has not seen. The map illustrates; only the probes measure."),
             table("Suspect wells", flagged[["rank", "experiment", "plate", "well", "kind", "partner", "evidence", "needed", "detail", "tier"]],
-                  "suspect_wells", "Their image contradicts the plate map: swapped, mislabelled, empty, or a turned plate."),
+                  "suspect_wells", "Their image contradicts the plate map: a swapped, mislabelled or empty well, or a turned plate."),
         ],
         card["notes"],
     )  # fmt: skip
@@ -86,130 +106,217 @@ def write_chapter(
     return Chapter([calls, noise], answers, _doubts(scores, reliability, card))
 
 
-def certainty(part: dict[str, Any]) -> str:
-    """The interval of a figure, or why it has none."""
-    number = part["experiments"]
-    if part.get("interval"):
-        low, high = part["interval"]
-        return f"95 % interval {100 * low:.1f} to {percent(high)} over {number} experiments"
-    unit = "experiment" if number == 1 else "experiments"
-    p = "" if part.get("sign_flip_p") is None else f", exact p {part['sign_flip_p']:.3f}"
-    return f"{number} {unit}: too few for an interval{p}"
+def certainty(score: dict[str, Any]) -> str:
+    """The interval of a score, or why it has none."""
+    experiments = score["experiments"]
+    if score.get("interval"):
+        low, high = score["interval"]
+        return f"95 % interval {100 * low:.1f} to {percent(high)} over {experiments} experiments"
+    number = "1 experiment" if experiments == 1 else f"{experiments} experiments"
+    p = "" if score.get("sign_flip_p") is None else f", exact p {score['sign_flip_p']:.3f}"
+    return f"no interval with {number}{p}"
+
+
+def _evidence(score: dict[str, Any]) -> str:
+    """What belongs in brackets behind a score: interval, chance and tier."""
+    return f"({certainty(score)}, chance {percent(score['chance'])}, tier {score['tier']})"
 
 
 def _signal(scores: dict[str, Any]) -> Answer:
+    """Are perturbations identified?"""
     main = scores["heldout"][scores["unit"]]
     if not main:
         return Answer(
-            "no held-out well has a known perturbation, so nothing is scored and the calls stand unchecked", True
+            "Not shown: no held-out well has a known perturbation.",
+            ["Nothing is scored, so the calls are unchecked."],
+            True,
         )
-    text = (
-        f"on plates it was not trained on the model names the right one of {scores['classes']} perturbations in "
-        f"{percent(main['top1'])} of {main['n']} {scores['unit']}s ({certainty(main)}; chance {percent(main['chance'])}; tier {main['tier']})"
-    )
+    wells = f"{scores['unit']}s"
+    sentences = [
+        f"Choosing among {scores['classes']} perturbations, the model identifies {percent(main['top1'])} of {main['n']} {wells} "
+        f"{_evidence(main)}."
+    ]
     if len(main["by_perturbation"]) <= FEW_CLASSES:
-        each = ", ".join(f"{name} {percent(part['recall'])}" for name, part in main["by_perturbation"].items())
-        text += f", balanced accuracy {percent(main['macro_recall'])}: {each}"
-    if base := scores["baseline"]:
-        text += f"; hand features alone reach {percent(base['top1'])}"
+        recalls = ", ".join(f"{name} {percent(score['recall'])}" for name, score in main["by_perturbation"].items())
+        sentences.append(f"The balanced accuracy is {percent(main['macro_recall'])}, by perturbation: {recalls}.")
+    if baseline := scores["baseline"]:
+        sentences.append(f"Hand features alone identify {percent(baseline['top1'])} {_evidence(baseline)}.")
     hardly = no_better_than_chance(main)
-    if hardly:
-        text += "; that is hardly better than chance"
-    return Answer(text, hardly or not main["interval"])
+    result = f"the model identifies {fraction_of(main['top1'], wells)} {_unseen_plates(main['tier'])}"
+    if hardly and main["interval"] and not hardly_above_chance(main["top1"], main["chance"]):
+        lead = f"Not shown: {result}, but the interval includes chance."
+    elif hardly:
+        lead = f"No: {_unseen_plates(main['tier'])}, the model is hardly better than chance."
+    elif main["interval"]:
+        lead = f"Yes: {result}."
+    elif main["experiments"] == 1:
+        lead = f"Not shown beyond one experiment: in it, {result}."
+    else:
+        lead = f"Not shown beyond {main['experiments']} experiments: in these, {result}."
+    return Answer(lead, sentences, hardly or not main["interval"])
+
+
+def _unseen_plates(tier: str) -> str:
+    """Which plates are scored, claiming no more than the tier allows."""
+    if "unknown" in tier:
+        return "on held-out plates"
+    return "on plates whose labels it has not seen" if "T3" in tier else "on plates it was not trained on"
 
 
 def _design(scores: dict[str, Any], reliability: list[dict[str, Any]]) -> Answer:
+    """What does knowing the plate layout add?"""
     last = (reliability or [{}])[-1]
-    sure = ""
+    confident = []
     if last.get("confident_precision") is not None:
-        sure = f"; {percent(last['confident_share'])} of the calls are sure enough, and {percent(last['confident_precision'])} of these are right"
+        confident.append(
+            f"{percent(last['confident_share'])} of the calls are confident, and {percent(last['confident_precision'])} of these are right."
+        )
     steps = {step["step"]: step for step in scores["steps"]}
     plain = steps.pop("plain", None)
     if not steps:
-        return Answer(f"the plate design was not used: every call stands on its own images{sure}", False)
+        lead = "Nothing: the plate layout was not used."
+        return Answer(lead, ["Every call rests on the well’s own images.", *confident], False)
     name, best = list(steps.items())[-1]
-    start = f", from {percent(plain['top1'])} without it" if plain else ""
-    found = scores["plate_groups"]
-    groups = (
-        f"; the plate group was decided on {found['decided']} of {found['plates']} plates" if found["plates"] else ""
-    )
-    if groups and found["checked"]:
-        groups += f", right on {found['right']} of the {found['checked']} that can be checked"
-    return Answer(
-        f"with the plate design, which is knowledge and not biology, {percent(best['top1'])} are right after {words(name)}{start} "
-        f"({certainty(best)}; chance {percent(best['chance'])}; tier {best['tier']}){groups}{sure}",
-        False,
-    )
+    without = f", against {percent(plain['top1'])} without it" if plain else ""
+    sentences = [
+        f"With the plate layout, {percent(best['top1'])} of {best['n']} wells are identified after {words(name)} {_evidence(best)}{without}.",
+        "This is knowledge of the layout, not biology.",
+    ]
+    groups = scores["plate_groups"]
+    if groups["plates"]:
+        sentences.append(f"The plate group was decided on {groups['decided']} of {groups['plates']} plates.")
+        if groups["checked"]:
+            sentences.append(f"It is right on {groups['right']} of the {groups['checked']} that can be checked.")
+    return Answer(_layout_gain(best), [*sentences, *confident], False)
+
+
+def _layout_gain(step: dict[str, Any]) -> str:
+    """The gain of a balancing step over the plain call of the same wells, in one sentence."""
+    points = f"{100 * abs(step['gain']):.1f} percentage points"
+    if step["gain"] <= 0:
+        loss = f"{points} fewer wells are identified" if step["gain"] < 0 else "as many wells are identified"
+        return f"No gain: with it, {loss}."
+    if step["gain_interval"] is None:
+        experiments = "one experiment" if step["experiments"] == 1 else f"{step['experiments']} experiments"
+        return f"Not shown beyond {experiments}: there, it adds {points} (exact p {step['gain_sign_flip_p']:.3f})."
+    low, high = (f"{100 * limit:.1f}" for limit in step["gain_interval"])
+    interval = f"95 % interval {low} to {high}"
+    if step["gain_interval"][0] <= 0:
+        return f"No clear gain: it adds {points} ({interval})."
+    return f"It adds {points} ({interval})."
 
 
 def _leak(card: dict[str, Any]) -> Answer | None:
-    parts = []
+    """Is technical noise still visible?"""
     leaks = card["leaks"]
-    before, after = (leaks.get(name, {}).get("plate", {}) for name in ("raw_intensity", "normalized_intensity"))
-    if before.get("verdict") in ("leak", "none seen") and after.get("balanced_accuracy") is not None:
-        parts.append(
-            f"on {before['wells']} wells of unseen plates the raw brightness names the plate in {percent(before['balanced_accuracy'])}, the "
-            f"normalized in {percent(after['balanced_accuracy'])} (chance {percent(before['chance'])}; verdicts: {before['verdict']}, {after['verdict']})"
+    raw, normalized = (leaks.get(name, {}).get("plate", {}) for name in ("raw_intensity", "normalized_intensity"))
+    probes = leaks.get("embedding", {})
+    compared = raw.get("verdict") in ("leak", "none seen") and normalized.get("balanced_accuracy") is not None
+    if not compared and not probes:
+        return None
+    lead, sentences, warning = _embedding_leak(probes)
+    if compared:
+        sentences.insert(
+            0,
+            f"On {raw['wells']} wells of unseen plates, raw brightness predicts the plate in {percent(raw['balanced_accuracy'])} and "
+            f"normalized brightness in {percent(normalized['balanced_accuracy'])} "
+            f"(chance {percent(raw['chance'])}, verdicts: {raw['verdict']}, {normalized['verdict']}).",
         )
-    own = leaks.get("embedding", {})
-    found = {axis: part for axis, part in own.items() if part["verdict"] == "leak"}
-    asked = [axis for axis, part in own.items() if part["balanced_accuracy"] is not None]
-    if found:
-        told = ", ".join(
-            f"{words(axis)} {percent(p['balanced_accuracy'])} (chance {percent(p['chance'])})"
-            for axis, p in found.items()
-        )
-        parts.append(f"the embeddings still tell {told}")
-    elif asked:
-        parts.append(f"in the embeddings no leak is seen ({len(asked)} of {len(own)} axes could be asked)")
-    elif own:
-        parts.append("of the embeddings no leak probe can be asked here")
-    return Answer("; ".join(parts), bool(found) or not asked) if parts else None
+        if normalized["verdict"] == "leak" and not lead.startswith("Yes"):
+            lead, warning = "Yes: normalized brightness still reveals the plate.", True
+    return Answer(lead, sentences, warning)
+
+
+def _embedding_leak(probes: dict[str, dict[str, Any]]) -> tuple[str, list[str], bool]:
+    """Lead, evidence and warning on the leak probes of the embeddings, by axis."""
+    leaking = {axis: probe for axis, probe in probes.items() if probe["verdict"] == "leak"}
+    probed = [axis for axis, probe in probes.items() if probe["balanced_accuracy"] is not None]
+    undecided = [axis for axis in probed if probes[axis]["verdict"] == "undecided"]
+    if leaking:
+        accuracies = [
+            f"the {words(axis)} in {percent(probe['balanced_accuracy'])} (chance {percent(probe['chance'])})"
+            for axis, probe in leaking.items()
+        ]
+        evidence = f"From the embeddings, a linear probe predicts {listing(accuracies)}."
+        return f"Yes: the embeddings still reveal {_with_article(leaking)}.", [evidence], True
+    if not probes:
+        return "Not shown: there are no embeddings to probe.", [], True
+    if not probed:
+        evidence = "No leak probe can be run on the embeddings here."
+        return "Not shown: the embeddings cannot be probed here.", [evidence], True
+    doubt = f"; undecided: {listing([words(axis) for axis in undecided])}" if undecided else ""
+    evidence = f"No leak is seen in the embeddings ({len(probed)} of {len(probes)} axes could be probed{doubt})."
+    if len(undecided) == len(probed):
+        return "Not shown: no probe of the embeddings could decide.", [evidence], True
+    but = f", but undecided for {_with_article(undecided)}" if undecided else ""
+    return f"Not seen in the embeddings{but}.", [evidence], False
+
+
+def _with_article(axes: Iterable[str]) -> str:
+    return listing([f"the {words(axis)}" for axis in axes])
 
 
 def _doubts(scores: dict[str, Any], reliability: list[dict[str, Any]], card: dict[str, Any]) -> list[str]:
+    """Reasons to distrust the scores, strongest first."""
     doubts = []
     if main := scores["heldout"][scores["unit"]]:
         if main["experiments"] < LEAST_EXPERIMENTS:
-            many = "s are" if main["experiments"] > 1 else " is"
-            doubts.append(f"{main['experiments']} scored experiment{many} too few to generalize from")
+            are = "experiments are" if main["experiments"] > 1 else "experiment is"
+            doubts.append(f"{main['experiments']} scored {are} too few to generalize from.")
         if len(main["by_experiment"]) > 1:
             weakest = min(main["by_experiment"], key=main["by_experiment"].__getitem__)
-            doubts.append(f"{weakest}, the weakest experiment ({percent(main['by_experiment'][weakest])})")
+            doubts.append(f"The weakest experiment is {weakest} ({percent(main['by_experiment'][weakest])}).")
     doubts += [
-        f"{' against '.join(pair['pair'])} alone, named no better than chance ({percent(pair['macro_recall'])}, chance {percent(pair['chance'])})"
+        f"The pair {' against '.join(pair['pair'])}, taken alone, is predicted no better than chance "
+        f"({percent(pair['macro_recall'])}, chance {percent(pair['chance'])})."
         for pair in scores["pairs"]
         if pair["of"] == "model" and pair["macro_recall"] <= pair["chance"]
     ]
     if reliability:
         last = reliability[-1]
         doubts.append(
-            f"confidences, which say {percent(last['confidence'])} where {percent(last['accuracy'])} are right (calibration error {last['ece']:.3f})"
+            f"Confidences say {percent(last['confidence'])} where {percent(last['accuracy'])} of the calls are right "
+            f"(calibration error {last['ece']:.3f})."
         )
     if card["suspects"]:
-        doubts.append(f"{sum(card['suspects'].values())} suspect wells or plates that contradict the plate map")
+        number = sum(card["suspects"].values())
+        suspects = "suspect wells or plates contradict" if number > 1 else "suspect well or plate contradicts"
+        doubts.append(f"{number} {suspects} the plate map.")
     return doubts
 
 
 def _score_rows(scores: dict[str, Any]) -> pd.DataFrame:
-    parts = [
+    """One row per score of the printed score table."""
+    named_scores = [
         ("hand features", scores["baseline"]),
         ("model, plates seen in training", scores["seen"]),
         ("model, validation plates", scores["validation"]),
         ("model, held-out plates", scores["heldout"][scores["unit"]]),
         *((f"after {words(step['step'])}", step) for step in scores["steps"] if step["step"] != "plain"),
     ]
-    columns = ["what", "top1", "low", "high", "exact_p", "top5", "chance", "n", "experiments", "tier"]
+    columns = [
+        "calls of",
+        "top1",
+        "interval_low",
+        "interval_high",
+        "exact_p",
+        "top5",
+        "chance",
+        "n",
+        "experiments",
+        "tier",
+    ]
     rows = [
-        (name, p["top1"], *(p["interval"] or (None, None)), p["sign_flip_p"], p.get("top5"), p["chance"], p["n"], p["experiments"], p["tier"])
-        for name, p in parts
-        if p
+        (name, s["top1"], *(s["interval"] or (None, None)), s["sign_flip_p"], s.get("top5"), s["chance"], s["n"], s["experiments"], s["tier"])
+        for name, s in named_scores
+        if s
     ]  # fmt: skip
     return pd.DataFrame(rows, columns=columns)
 
 
 def _by_experiment(scores: dict[str, Any]) -> pd.DataFrame:
-    main = scores["heldout"][scores["unit"]] or {"by_experiment": {}}
-    reference = (scores["baseline"] or {"by_experiment": {}})["by_experiment"]
-    rows = [(name, value, reference.get(name)) for name, value in main["by_experiment"].items()]
+    """Top-1 of the model and of hand features in each experiment."""
+    model = (scores["heldout"][scores["unit"]] or {"by_experiment": {}})["by_experiment"]
+    hand_features = (scores["baseline"] or {"by_experiment": {}})["by_experiment"]
+    rows = [(name, top1, hand_features.get(name)) for name, top1 in model.items()]
     return pd.DataFrame(rows, columns=["experiment", "top1", "hand_features"])

@@ -1,4 +1,4 @@
-"""What the growth chart has to show in the report."""
+"""The growth chart's chapter of the report."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 
 from deepnoise.report.chapter import SHARES, Chapter, Section, figure, table
 
-SHOWN = ["arm", "kind", "tier", "scored", "seeds", "top1", "chance", "reference", "gain", "control", "control_gain"]
+COLUMNS = ["arm", "kind", "tier", "scored", "seeds", "top1", "chance", "reference", "gain", "control", "control_gain"]
 
 
 def write_chapter(chart: pd.DataFrame, ladder: go.Figure, scatter: go.Figure) -> Chapter:
@@ -19,8 +19,10 @@ def write_chapter(chart: pd.DataFrame, ladder: go.Figure, scatter: go.Figure) ->
         scatter: The entry ``growth_scatter_plot``.
     """
     exhibits = [
-        figure("What each step adds", ladder, "growth_ladder_plot", "One part switched on after another, each beside a control of equal compute (hatched)."),
-        figure("Signal against leak of each step", scatter, "growth_scatter_plot"),
-        table("Arms", chart[SHOWN], "growth_chart", "Gains are paired by wells and seeds.", {*SHARES, "gain", "control_gain"}),
+        figure("What each step adds", ladder, "growth_ladder_plot",
+               "One step after another is switched on. Hatched bars: controls of equal compute, and arms that leave one step out."),
+        figure("Signal against leak of each step", scatter, "growth_scatter_plot",
+               "Up: more perturbations identified. Left: the experiment is harder to predict from the embedding."),
+        table("Arms", chart[COLUMNS], "growth_chart", "Gains compare the same wells and seeds.", {*SHARES, "gain", "control_gain"}),
     ]  # fmt: skip
-    return Chapter([Section("Growth chart", "What each step of the method adds, trained anew.", exhibits)])
+    return Chapter([Section("Growth chart", "What each step of the method adds, trained from scratch.", exhibits)])

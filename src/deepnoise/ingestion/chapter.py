@@ -1,4 +1,4 @@
-"""What ingestion has to show in the report: what was read, what is wrong with it, and what the design gives away."""
+"""Ingestion's chapter of the report: what was read, what is wrong with it, and what the design gives away."""
 
 from __future__ import annotations
 
@@ -8,7 +8,17 @@ import pandas as pd
 
 from deepnoise.drawing.figures import words
 from deepnoise.fingerprint import fingerprint
-from deepnoise.report.chapter import Answer, Chapter, Section, facts, flatten, percent, table, told_by_design
+from deepnoise.report.chapter import (
+    Answer,
+    Chapter,
+    Section,
+    flatten,
+    given_away_by_design,
+    hardly_above_chance,
+    name_value_table,
+    percent,
+    table,
+)
 
 
 def write_chapter(
@@ -18,81 +28,92 @@ def write_chapter(
 
     Args:
         wells: The table ``wells``.
-        plates: Plate -> facts of its images, as the image store keeps them.
+        plates: Plate -> description of its images, as the image store keeps it.
         report: The entry ``ingestion_report``.
         findings: The table ``ingestion_findings``.
         audit: The entry ``design_audit``.
     """
-    read = flatten({key: report[key] for key in ("tables", "images", "store") if key in report})
-    read["fingerprint of the table of wells"] = fingerprint(wells)
-    read["fingerprint of the images"] = fingerprint(sorted(plates.items()))
+    contents = flatten({key: report[key] for key in ("tables", "images", "store") if key in report})
+    contents["fingerprint of the table of wells"] = fingerprint(wells)
+    contents["fingerprint of the images"] = fingerprint(sorted(plates.items()))
     doubts = []
     if len(findings):
-        kinds = findings["finding"].value_counts()
-        doubts.append(
-            f"{len(findings)} findings of ingestion, mostly {words(str(kinds.index[0]))} ({int(kinds.iloc[0])})"
-        )
+        counts = findings["finding"].value_counts()
+        number = "1 finding" if len(findings) == 1 else f"{len(findings)} findings"
+        doubts.append(f"Ingestion has {number}, mostly {words(str(counts.index[0]))} ({int(counts.iloc[0])}).")
     exhibits = [
-        table("Design audit", _audit_rows(audit), "design_audit", "What the design gives away without any image."),
-        table("Findings of ingestion", findings, "ingestion_findings"),
-        facts("What was read", read, "ingestion_report", "The same fingerprint means the same content."),
-    ]
+        table("Design audit", _audit_rows(audit), "design_audit", "What the design gives away without looking at any image."),
+        table("Ingestion findings", findings, "ingestion_findings", "One row per fault in the tables or images, with what was done about it."),
+        name_value_table("What was read", contents, "ingestion_report", "Equal fingerprints mean equal content."),
+    ]  # fmt: skip
     section = Section(
-        "Design and data", "What was photographed, what is wrong with it, and what its design gives away.", exhibits
+        "Design and data", "What was imaged, what is wrong with it, and what its design gives away.", exhibits
     )
     return Chapter([section], {"audit": _answer(audit)}, doubts)
 
 
 def _answer(audit: dict[str, Any]) -> Answer:
-    place, group = audit["class_from_well_position"], audit["class_from_group_and_position"]
-    well = audit["confounding"]["well"]
-    doubles = audit["duplicate_layouts"]
-    confounded, leaky = told_by_design(place), told_by_design(group)
+    """Can the design alone give answers away?"""
+    position, group = audit["class_from_well_position"], audit["class_from_group_and_position"]
+    confounded, leaky = given_away_by_design(position), given_away_by_design(group)
+    position_text = f"{percent(position['accuracy'])} of the wells (chance {percent(position['chance'])})"
+    group_text = f"{percent(group['accuracy'])} (chance {percent(group['chance'])})"
     if confounded:
-        strength = "" if well["cramers_v"] is None else f", Cramér’s V {well['cramers_v']:.2f}"
-        text = (
-            f"yes, class and well position are confounded: the position alone, without any image, names {percent(place['accuracy'])} "
-            f"of the wells (chance {percent(place['chance'])}; {well['tied']} of {well['of']} perturbations keep one well{strength}), "
-            "so any part of a score may be position"
-        )
+        well = audit["confounding"]["well"]
+        strength = "" if well["cramers_v"] is None else f" (Cramér’s V {well['cramers_v']:.2f})"
+        lead = "Yes: perturbation and well position are confounded."
+        sentences = [
+            f"Well position alone, without any image, predicts {position_text}.",
+            f"{well['tied']} of {well['of']} perturbations are always in one well position{strength}.",
+            "So any part of a score may come from position.",
+        ]
     else:
-        text = (
-            f"position alone, without any image, names {percent(place['accuracy'])} of the wells (chance {percent(place['chance'])}), "
-            f"plate group and position {percent(group['accuracy'])} (chance {percent(group['chance'])})"
-        )
+        predictions = [position, group]
         if leaky:
-            text += ", since layouts repeat: together they are an answer sheet"
-    if doubles:
-        text += f"; {len(doubles)} pair{'s' if len(doubles) > 1 else ''} of experiments share a layout and must stay in one fold"
-    return Answer(text, confounded or leaky)
+            lead = "Yes: layouts repeat, so that plate group and well position together are an answer sheet."
+        elif all(hardly_above_chance(p["accuracy"], p["chance"]) for p in predictions):
+            lead = (
+                "No: well position predicts perturbations hardly better than chance, with the plate group or without."
+            )
+        else:
+            lead = "In part: well position predicts perturbations better than chance, but not clearly."
+        sentences = [
+            f"Well position alone, without any image, predicts {position_text}.",
+            f"Plate group and well position together predict {group_text}.",
+        ]
+    if doubles := len(audit["duplicate_layouts"]):
+        pairs = "1 pair of experiments shares" if doubles == 1 else f"{doubles} pairs of experiments share"
+        sentences.append(f"{pairs} a layout and must stay in one fold.")
+    return Answer(lead, sentences, confounded or leaky or lead.startswith("In part"))
 
 
 def _audit_rows(audit: dict[str, Any]) -> pd.DataFrame:
-    """One row a question of the audit, its answer in words."""
+    """One row per question of the audit, with the answer in words."""
     pairs = [", ".join(map(str, p.values())) if isinstance(p, dict) else str(p) for p in audit["duplicate_layouts"]]
     layouts = ", ".join(f"{name}: {n}" for name, n in audit["layouts_in_use"].items())
+    group_sizes = ", ".join(map(str, audit["plate_groups"]))
     rows: list[tuple[str, float | None, str]] = [
-        ("class from well position", *_against_chance(audit["class_from_well_position"])),
-        ("class from plate group and position", *_against_chance(audit["class_from_group_and_position"])),
-    ]
+        ("perturbation predicted from well position", *_against_chance(audit["class_from_well_position"])),
+        ("perturbation predicted from plate group and well position", *_against_chance(audit["class_from_group_and_position"])),
+    ]  # fmt: skip
     rows += [
-        (f"perturbation and {place}: Cramér’s V (1: each has its own)", part["cramers_v"], f"{part['tied']} of {part['of']} perturbations tied to one")
-        for place, part in audit["confounding"].items()
+        (f"perturbation and {axis}: Cramér’s V (1: each {axis} has its own perturbations)", c["cramers_v"],
+         f"{c['tied']} of {c['of']} perturbations always in the same {axis}")
+        for axis, c in audit["confounding"].items()
     ]  # fmt: skip
     rows += [
         ("pairs of experiments with the same layout", len(pairs), "; ".join(pairs) or "none"),
-        (
-            "plate groups",
-            len(audit["plate_groups"]),
-            "perturbations in each: " + ", ".join(map(str, audit["plate_groups"])),
-        ),
-        ("layouts in use", len(audit["layouts_in_use"]), layouts or "none told apart"),
+        ("plate groups", len(audit["plate_groups"]), f"perturbations in each: {group_sizes}"),
+        ("layouts in use", len(audit["layouts_in_use"]), layouts or "none distinguished"),
     ]
-    for kind, part in audit["controls"].items():
-        rows += [(f"{words(kind)}s for {use}", None, answer) for use, answer in part["uses"].items()]
-    return pd.DataFrame(rows, columns=["question", "figure", "answer"])
+    for well_type, controls in audit["controls"].items():
+        rows += [(f"use of {words(well_type)}s: {use}", None, answer) for use, answer in controls["uses"].items()]
+    return pd.DataFrame(rows, columns=["question", "value", "answer"])
 
 
-def _against_chance(part: dict[str, float]) -> tuple[float, str]:
-    told = "the design gives it away" if told_by_design(part) else "no more than chance"
-    return part["accuracy"], f"{percent(part['accuracy'])}, chance {percent(part['chance'])}: {told}"
+def _against_chance(prediction: dict[str, float]) -> tuple[float, str]:
+    """An accuracy, and the same in words."""
+    judgement = "the design gives it away" if given_away_by_design(prediction) else "not clearly above chance"
+    return prediction[
+        "accuracy"
+    ], f"{percent(prediction['accuracy'])}, chance {percent(prediction['chance'])}: {judgement}"

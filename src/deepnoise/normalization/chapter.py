@@ -1,4 +1,4 @@
-"""What normalization has to show in the report: images before and after, plates, flags, and what pixels still tell."""
+"""Normalization's chapter of the report: images before and after, quality flags, leak of pixels."""
 
 from __future__ import annotations
 
@@ -8,7 +8,20 @@ import pandas as pd
 import plotly.graph_objects as go
 from PIL.Image import Image
 
-from deepnoise.report.chapter import Answer, Chapter, Section, figure, image, percent, table
+from deepnoise.report.chapter import (
+    Answer,
+    Chapter,
+    Exhibit,
+    Section,
+    figure,
+    hardly_above_chance,
+    image,
+    percent,
+    table,
+)
+
+PROBED = ("raw", "raw_with_texture", "normalized", "normalized_with_texture")
+"""Keys of the entry ``pixel_probe`` that hold a probe."""
 
 
 def write_chapter(
@@ -23,11 +36,11 @@ def write_chapter(
 
     Args:
         sheet: The entry ``normalization_sheet``.
-        plate_maps: The entry of that name.
+        plate_maps: The entry ``plate_maps``.
         illumination: The entry ``illumination_plot``.
-        plate_qc: The table of that name.
+        plate_qc: The table ``plate_qc``.
         probe: The entry ``pixel_probe``.
-        corrected: Whether images are corrected for illumination.
+        corrected: Whether images are corrected for uneven illumination.
     """
     plates = plate_qc.groupby(["experiment", "plate"])["flags"].agg(lambda flags: (flags != "").any())
     flagged = plate_qc.loc[
@@ -36,40 +49,60 @@ def write_chapter(
     ]
     exhibits = [
         image("Before and after normalization", sheet, "normalization_sheet",
-                "One perturbation on plates that lie far apart: what differs between the raw rows is technical. Each channel has one grey scale for "
-                "all raw rows, and one for all normalized rows."),
-        figure("Plates", plate_maps, "plate_maps", "Mean intensity, before normalization, in the plate’s own geometry; wells without an image are grey. "
-               "Choose the channel; the value stands in each well’s label. Every plate of a large screen: entry plate_heatmaps.", wide=True),
-        table("Quality flags", flagged, "plate_qc", f"Of {len(plates)} plates, {int(plates.sum())} have a flag."),
+              "One perturbation on plates that are far apart: differences between the raw rows are technical. Each channel has one grey "
+              "scale for all raw rows and one for all normalized rows."),
+        figure("Plates", plate_maps, "plate_maps",
+               "Mean intensity of each well before normalization, in the geometry of the plate; wells without an image are grey. Choose the channel "
+               "in the menu; hover over a well for its value. The entry plate_heatmaps holds every plate of a large screen.", wide=True),
+        table("Quality flags", flagged, "plate_qc",
+              f"Flags are raised on {int(plates.sum())} of {len(plates)} plates. One row per flagged plate and channel."),
     ]  # fmt: skip
     if corrected:
-        exhibits.append(image("Illumination", illumination, "illumination_plot", "What the images are divided by."))
+        exhibits.append(image("Illumination", illumination, "illumination_plot", "Images are divided by these fields."))
     answers = {}
     if probe["raw"]["chance"] is not None:
         exhibits.insert(0, _probe_table(probe))
-        raw, after = probe["raw"], probe["normalized"]
-        answers["leak"] = Answer(
-            f"raw brightness and contrast name the {probe['axis']} in {percent(raw['balanced_accuracy'])}, after {probe['strategy']} "
-            f"normalization in {percent(after['balanced_accuracy'])} (chance {percent(raw['chance'])})",
-            after["balanced_accuracy"] > 2 * after["chance"],
-        )
-    doubts = [f"{int(plates.sum())} of {len(plates)} plates with a quality flag"] if plates.any() else []
-    section = Section("Images and plates", "What the cameras recorded, and what normalization makes of it.", exhibits)
+        answers["leak"] = _leak(probe)
+    doubts = [f"Quality flags are raised on {int(plates.sum())} of {len(plates)} plates."] if plates.any() else []
+    section = Section("Images and plates", "What the microscope recorded, and how normalization changes it.", exhibits)
     return Chapter([section], answers, doubts)
 
 
-def _probe_table(probe: dict[str, Any]) -> Any:
+def _leak(probe: dict[str, Any]) -> Answer:
+    """Is technical noise still visible in the pixels?"""
+    accuracy = {name: probe[name]["balanced_accuracy"] for name in PROBED}
+    chance, axis, normalized = probe["raw"]["chance"], probe["axis"], _normalized(probe["strategy"])
+    if not hardly_above_chance(accuracy["normalized"], chance):
+        lead = f"Yes: {normalized}, brightness and contrast still reveal the {axis}."
+    elif not hardly_above_chance(accuracy["normalized_with_texture"], chance):
+        lead = f"Yes: {normalized}, texture and quantiles still reveal the {axis}."
+    else:
+        lead = f"Not clearly: {normalized}, pixels predict the {axis} hardly better than chance."
+    sentences = [
+        f"Raw brightness and contrast predict the {axis} with a balanced accuracy of {percent(accuracy['raw'])}, {normalized} of "
+        f"{percent(accuracy['normalized'])} (chance {percent(chance)}).",
+        f"With texture and quantiles too, it is {percent(accuracy['raw_with_texture'])} before and "
+        f"{percent(accuracy['normalized_with_texture'])} after.",
+    ]
+    return Answer(lead, sentences, lead.startswith("Yes"))
+
+
+def _normalized(strategy: str) -> str:
+    return "without normalization" if strategy == "none" else f"after {strategy} normalization"
+
+
+def _probe_table(probe: dict[str, Any]) -> Exhibit:
     rows = [
-        (f"{what}: {read}", probe[name]["balanced_accuracy"], probe[name]["chance"], tier)
-        for read, suffix in (("brightness and contrast", ""), ("texture and quantiles too", "_with_texture"))
-        for what, name, tier in (
+        (f"{images}: {features}", probe[name]["balanced_accuracy"], probe[name]["chance"], tier)
+        for features, suffix in (("brightness and contrast", ""), ("texture and quantiles too", "_with_texture"))
+        for images, name, tier in (
             ("raw", f"raw{suffix}", "T0"),
-            (f"after {probe['strategy']} normalization", f"normalized{suffix}", probe["tier"]),
+            (_normalized(probe["strategy"]), f"normalized{suffix}", probe["tier"]),
         )
     ]
     return table(
-        f"How well pixels name the {probe['axis']}, before and after normalization",
-        pd.DataFrame(rows, columns=["what is read", "balanced_accuracy", "chance", "tier"]),
+        f"How well pixels predict the {probe['axis']}, before and after normalization",
+        pd.DataFrame(rows, columns=["images and features", "balanced_accuracy", "chance", "tier"]),
         "pixel_probe",
         "A linear probe on hand features. What it can read, a network can use instead of biology.",
     )

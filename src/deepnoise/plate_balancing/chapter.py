@@ -1,4 +1,4 @@
-"""What plate balancing has to show in the report: how sure calls are, where the design changed them, and which groups were found."""
+"""Plate balancing's chapter of the report: confidence of calls, changed calls, plate groups."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from deepnoise.report.chapter import Chapter, Section, figure, percent, table
 def write_chapter(
     call_maps: go.Figure, calls: pd.DataFrame, groups: pd.DataFrame, calibration: pd.DataFrame
 ) -> Chapter:
-    """The chapter of plate balancing; without calls it is empty.
+    """The chapter of plate balancing. It is empty where there are no calls.
 
     Args:
-        call_maps: The entry of that name.
+        call_maps: The entry ``call_maps``.
         calls: The table ``calls``.
         groups: The table ``plate_groups``.
-        calibration: The table of that name.
+        calibration: The table ``calibration``.
     """
     if calls.empty:
         return Chapter([])
     changed = calls[calls["changed"]].sort_values("design_confidence", ascending=False, kind="stable")
-    shown = [
+    columns = [
         "experiment",
         "plate",
         "well",
@@ -36,15 +36,25 @@ def write_chapter(
     shares = {"plain_confidence", "design_confidence", "posterior"}
     undecided = int((~groups["decided"]).sum()) if len(groups) else 0
     exhibits = [
-        figure("Calls on their plates", call_maps, "call_maps", "How sure each call is, from dark to bright; wells without a call are grey.", wide=True),
-        table("Calls that the design changed", changed[shown], "calls",
-              f"{len(changed)} of {len(calls)} wells ({percent(len(changed) / len(calls))}), surest first.", shares),
-        table("Plate groups", groups, "plate_groups", "Posterior: that the experiment’s assignment is right and not its closest rival.", shares),
-        table("Temperatures", calibration, "calibration", "What scores are divided by, so that confidences mean what they say."),
+        figure("Calls on their plates", call_maps, "call_maps",
+               "Confidence of each call, from dark (0) to bright (1); wells without a call are grey. The menu also shows confidences without "
+               "the layout, and the calls that it changed.", wide=True),
+        table("Calls changed by the plate layout", changed[columns], "calls",
+              f"{len(changed)} of {len(calls)} wells ({percent(len(changed) / len(calls))}), most confident first. Plain: from the well’s own images; "
+              "design: knowing the layout too.", shares),
+        table("Plate groups", groups, "plate_groups",
+              "Posterior: probability that the experiment’s assignment is right, rather than its closest rival.", shares),
+        table("Temperatures", calibration, "calibration", "Scores are divided by the temperature, so that confidences mean what they say."),
     ]  # fmt: skip
-    doubts = [f"{undecided} of {len(groups)} plates whose group could not be decided"] if undecided else []
+    doubts = [f"The plate group is undecided on {undecided} of {len(groups)} plates."] if undecided else []
     return Chapter(
-        [Section("Calls and plate design", "What knowing the design changes: knowledge, not biology.", exhibits)],
+        [
+            Section(
+                "Calls with the plate layout",
+                "How knowing the plate layout changes the calls: knowledge of the layout, not biology.",
+                exhibits,
+            )
+        ],
         {},
         doubts,
     )

@@ -1,4 +1,4 @@
-"""Where on its plate each call is sure."""
+"""Maps of call confidence on the plates."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from deepnoise.drawing.plate_maps import draw_plate_maps, spread
 
 
 def draw_calls(calls: pd.DataFrame) -> go.Figure:
-    """Maps of the confidence of the calls, with the plate design and without, and of where the design changed them.
+    """Plate maps of call confidence, with and without the plate layout, and of the calls that it changed.
 
     Args:
-        calls: The table of that name.
+        calls: The table ``calls``.
     """
     if calls.empty:
-        return say("no well is called")
-    placed = calls.set_index(["experiment", "plate", "well"])
+        return say("there are no calls")
+    by_well = calls.set_index(["experiment", "plate", "well"])
     layers = {
-        "confidence with the plate design": placed["design_confidence"],
-        "confidence without it": placed["plain_confidence"],
-        "changed by the design": placed["changed"].astype(float),
+        "confidence with the plate layout": by_well["design_confidence"],
+        "confidence without it": by_well["plain_confidence"],
+        "changed by the layout": by_well["changed"].astype(float),
     }
     plates = list(dict.fromkeys(zip(calls["experiment"], calls["plate"], strict=True)))
     return draw_plate_maps(layers, spread(plates), (0.0, 1.0))

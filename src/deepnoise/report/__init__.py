@@ -1,1 +1,1 @@
-"""The report: one page that says what a screen tells, and what to distrust."""
+"""The report: one page with the results of a screen, and what to distrust in them."""

@@ -1,73 +1,89 @@
-"""The page: the verdict above, then every chapter, in one HTML file that needs no network.
+"""The page: the verdict, then every chapter, in one HTML file that needs no network.
 
-The template lies beside this module (``page.html``). Everything that a screen names (perturbations, plates, files) is escaped.
+The template is ``page.html``, next to this module. It escapes all text that comes from a screen, such as the
+names of perturbations, plates and files.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from deepnoise.report.chapter import sentence
+from deepnoise.errors import InputError
+from deepnoise.report.chapter import Answer, Chapter, Exhibit, Section
 
 QUESTIONS = {
-    "signal": ("Are perturbations recognized?", "Nothing is scored yet", "evaluation"),
+    "signal": ("Are perturbations identified?", "Nothing is scored yet", "evaluation"),
     "design": (
-        "What does the plate design add?",
-        "Nothing is known yet of what the plate design adds",
+        "What does knowing the plate layout add?",
+        "What the plate layout adds has not been measured yet",
         "plate_balancing,evaluation",
     ),
-    "leak": ("What is left of technical noise?", "No leak is probed yet", "normalization,evaluation"),
-    "audit": ("Does the design give answers away?", "The design is not audited yet", "ingestion"),
-}
-"""Key -> question, what is said while nobody has answered it, and the pipelines that would."""
-LAST = "What to distrust first?"
+    "leak": ("Is technical noise still visible?", "Nothing is probed for technical noise yet", "normalization,evaluation"),
+    "audit": ("Can the design alone give answers away?", "The design is not audited yet", "ingestion"),
+}  # fmt: skip
+"""Key -> question, what is said while it has no answer, and the pipelines that answer it."""
+LAST = "What should I distrust first?"
 
 Json = dict[str, Any]
 
 
-def give_verdict(chapters: Sequence[Json]) -> list[Json]:
-    """Five sentences with numbers: how well perturbations are named, what the plate design adds, what is left of technical noise,
-    whether the design gives answers away, and what to distrust first.
+def give_verdict(chapters: Mapping[str, Json]) -> list[Json]:
+    """Answer the questions of :data:`QUESTIONS`, and say what to distrust first.
+
+    Several chapters can answer one question. The verdict then opens with the lead of an answer that has a
+    warning, if there is one; of several, with that of the latest stage. The evidence of all answers follows in
+    the order of the work: ingestion first, evaluation last.
 
     Args:
-        chapters: In the order of the page, in which their doubts are told. Of several answers to one question each adds a clause, in the
-            order of the work: ingestion first, evaluation last.
+        chapters: Pipeline -> chapter, in the order of the page; doubts are listed in this order too.
 
     Returns:
-        For each question ``question``, ``answer`` (one sentence) and ``warning`` (whether it asks for caution).
+        For each question ``question``, ``answer`` (its sentences as one string) and ``warning`` (whether it
+        asks for caution).
+
+    Raises:
+        InputError: A chapter was written by an earlier version.
     """
+    _check_version(chapters)
     verdict = []
-    for key, (question, nothing, pipelines) in QUESTIONS.items():
-        found = [chapter["answers"][key] for chapter in reversed(chapters) if key in chapter["answers"]]
-        text = (
-            sentence([part["text"] for part in found])
-            if found
-            else f"{nothing}: kedro run --pipelines {pipelines},report."
-        )
-        verdict.append({"question": question, "answer": text, "warning": not found or any(p["warning"] for p in found)})
-    doubts = [doubt for chapter in chapters for doubt in chapter["doubts"]]
-    last = sentence(doubts) if doubts else "Nothing stands out, which is not to say that nothing is wrong."
+    for key, (question, unanswered, pipelines) in QUESTIONS.items():
+        answers = [chapter["answers"][key] for chapter in chapters.values() if key in chapter["answers"]]
+        if answers:
+            # of equal answers max takes the first, which is that of the latest stage
+            lead = max(answers, key=lambda answer: answer["warning"])["lead"]
+            text = " ".join([lead, *(sentence for answer in reversed(answers) for sentence in answer["sentences"])])
+        else:
+            text = f"{unanswered}. For an answer: kedro run --pipelines {pipelines},report"
+        warning = not answers or any(answer["warning"] for answer in answers)
+        verdict.append({"question": question, "answer": text, "warning": warning})
+    doubts = [doubt for chapter in chapters.values() for doubt in chapter["doubts"]]
+    last = " ".join(doubts) if doubts else "Nothing stands out. That does not mean that nothing is wrong."
     return [*verdict, {"question": LAST, "answer": last, "warning": bool(doubts)}]
 
 
 def render_page(
-    title: str, lead: str, verdict: Sequence[Json], chapters: Sequence[Json], missing: Sequence[str] = ()
+    title: str, lead: str, verdict: Sequence[Json], chapters: Mapping[str, Json], missing: Sequence[str] = ()
 ) -> str:
     """The HTML of the report.
 
     Args:
-        title: Of the page.
-        lead: One line below it.
+        title: Title of the page.
+        lead: One line below the title.
         verdict: Result of :func:`give_verdict`.
-        chapters: In the order of the page.
-        missing: Pipelines whose chapter was not written yet.
+        chapters: Pipeline -> chapter, in the order of the page.
+        missing: Pipelines that have not written a chapter yet.
+
+    Raises:
+        InputError: A chapter was written by an earlier version.
     """
+    _check_version(chapters)
     environment = Environment(
         loader=PackageLoader("deepnoise.report", "."),
         autoescape=True,
@@ -76,12 +92,39 @@ def render_page(
         lstrip_blocks=True,
     )
     environment.filters["script_json"] = _script_json
-    sections = [section for chapter in chapters for section in chapter["sections"]]
+    sections = [section for chapter in chapters.values() for section in chapter["sections"]]
     return environment.get_template("page.html").render(
         title=title, lead=lead, verdict=verdict, sections=sections, missing=missing, plotly=Markup(get_plotlyjs())
     )
 
 
+def _check_version(chapters: Mapping[str, Json]) -> None:
+    outdated = [name for name, chapter in chapters.items() if not _is_current(chapter)]
+    if outdated:
+        names = ", ".join(outdated)
+        were = f"chapters {names} were" if len(outdated) > 1 else f"chapter {names} was"
+        raise InputError(
+            f"the {were} written by an earlier version; run kedro run --pipelines {','.join(outdated)} again"
+        )
+
+
+def _is_current(chapter: Json) -> bool:
+    """Whether a chapter read from disk has the keys that this version writes."""
+    if not _has_fields(Chapter, [chapter]):
+        return False
+    exhibits = [exhibit for section in chapter["sections"] for exhibit in section.get("exhibits", ())]
+    return (
+        _has_fields(Section, chapter["sections"])
+        and _has_fields(Exhibit, exhibits)
+        and _has_fields(Answer, list(chapter["answers"].values()))
+    )
+
+
+def _has_fields(record: type, values: Sequence[Json]) -> bool:
+    names = {field.name for field in fields(record)}
+    return all(value.keys() == names for value in values)
+
+
 def _script_json(value: Json) -> Markup:
-    """JSON for a script element: no "<" can end it."""
+    """JSON for a script element, in which no "<" can close the element."""
     return Markup(json.dumps(value).replace("<", "\\u003c").replace(">", "\\u003e"))

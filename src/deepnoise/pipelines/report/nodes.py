@@ -18,16 +18,16 @@ CHAPTERS = [
     "normalization_chapter",
     "ingestion_chapter",
 ]
-"""Entries, in the order of the page. The page lists those that were never written."""
+"""Entries, in the order of the page. None of them is required; the page lists those that are missing."""
 
 
 def give_verdict(*chapters: Chapter | None) -> list[dict[str, Any]]:
-    """Five answers with numbers, from the chapters in the order of ``CHAPTERS``."""
+    """Answers to five questions, from the chapters in the order of ``CHAPTERS``."""
     from deepnoise.report import page
 
-    verdict = page.give_verdict([chapter for chapter in chapters if chapter])
-    for answer in verdict:
-        logger.info("%s %s", answer["question"], answer["answer"])
+    verdict = page.give_verdict(_by_pipeline(chapters))
+    for item in verdict:
+        logger.info("%s %s", item["question"], item["answer"])
     return verdict
 
 
@@ -47,7 +47,18 @@ def write_report(
     import deepnoise
     from deepnoise.report import page
 
-    missing = [name.removesuffix("_chapter") for name, c in zip(CHAPTERS, chapters, strict=True) if c is None]
+    written = _by_pipeline(chapters)
+    missing = [name for name in map(_pipeline_of, CHAPTERS) if name not in written]
     lead = f"DeepNoise {deepnoise.__version__}, written {datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
     title = f"What the screen “{parameters.screen}” shows"
-    return page.render_page(title, lead, verdict, [*(c for c in chapters if c), run_chapter], missing)
+    return page.render_page(title, lead, verdict, {**written, "report": run_chapter}, missing)
+
+
+def _by_pipeline(chapters: tuple[Chapter | None, ...]) -> dict[str, Chapter]:
+    """Pipeline -> chapter, of the chapters that were written."""
+    named = zip(map(_pipeline_of, CHAPTERS), chapters, strict=True)
+    return {name: chapter for name, chapter in named if chapter is not None}
+
+
+def _pipeline_of(entry: str) -> str:
+    return entry.removesuffix("_chapter")
