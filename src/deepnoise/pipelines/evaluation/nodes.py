@@ -12,6 +12,7 @@ from plotly.graph_objects import Figure
 from deepnoise.evaluation import chapter, figures, metrics, probe_tasks, reliability, retrieval, score_table, suspects
 from deepnoise.evaluation import signal_leak_card as card
 from deepnoise.evaluation.profiles import Profiles, join_profiles, true_labels
+from deepnoise.evaluation.score_types import Scores, SignalLeakCard
 from deepnoise.parameters import EvaluationParameters
 from deepnoise.plate_balancing.scores import filled, pool_scores
 from deepnoise.tables import SCHEMAS
@@ -29,7 +30,7 @@ def score_calls(
     wells: pd.DataFrame,
     heldout_labels: pd.DataFrame,
     parameters: EvaluationParameters,
-) -> dict[str, Any]:
+) -> Scores:
     """Every score with its tier, and the two lines of the story."""
     scores = metrics.evaluate(
         screen=parameters.screen,
@@ -161,7 +162,7 @@ def make_card(
     wells: pd.DataFrame,
     heldout_labels: pd.DataFrame,
     parameters: EvaluationParameters,
-) -> dict[str, Any]:
+) -> SignalLeakCard:
     """Signal and leak side by side."""
     return card.make_card(
         screen=parameters.screen,
@@ -175,18 +176,20 @@ def make_card(
 
 
 def format_scores(
-    scores: dict[str, Any], reliability_summary: list[dict[str, Any]], signal_leak_card: dict[str, Any]
+    scores: Scores, reliability_summary: list[dict[str, Any]], signal_leak_card: SignalLeakCard
 ) -> str:
     """The score table as text."""
     parts = (
-        score_table.format_scores(scores), reliability.format_reliability(reliability_summary), card.format_card(signal_leak_card)
-    )  # fmt: skip
+        score_table.format_scores(scores),
+        score_table.format_reliability(reliability_summary),
+        score_table.format_card(signal_leak_card),
+    )
     return "\n".join(part for part in parts if part)
 
 
 def draw_figures(
-    scores: dict[str, Any],
-    signal_leak_card: dict[str, Any],
+    scores: Scores,
+    signal_leak_card: SignalLeakCard,
     reliability_table: pd.DataFrame,
     perturbation_scores: pd.DataFrame,
     confusion_table: pd.DataFrame,
