@@ -117,7 +117,7 @@ def test_empty_wells_are_found_by_their_objects():
     assert empty_wells(table).empty
     table.loc[table["id_code"] == "w7", "objects"] = 1.0
     found = empty_wells(table)
-    assert found["id_code"].tolist() == ["w7"] and "1.0 objects a site in nucleus" in found["detail"].iloc[0]
+    assert found["id_code"].tolist() == ["w7"] and "1.0 objects per site in nucleus" in found["detail"].iloc[0]
 
 
 def test_a_channel_without_objects_does_not_hide_an_empty_well():

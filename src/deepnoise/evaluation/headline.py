@@ -8,7 +8,11 @@ HEADLINE_TIERS = ("T0", "T1", "T1c")
 
 
 def headline(score: Score | None, unit: str) -> Headline | None:
-    """The one figure to quote: top-1 of the plain call, if it uses neither the plate design nor held-out images in training."""
+    """The one figure to quote: top-1 of the plain call.
+
+    None if the tier is not in HEADLINE_TIERS: such a score may owe something to the plate design or to held-out
+    images.
+    """
     if score is None or score["tier"] not in HEADLINE_TIERS:
         return None
     return {
@@ -27,8 +31,8 @@ def headline(score: Score | None, unit: str) -> Headline | None:
 def no_better_than_chance(score: Score) -> bool:
     """Whether the interval of top-1 includes chance or is below it.
 
-    Without an interval: whether at least half of the experiments are hardly above chance. Hardly means at most twice
-    chance, or at most a tenth of the way from chance to 1 where there are few classes.
+    Without an interval: whether at least half of the experiments are hardly above chance. Hardly means at
+    most twice chance, or at most a tenth of the way from chance to 1 where there are few classes.
     """
     chance = score["chance"]
     if score["interval"] is not None:

@@ -1,4 +1,7 @@
-"""Uncertainty of scores. Wells of one experiment are not independent, so intervals and p-values are over experiments."""
+"""Uncertainty of scores.
+
+Wells of one experiment are not independent, so intervals and p-values are over experiments.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ LEVEL = 0.95
 
 
 def sign_flip_p(differences: np.ndarray) -> float:
-    """Exact one-sided p of a mean above 0, if under the null each difference is equally likely with either sign.
+    """Exact one-sided p of a mean above 0; under the null each difference is equally likely with either sign.
 
     Args:
         differences: (E,) one per experiment, E at most 20.
@@ -34,10 +37,11 @@ def sign_flip_p(differences: np.ndarray) -> float:
 
 
 def bootstrap_interval(totals: np.ndarray, counts: np.ndarray, seed: int = 0) -> list[float]:
-    """Cluster-bootstrap interval of a ratio of sums: whole experiments are resampled (Davison and Hinkley 1997, 3.8).
+    """Cluster-bootstrap interval of a ratio of sums (Davison and Hinkley 1997, 3.8).
 
-    With few experiments a percentile interval is too narrow: with six it contains the truth in 83 % of cases. Both of its
-    sides are therefore stretched by sqrt(E / (E - 1)) and by Student's t over the normal quantile.
+    Whole experiments are resampled. With few experiments a percentile interval is too narrow: with six it
+    contains the truth in 83 % of cases. Both of its sides are therefore stretched by sqrt(E / (E - 1)) and by
+    Student's t over the normal quantile.
 
     Args:
         totals: (E,) sum of the score over the rows of each experiment.
@@ -80,8 +84,9 @@ def summarize_sums(totals: np.ndarray, counts: np.ndarray, null: float = 0.0) ->
         null: Value expected by chance.
 
     Returns:
-        ``mean``, ``n`` (rows), ``experiments``; ``interval`` ([low, high], or None with fewer than six experiments) and
-        ``sign_flip_p`` (exact p that the mean over experiments exceeds ``null``; None from six experiments on).
+        ``mean``, ``n`` (rows), ``experiments``; ``interval`` ([low, high], or None with fewer than six
+        experiments) and ``sign_flip_p`` (exact p that the mean over experiments exceeds ``null`` by chance;
+        None from six on).
     """
     enough = len(counts) >= LEAST_EXPERIMENTS
     return {

@@ -151,7 +151,7 @@ def seen_gap(seen: Score | None, unseen: Score | None) -> SeenGap | None:
 
 
 def pair_recall(scores: pd.DataFrame, truth: pd.Series, pair: list[str]) -> PairRecall | None:
-    """Macro recall between two perturbations: rows of other perturbations and their score columns are ignored.
+    """Macro recall between two perturbations; rows and score columns of all others are ignored.
 
     None if no row has either perturbation.
     """
@@ -171,8 +171,8 @@ def pair_recall(scores: pd.DataFrame, truth: pd.Series, pair: list[str]) -> Pair
 def score_steps(steps: pd.DataFrame, truth: dict[str, str]) -> list[StepScore]:
     """Accuracy after each step of plate balancing, and its gain over the plain call of the same wells.
 
-    Chance is the mean of 1 / (perturbations that the step still allows in a well): 1/K for the plain call, G/K where
-    the plate group is decided.
+    Chance is the mean of 1 / (perturbations that the step still allows in a well): 1/K for the plain call,
+    G/K where the plate group is decided.
 
     Args:
         steps: ``balancing_steps``, held-out rows.
@@ -258,7 +258,7 @@ def evaluate(
         pairs: Pairs of perturbations to score alone.
 
     Raises:
-        InputError: The held-out labels belong to another screen, or a pair has a perturbation that is not scored.
+        InputError: The held-out labels belong to another screen, or a perturbation of a pair is not scored.
     """
     heldout_truth = dict(zip(heldout_labels["id_code"], heldout_labels["perturbation"], strict=True))
     labelled = wells.dropna(subset=["perturbation"])
@@ -412,13 +412,13 @@ def perturbation_scores(
     activity: pd.DataFrame,
     tier: str,
 ) -> pd.DataFrame:
-    """Calls, retrieval across experiments and activity of each perturbation: the table ``perturbation_scores``.
+    """Calls, replicate retrieval and activity of each perturbation: the table ``perturbation_scores``.
 
     Args:
         scores: Pooled score table of held-out wells with a known truth; or no rows.
         truth: id_code -> perturbation.
         cell_type: id_code -> cell type.
-        retrieval: The table ``replicate_retrieval``.
+        retrieval: The table ``replicate_retrieval``; only its level ``not_same_experiment`` is used.
         activity: Result of :func:`deepnoise.evaluation.retrieval.activity`.
         tier: Tier of the embeddings, used where there are no scores.
     """

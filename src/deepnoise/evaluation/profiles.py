@@ -1,4 +1,4 @@
-"""Profiles of wells with their metadata, and residual profiles from which the perturbation's effect is subtracted.
+"""Profiles of wells with their metadata, and residual profiles without the effect of the perturbation.
 
 A profile is the embedding of a well, from our network or any other, or its hand features.
 """
@@ -13,15 +13,16 @@ import pandas as pd
 from deepnoise.tables import EMBEDDING, matrix
 
 GROUP = ["fold", "cell_type"]
-"""Profiles are compared only within a fold and cell type: the axes of different fold models are unrelated, and the appearance of
-a cell type is biology."""
+"""Profiles are compared only within a fold and cell type: the axes of different fold models are unrelated,
+and the appearance of a cell type is biology."""
 
 
 @dataclass(frozen=True)
 class Profiles:
-    """W wells: ``rows`` (fold, id_code, experiment, plate, well, cell_type, well_type, perturbation, role, plate_seen) and ``values``.
+    """Metadata and feature vectors of W wells.
 
-    ``values`` is (W, D) float32 in the order of ``rows``, whose index is 0..W-1.
+    ``rows`` has fold, id_code, experiment, plate, well, cell_type, well_type, perturbation, role, plate_seen
+    and the index 0..W-1. ``values`` is (W, D) float32 in the order of ``rows``.
     """
 
     rows: pd.DataFrame
@@ -46,7 +47,7 @@ def true_labels(wells: pd.DataFrame, heldout_labels: pd.DataFrame) -> pd.Series:
 
 
 def join_profiles(embeddings: pd.DataFrame, wells: pd.DataFrame, labels: pd.Series) -> Profiles:
-    """Join embeddings with cell type, well type and perturbation; wells that ``wells`` does not list are left out.
+    """Join embeddings with cell type, well type and perturbation; drop wells missing from ``wells``.
 
     Args:
         embeddings: The table ``well_embeddings``.
@@ -66,12 +67,12 @@ def join_profiles(embeddings: pd.DataFrame, wells: pd.DataFrame, labels: pd.Seri
 def class_residuals(profiles: Profiles) -> Profiles:
     """Subtract from each profile the mean of its perturbation in other batches (method: section 8).
 
-    A batch is an experiment, or a plate where a fold and cell type has only one experiment. The mean comes from the other
-    batches of the same fold and cell type. The well's own batch never enters it, so the subtraction neither removes a leak
-    nor creates one.
+    A batch is an experiment, or a plate where a fold and cell type has only one experiment. The mean comes
+    from the other batches of the same fold and cell type. The well's own batch never enters it, so the
+    subtraction neither removes a leak nor creates one.
 
     Returns:
-        The labelled wells whose perturbation is also in another batch; these may be fewer than the given wells.
+        The labelled wells whose perturbation is also in another batch; possibly fewer than the given wells.
     """
     rows = profiles.rows
     labelled = profiles.take(rows["perturbation"].notna().to_numpy())
@@ -98,7 +99,7 @@ def _sums(values: np.ndarray, code: np.ndarray) -> tuple[np.ndarray, np.ndarray]
 
 
 def unit_length(values: np.ndarray) -> np.ndarray:
-    """(W, D) profiles scaled to length 1, so that their products are cosines; a profile of zeros stays zero."""
+    """(W, D) profiles of length 1, so that their products are cosines; a profile of zeros stays zero."""
     return values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12)
 
 
@@ -109,7 +110,9 @@ def centred(values: np.ndarray, code: np.ndarray) -> np.ndarray:
 
 
 def effective_rank(values: np.ndarray) -> float:
-    """Exponential of the entropy of the normalized singular values of the centred profiles (Roy and Vetterli 2007, EUSIPCO).
+    """Effective rank of centred profiles: exp of the entropy of their normalized singular values.
+
+    Source: Roy and Vetterli 2007, EUSIPCO.
 
     Args:
         values: (W, D).

@@ -1,4 +1,4 @@
-"""Whether confidences can be believed: calibration error, Brier score, and accuracy when only confident calls are kept."""
+"""Whether confidences can be believed: calibration error, Brier score, and accuracy against coverage."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ def measure_reliability(
         truth: id_code -> perturbation of held-out wells.
 
     Returns:
-        The table ``reliability`` (calibration bins; accuracy against coverage), and a summary of each step: ``ece`` with an
-        interval over experiments (none with fewer than LEAST_EXPERIMENTS), ``brier`` (mean squared difference between
-        confidence and 1 or 0 for correct or wrong) likewise, ``accuracy`` and ``confidence``. The plain and the last step
-        also have ``confident_share`` and ``confident_precision``: the share of confident calls, and how many of these are
-        correct.
+        The table ``reliability`` (calibration bins; accuracy against coverage), and a summary of each step:
+        ``accuracy``, mean ``confidence``, ``ece`` and ``brier`` (mean squared difference between confidence
+        and 1 or 0 for correct or wrong). Both errors have an interval over experiments, None with fewer than
+        LEAST_EXPERIMENTS. The plain and the last step also have ``confident_share`` and
+        ``confident_precision``: the share of confident calls, and how many of these are correct.
     """
     heldout = steps[(steps["role"] == "heldout") & steps["id_code"].isin(truth.index)]
     curves: list[dict[str, Any]] = []
@@ -73,7 +73,7 @@ def measure_reliability(
 
 
 def _curves(step_rows: pd.DataFrame, correct: np.ndarray) -> list[dict[str, Any]]:
-    """Rows of the table ``reliability`` for one step: its calibration bins, then accuracy against coverage."""
+    """Rows of the table ``reliability`` for one step: calibration bins, then accuracy against coverage."""
     step, tier = step_rows["step"].iloc[0], str(step_rows["tier"].iloc[0])
     confidence = step_rows["confidence"].to_numpy()
     rows = [

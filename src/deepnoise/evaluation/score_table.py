@@ -169,9 +169,7 @@ def _score_lines(scores: Scores, main: Score | None) -> list[str]:
 def _score_line(name: str, score: TieredAccuracy, top5: float | None = None) -> str:
     top5_text = "-" if top5 is None else f"{top5:.1%}"
     interval = uncertainty(score) if score["interval"] is None else "{:.1%} to {:.1%}".format(*score["interval"])
-    return (
-        f"{name:36} {score['top1']:7.1%} {top5_text:>7} {score['chance']:7.1%} {score['n']:6d}  {score['tier']:5}  {interval}"
-    )
+    return f"{name:36} {score['top1']:7.1%} {top5_text:>7} {score['chance']:7.1%} {score['n']:6d}  {score['tier']:5}  {interval}"
 
 
 def _heldout_lines(scores: Scores, main: Score) -> list[str]:

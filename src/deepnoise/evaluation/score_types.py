@@ -1,6 +1,7 @@
 """What the JSON entries ``scores`` and ``signal_leak_card`` hold, key by key.
 
-:mod:`deepnoise.evaluation.metrics` and :mod:`deepnoise.evaluation.signal_leak_card` make them; the score table and the figures read them.
+Made by :mod:`deepnoise.evaluation.metrics` and :mod:`deepnoise.evaluation.signal_leak_card`, read by the
+score table and the figures.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class PerturbationRecall(TypedDict):
 class Score(TieredAccuracy):
     """Plain calls of one set of rows: held-out wells, validation wells, hand features, ..."""
 
-    top5: float | None  # share of rows with the true perturbation among the first five; None with five perturbations or fewer
+    top5: float | None  # share of rows with the truth among the first five calls; None for up to five classes
     macro_recall: float  # balanced accuracy: mean recall over perturbations
     by_experiment: dict[str, float]  # experiment -> top1
     by_perturbation: dict[str, PerturbationRecall]  # perturbation -> recall
@@ -150,7 +151,9 @@ class SignalLeakCard(TypedDict):
     screen: str  # name of the screen
     tier: str  # tier of the profiles
     profiles: ProfileCounts  # size of the profiles
-    signal: dict[str, dict[str, dict[str, Any]]]  # well type -> level -> see deepnoise.evaluation.retrieval.summarize_retrieval
+    signal: dict[
+        str, dict[str, dict[str, Any]]
+    ]  # well type -> level -> see deepnoise.evaluation.retrieval.summarize_retrieval
     leaks: dict[str, dict[str, dict[str, Any]]]  # representation -> axis -> its row of the table leak_probes
     activity: ActivityShare  # perturbations distinguished from the negative controls
     collapse: dict[str, Collapse]  # fold -> effective rank

@@ -1,4 +1,4 @@
-"""The signal/leak card: how much profiles say about the perturbations, beside how much they still say about the experiment."""
+"""The signal/leak card: what profiles say about perturbations, beside what they say about the experiment."""
 
 from __future__ import annotations
 

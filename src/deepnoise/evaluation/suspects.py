@@ -1,7 +1,8 @@
-"""Wells whose image contradicts the plate map: swapped or mislabelled wells, turned or mirrored plates, empty wells.
+"""Faults of the plate map: swapped, mislabelled or empty wells, turned or mirrored plates.
 
-Evidence is the log-likelihood ratio of an alternative plate map against the given one, in nats. The likelihood of a label
-comes from the similarity of a well to the wells of each perturbation in other experiments, calibrated on the labels.
+Evidence is the log-likelihood ratio of an alternative plate map against the given one, in nats. The
+likelihood of a label comes from the similarity of a well to the wells of each perturbation in other
+experiments, calibrated on the labels.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ WELL_COLUMNS = ["id_code", "experiment", "plate", "well"]
 def find_suspects(profiles: Profiles, scores: pd.DataFrame, site_features: pd.DataFrame, tier: str) -> pd.DataFrame:
     """Rank the wells whose image contradicts the plate map.
 
-    Labels are judged only on plates that the model was not trained on: a trained network has learned the wrong labels too.
+    Labels are judged only on plates that the model was not trained on: a network learns wrong labels too.
 
     Args:
         profiles: All wells with their labels.
@@ -41,7 +42,8 @@ def find_suspects(profiles: Profiles, scores: pd.DataFrame, site_features: pd.Da
         tier: Tier of the embeddings.
 
     Returns:
-        The table ``suspect_wells``: the flagged wells and up to LISTED_UNFLAGGED more to look at, the most certain first.
+        The table ``suspect_wells``: the flagged wells and up to LISTED_UNFLAGGED more to look at, the most
+        certain first.
     """
     judged = profiles.take((~profiles.rows["plate_seen"] & profiles.rows["perturbation"].notna()).to_numpy(bool))
     groups = judged.rows.groupby(GROUP, sort=True).indices.values() if len(judged.rows) else []
@@ -68,7 +70,7 @@ def _most_certain_first(faults: pd.DataFrame) -> pd.DataFrame:
 
 
 def _explain_once(faults: pd.DataFrame) -> pd.DataFrame:
-    """Keep the most certain fault of each well, and no swapped or mislabelled wells that a turned plate explains."""
+    """Keep the most certain fault of each well; drop well faults that a turned plate explains."""
     of_plate = faults["kind"].str.startswith("plate")
     turned = pd.MultiIndex.from_frame(faults.loc[of_plate & faults["flagged"], ["experiment", "plate"]])
     on_turned = pd.MultiIndex.from_frame(faults[["experiment", "plate"]]).isin(turned)
@@ -108,7 +110,7 @@ def empty_wells(site_features: pd.DataFrame) -> pd.DataFrame:
 
 
 def similarity_to_perturbations(profiles: Profiles) -> tuple[np.ndarray, np.ndarray]:
-    """Cosine similarity of each well to the mean of every perturbation in the other experiments, after centring each plate.
+    """Cosine of each plate-centred well with the mean of every perturbation in the other experiments.
 
     Args:
         profiles: Labelled wells of one fold and cell type.
@@ -132,11 +134,12 @@ def similarity_to_perturbations(profiles: Profiles) -> tuple[np.ndarray, np.ndar
 
 
 def calibrated(evidence: list[np.ndarray], label: np.ndarray) -> np.ndarray:
-    """Turn scores into log probabilities; the weights and the outlier share maximize the likelihood of the labels.
+    """Turn scores into log probabilities that maximize the likelihood of the labels.
 
-    p = (1 - e) softmax(sum of w_n * scores_n) + e / K. The outlier share e bounds the evidence of one image: some wells look
-    like no other well of their perturbation, and a network can be certain of a wrong label. A few wrong labels hardly change
-    the fit. Many of them flatten every likelihood, and nothing is flagged.
+    p = (1 - e) softmax(sum of w_n * scores_n) + e / K, with fitted weights w_n and outlier share e. The
+    outlier share bounds the evidence of one image: some wells look like no other well of their perturbation,
+    and a network can be certain of a wrong label. A few wrong labels hardly change the fit. Many of them
+    flatten every likelihood, and nothing is flagged.
 
     Args:
         evidence: One or more (W, K) scores, each on any scale; nan where a perturbation is not scored.
@@ -182,7 +185,7 @@ class _PlateEvidence:
     names: np.ndarray  # (K,) perturbations
     label: np.ndarray  # (W,) column of each well's label
     likelihoods: list[np.ndarray]  # each (W, K) log probabilities; the first that covers a label is used
-    label_ratio: np.ndarray  # (W, W) log-likelihood ratio of well i having the label of well j; nan where unknown
+    label_ratio: np.ndarray  # (W, W) log-likelihood ratio of well i having well j's label; nan where unknown
     swap_gain: np.ndarray  # (W, W) what swapping the labels of two wells gains
     swap_threshold: float  # gain above which a swap is flagged
 
@@ -229,7 +232,12 @@ def _evidence_by_plate(group: Profiles, scores: pd.DataFrame) -> list[_PlateEvid
 
 
 def _label_likelihoods(group: Profiles, scores: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
-    """(K,) perturbations, (W,) column of each well's label, and (W, K) log probabilities, with the model's scores first."""
+    """Perturbations, labels and log probabilities of a group.
+
+    Returns:
+        (K,) names, (W,) column of each well's label, and one or two (W, K) log probabilities; those that use
+        the model's scores come first.
+    """
     cosines, names = similarity_to_perturbations(group)
     label = np.searchsorted(names, group.rows["perturbation"].to_numpy(str))
     likelihoods = [calibrated([cosines], label)]
@@ -253,8 +261,8 @@ def _swap_gains(likelihoods: list[np.ndarray], label: np.ndarray) -> tuple[np.nd
         label: (W,) columns.
 
     Returns:
-        (W, W) ratio of well i having the label of well j, nan where unknown; and (W, W) gain of swapping the labels of both
-        wells, -inf between wells of one label.
+        (W, W) ratio of well i having the label of well j, nan where unknown; and (W, W) gain of swapping the
+        labels of both wells, -inf between wells of one label.
     """
     label_ratio = np.full((len(label), len(label)), np.nan)
     for log_p in likelihoods:
@@ -267,7 +275,7 @@ def _swap_gains(likelihoods: list[np.ndarray], label: np.ndarray) -> tuple[np.nd
 
 
 def _label_ratio(log_p: np.ndarray, label: np.ndarray) -> np.ndarray:
-    """(W, W) log-likelihood ratio of well i having the label of well j rather than its own; nan where one is not scored."""
+    """(W, W) log-likelihood ratio of well i having well j's label, not its own, nan where unknown."""
     given = log_p[np.arange(len(label)), label]
     with np.errstate(invalid="ignore"):
         ratio = log_p[:, label] - given[:, None]
@@ -277,8 +285,9 @@ def _label_ratio(log_p: np.ndarray, label: np.ndarray) -> np.ndarray:
 def _swap_threshold(null: np.ndarray, pairs: float) -> float:
     """Gain above which a swap is flagged, on a plate with so many pairs of wells.
 
-    Wells of different plates are not swapped by hand or robot, so the gains of such swaps are the null distribution. The
-    threshold is never below the bound of a calibrated likelihood, log(pairs / FALSE_ALARMS).
+    Wells of different plates are not swapped by hand or robot, so the gains of such swaps are the null
+    distribution. The threshold is never below the bound of a calibrated likelihood, log(pairs /
+    FALSE_ALARMS).
     """
     theory = float(np.log(pairs / FALSE_ALARMS))
     if not len(null):
@@ -332,7 +341,10 @@ def _mislabelled_wells(plate: _PlateEvidence) -> list[dict[str, Any]]:
 
 
 def _turned_plate(plate: _PlateEvidence) -> list[dict[str, Any]]:
-    """Orientations of the plate that fit its images better than the plate map, judged on at least a quarter of its wells."""
+    """Orientations of the plate that fit its images better than the plate map.
+
+    At least a quarter of the wells must be comparable.
+    """
     wells = len(plate.rows)
     position = np.array([parse_well(well) for well in plate.rows["well"].to_numpy(str)])
     well_at = {tuple(p): i for i, p in enumerate(position)}
@@ -372,7 +384,7 @@ def _reoriented(position: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def turned_wells(wells: pd.Series) -> pd.Series:
-    """Well names after turning the plate by 180 degrees within its used rows and columns; plants a fault in tests."""
+    """Well names after turning the plate by 180 degrees within its used rows and columns; plants a fault."""
     position = np.array([parse_well(well) for well in wells])
     turned = _reoriented(position)["plate turned by 180 degrees"]
     return pd.Series([f"{row_name(int(row))}{int(column) + 1:02d}" for row, column in turned], index=wells.index)

@@ -175,9 +175,7 @@ def make_card(
     )
 
 
-def format_scores(
-    scores: Scores, reliability_summary: list[dict[str, Any]], signal_leak_card: SignalLeakCard
-) -> str:
+def format_scores(scores: Scores, reliability_summary: list[dict[str, Any]], signal_leak_card: SignalLeakCard) -> str:
     """The score table as text."""
     parts = (
         score_table.format_scores(scores),
