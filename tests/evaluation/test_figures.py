@@ -1,4 +1,4 @@
-"""The figures of the evaluation show the numbers they are given, and its sentences tell them."""
+"""The figures of the evaluation show the numbers they are given, and so do the sentences of its chapter."""
 
 import numpy as np
 import pandas as pd
@@ -49,14 +49,18 @@ def test_scores_are_drawn_with_their_intervals_and_tiers():
     assert list(bars["by experiment"].x) == [0.7, 0.9]  # drawn from below
     few = draw_scores(scores(heldout={"well": MAIN | {"interval": None}}, baseline=None, steps=[]))
     assert few.data[0].error_x.array == (None,)
-    nothing = draw_scores(scores(heldout={"well": None}, baseline=None, steps=[]))
-    assert "nothing is scored" in nothing.layout.annotations[0].text
+    empty = draw_scores(scores(heldout={"well": None}, baseline=None, steps=[]))
+    assert "nothing is scored" in empty.layout.annotations[0].text
 
 
-def test_sentences_hold_the_numbers_and_ask_for_caution():
-    told = _signal(scores())
-    assert "80.0 % of 40 wells (95 % interval 70.0 to 90.0 % over 6 experiments; chance 10.0 %; tier T1)" in told.text
-    assert "p 100.0 %, q 25.0 %" in told.text and "hand features alone reach 30.0 %" in told.text and not told.warning
+def test_sentences_contain_the_numbers_and_warn_where_needed():
+    answer = _signal(scores())
+    assert "80.0 % of 40 wells (95 % interval 70.0 to 90.0 % over 6 experiments; chance 10.0 %; tier T1)" in answer.text
+    assert (
+        "p 100.0 %, q 25.0 %" in answer.text
+        and "hand features alone reach 30.0 %" in answer.text
+        and not answer.warning
+    )
     one = MAIN | {"interval": None, "experiments": 1, "sign_flip_p": 0.5, "by_experiment": {"A": 0.12}}
     assert certainty(one) == "1 experiment: too few for an interval, exact p 0.500"
     assert (
@@ -68,35 +72,35 @@ def test_sentences_hold_the_numbers_and_ask_for_caution():
     assert "was not used" in _design(scores(steps=[]), [{"confident_share": 0.0, "confident_precision": None}]).text
 
 
-def test_a_pair_that_cannot_be_told_apart_is_a_doubt():
+def test_a_pair_at_chance_is_listed_as_a_doubt():
     pair = {"of": "model", "pair": ["low", "high"], "macro_recall": 0.41, "chance": 0.5, "n": 640}
-    told = _doubts(scores(pairs=[pair, pair | {"macro_recall": 0.7}]), [], {"suspects": {}})
-    assert sum("low against high alone, named no better than chance (41.0 %, chance 50.0 %)" in d for d in told) == 1
-    assert "B, the weakest experiment (70.0 %)" in told
+    doubts = _doubts(scores(pairs=[pair, pair | {"macro_recall": 0.7}]), [], {"suspects": {}})
+    assert sum("low against high alone, named no better than chance (41.0 %, chance 50.0 %)" in d for d in doubts) == 1
+    assert "B, the weakest experiment (70.0 %)" in doubts
 
 
 def leak(verdict: str, accuracy: float | None) -> dict:
     return {"verdict": verdict, "balanced_accuracy": accuracy, "chance": 0.25, "wells": 40}
 
 
-def test_the_leak_is_told_before_and_after_normalization():
+def test_leaks_are_reported_before_and_after_normalization():
     leaks = {
         "embedding": {"plate": leak("leak", 0.77), "well_row": leak("none seen", 0.3)},
         "raw_intensity": {"plate": leak("leak", 0.91)},
         "normalized_intensity": {"plate": leak("none seen", 0.27)},
     }
-    told = _leak({"leaks": leaks})
+    answer = _leak({"leaks": leaks})
     assert (
-        "the plate in 91.0 %, the normalized in 27.0 %" in told.text
-        and "still tell plate 77.0 % (chance 25.0 %)" in told.text
-        and told.warning
+        "the plate in 91.0 %, the normalized in 27.0 %" in answer.text
+        and "still tell plate 77.0 % (chance 25.0 %)" in answer.text
+        and answer.warning
     )
     quiet = _leak({"leaks": {"embedding": {"plate": leak("none seen", 0.3), "experiment": leak("not asked", None)}}})
     assert "no leak is seen (1 of 2 axes could be asked)" in quiet.text and not quiet.warning
     assert _leak({"leaks": {}}) is None
 
 
-def test_perturbations_that_are_mixed_up_stand_together():
+def test_confused_perturbations_are_drawn_side_by_side():
     pairs = [("a", "x"), ("x", "a"), ("b", "y"), ("y", "b")]
     wrong = pd.DataFrame([{"perturbation": p, "call": c, "wells": 4, "share": 0.4, "tier": "T1"} for p, c in pairs])
     right = pd.DataFrame({"perturbation": list("abxyz"), "top1": [0.6, 0.6, 0.6, 0.6, 1.0], "wells": 10})
@@ -129,7 +133,7 @@ def test_embeddings_are_drawn_along_their_principal_components():
     layers = [b.label for b in figure.layout.updatemenus[0].buttons]
     assert layers == ["by perturbation", "by experiment", "by plate", "by cell type"]
     sizes = [len(t.x) for t in figure.data if t.visible]
-    assert sum(sizes) == 240  # of plates that were not seen; each once
+    assert sum(sizes) == 240  # wells on unseen plates, each once
     by_experiment = [
         t for t, on in zip(figure.data, figure.layout.updatemenus[0].buttons[1].args[1], strict=True) if on
     ]
