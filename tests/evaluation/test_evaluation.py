@@ -1,4 +1,4 @@
-"""Scores by hand, and probes that find what was planted."""
+"""Scores against hand-computed values, their notes and headline, and the simple batch probe."""
 
 import numpy as np
 import pandas as pd
@@ -23,7 +23,7 @@ from deepnoise.tables import SCORES_KEYS
 NO_LABELS = pd.DataFrame({"id_code": [], "perturbation": []})
 
 
-def test_skill():
+def test_skill_is_zero_at_chance_and_one_when_all_is_correct():
     assert skill(0.25, 0.25) == 0 and skill(1.0, 0.1) == 1 and skill(0.55, 0.1) == pytest.approx(0.5)
 
 
@@ -59,13 +59,13 @@ def test_top1_and_top5_against_a_double_loop():
     assert scored["chance"] == 1 / 9 and scored["tier"] == "T1" and set(scored["by_experiment"]) == {"A", "B"}
 
 
-def test_pairs_ignore_all_other_classes():
+def test_pair_recall_ignores_all_other_perturbations():
     table = pd.DataFrame({"score_a": [3.0, 0, 9, 1], "score_b": [1.0, 2, 0, 5], "score_c": [9.0, 9, 9, 9]})
     scored = pair_recall(table, pd.Series(["a", "b", "c", "a"]), ["a", "b"])
     assert scored["n"] == 3 and scored["macro_recall"] == pytest.approx((0.5 + 1.0) / 2)
 
 
-def test_a_pair_that_no_row_carries_is_left_out():
+def test_a_pair_without_rows_has_no_recall():
     assert pair_recall(wide(3, 3), pd.Series(["2", "2", "2"]), ["0", "1"]) is None
 
 
@@ -83,7 +83,7 @@ def evaluation(**changes):
     return evaluate(**inputs | changes)
 
 
-def test_every_score_has_tier_and_chance():
+def test_every_score_has_a_tier_and_a_chance_level():
     scores = evaluation()
     assert set(scores) == set(SCORES_KEYS)
     assert [(s["step"], s["tier"]) for s in scores["steps"]] == [("plain", "T1"), ("group_filter", "T2")]
@@ -97,18 +97,18 @@ def test_every_score_has_tier_and_chance():
 
 
 @pytest.mark.parametrize("tier", ["T2", "T3", "T2+T3", "unknown"])
-def test_no_other_tier_makes_a_headline(tier):
+def test_tiers_beyond_t1_and_unknown_ones_have_no_headline(tier):
     scores = evaluation(well_scores=wide(30, 6).assign(tier=tier))
     assert scores["headline"] is None and scores["heldout"]["well"]["tier"] == tier
     assert f"tier {tier}: no headline" in format_scores(scores)
 
 
-def test_scores_by_site_seen_experiments_and_the_gap_between():
+def test_scores_by_site_on_seen_experiments_and_their_gap():
     sites = wide(30, 6, seed=1).assign(fold=0, site=1)
     labels = pd.DataFrame({"id_code": sites["id_code"], "perturbation": (np.arange(30) % 6).astype(str)})
     seen = sites.assign(id_code="s" + sites["id_code"], role="train", experiment="C")
     truth = labels["perturbation"].astype(int)
-    seen[[f"score_{k}" for k in range(6)]] = np.eye(6)[truth]  # all right where the model was trained
+    seen[[f"score_{k}" for k in range(6)]] = np.eye(6)[truth]  # every call is correct where the model was trained
     wells = pd.concat([sites, seen])[["id_code", "experiment", "plate", "well"]].assign(
         cell_type="x", target=True, perturbation=[None] * 30 + labels["perturbation"].tolist()
     )
@@ -118,42 +118,42 @@ def test_scores_by_site_seen_experiments_and_the_gap_between():
     assert scores["heldout"]["site"]["n"] == 30 and "the same by site" in format_scores(scores)
 
 
-def test_each_perturbation_is_scored_and_what_it_is_taken_for_is_listed():
+def test_each_perturbation_is_scored_and_its_confusions_are_listed():
     scores = wide(4, 3).assign(id_code=list("abcd"))
     scores[["score_0", "score_1", "score_2"]] = [[1.0, 0, 0], [0, 1, 0], [0, 1, 0], [0, 0, 1]]
     truth = dict(zip("abcd", ["0", "0", "0", "2"], strict=True))
     wrong = confusions(scores, truth)
     assert wrong[["perturbation", "call", "wells", "share"]].values.tolist() == [["0", "1", 2, pytest.approx(2 / 3)]]
-    nothing = pd.DataFrame(
+    no_retrieval = pd.DataFrame(
         columns=["cell_type", "perturbation", "id_code", "level", "average_precision", "chance", "p", "q"]
     )
-    kind = pd.Series("x", index=list("abcd"))
-    table = perturbation_scores(scores, truth, kind, nothing, nothing, "T1").set_index("perturbation")
+    cell_type = pd.Series("x", index=list("abcd"))
+    table = perturbation_scores(scores, truth, cell_type, no_retrieval, no_retrieval, "T1").set_index("perturbation")
     assert table.loc["0", "top1"] == pytest.approx(1 / 3) and table.loc["0", "most_called"] == "1"
     assert table.loc["2", "top1"] == 1.0 and table.loc["2", "wells"] == 1
 
 
-def test_without_labels_nothing_is_scored_and_it_says_so():
+def test_without_held_out_labels_nothing_is_scored_and_a_note_says_so():
     scores = evaluation(heldout_labels=NO_LABELS)
     assert scores["heldout"]["well"] is None and scores["headline"] is None and scores["steps"] == []
     assert "no held-out labels" in format_scores(scores)
 
 
-def test_labels_that_do_not_fit_are_refused_or_told():
+def test_labels_of_another_screen_are_refused_and_uncallable_ones_noted():
     labels = pd.DataFrame({"id_code": [f"w{i}" for i in range(30)], "perturbation": ["0"] * 28 + ["77", "78"]})
     assert (
-        "2 held-out wells carry a perturbation that cannot be called (77, 78): they count as wrong"
+        "2 held-out wells have a perturbation that cannot be called (77, 78): they count as wrong"
         in evaluation(heldout_labels=labels)["notes"]
     )
     with pytest.raises(
-        InputError, match="names 30 wells such as 'xw0', none of which is a target well of screen 's'.*'w0'"
+        InputError, match="has 30 wells such as 'xw0', none of which is a target well of screen 's'.*'w0'"
     ):
         evaluation(heldout_labels=labels.assign(id_code="x" + labels["id_code"]))
-    with pytest.raises(InputError, match="evaluation.pairs names '9', which is not scored"):
+    with pytest.raises(InputError, match="evaluation.pairs has '9', which is not a scored perturbation"):
         evaluation(pairs=[["0", "9"]])
 
 
-def test_a_screen_where_class_is_tied_to_position_is_warned_about():
+def test_a_note_warns_if_perturbation_and_well_position_are_confounded():
     wells = pd.DataFrame({
         "id_code": list("abcd"), "experiment": "E", "plate": ["1", "1", "2", "2"], "well": ["B02", "B03"] * 2, "cell_type": "x",
         "target": True, "perturbation": ["p", "q"] * 2,
@@ -164,22 +164,22 @@ def test_a_screen_where_class_is_tied_to_position_is_warned_about():
     assert "confounded" not in " ".join(evaluation(wells=wells, heldout_labels=NO_LABELS)["notes"])
 
 
-def test_the_probe_finds_a_planted_shift_and_stays_silent_without_one():
+def test_the_probe_detects_a_planted_shift_and_is_at_chance_without_one():
     rng = np.random.default_rng(0)
     experiment = pd.Series(np.repeat(["A-1", "A-2", "A-3"], 60))
-    kind = pd.Series(["A"] * 180)
+    cell_type = pd.Series(["A"] * 180)
     noise = rng.normal(size=(180, 5))
-    silent = probe_batch(noise, experiment, kind)
+    silent = probe_batch(noise, experiment, cell_type)
     shifted = noise + 3 * (experiment.to_numpy() == "A-2")[:, None]
     assert silent["chance"] == pytest.approx(1 / 3) and abs(silent["balanced_accuracy"] - 1 / 3) < 0.12
-    assert probe_batch(shifted, experiment, kind)["balanced_accuracy"] > 0.6
+    assert probe_batch(shifted, experiment, cell_type)["balanced_accuracy"] > 0.6
 
 
-def test_the_probe_says_none_where_there_is_nothing_to_tell_apart():
+def test_the_probe_has_no_result_for_a_single_experiment():
     assert probe_batch(np.zeros((10, 2)), pd.Series(["A"] * 10), pd.Series(["x"] * 10))["chance"] is None
 
 
-def test_scores_at_chance_are_told():
+def test_scores_at_chance_are_recognized():
     few = {"interval": None, "chance": 0.01, "by_experiment": {"a": 0.012, "b": 0.2, "c": 0.008, "d": 0.01}}
     assert no_better_than_chance(few) and not no_better_than_chance(
         few | {"by_experiment": {"a": 0.1, "b": 0.2, "c": 0.01}}

@@ -1,4 +1,4 @@
-"""The figures of the evaluation show the numbers they are given, and its sentences tell them."""
+"""The figures of the evaluation show the numbers they are given, and so do the sentences of its chapter."""
 
 import numpy as np
 import pandas as pd
@@ -50,8 +50,8 @@ def test_scores_are_drawn_with_their_intervals_and_tiers():
     assert list(bars["by experiment"].x) == [0.7, 0.9]  # drawn from below
     few = draw_scores(scores(heldout={"well": MAIN | {"interval": None}}, baseline=None, steps=[]))
     assert few.data[0].error_x.array == (None,)
-    nothing = draw_scores(scores(heldout={"well": None}, baseline=None, steps=[]))
-    assert "nothing is scored" in nothing.layout.annotations[0].text
+    empty = draw_scores(scores(heldout={"well": None}, baseline=None, steps=[]))
+    assert "nothing is scored" in empty.layout.annotations[0].text
 
 
 def test_sentences_hold_the_numbers_and_ask_for_caution():
@@ -98,7 +98,7 @@ def test_the_leak_is_given_before_and_after_normalization():
     assert _leak({"leaks": {}}) is None
 
 
-def test_perturbations_that_are_mixed_up_stand_together():
+def test_confused_perturbations_are_drawn_side_by_side():
     pairs = [("a", "x"), ("x", "a"), ("b", "y"), ("y", "b")]
     wrong = pd.DataFrame([{"perturbation": p, "call": c, "wells": 4, "share": 0.4, "tier": "T1"} for p, c in pairs])
     right = pd.DataFrame({"perturbation": list("abxyz"), "top1": [0.6, 0.6, 0.6, 0.6, 1.0], "wells": 10})
@@ -131,7 +131,7 @@ def test_embeddings_are_drawn_along_their_principal_components():
     layers = [b.label for b in figure.layout.updatemenus[0].buttons]
     assert layers == ["by perturbation", "by experiment", "by plate", "by cell type"]
     sizes = [len(t.x) for t in figure.data if t.visible]
-    assert sum(sizes) == 240  # of plates that were not seen; each once
+    assert sum(sizes) == 240  # wells on unseen plates, each once
     by_experiment = [
         t for t, on in zip(figure.data, figure.layout.updatemenus[0].buttons[1].args[1], strict=True) if on
     ]

@@ -1,4 +1,4 @@
-"""Leak probes find what is planted, are silent where nothing is, and say when they cannot know."""
+"""Leak probes find planted shifts, find none in clean profiles, and say when a design cannot answer."""
 
 import numpy as np
 import pandas as pd
@@ -9,16 +9,17 @@ from deepnoise.evaluation.figures import draw_card
 from deepnoise.evaluation.probe import Probe, Question, _factor, ask, split_blocks, verdict
 from deepnoise.evaluation.probe_tasks import AXES, leak_scores, outer_ring, probe_leaks, well_features
 from deepnoise.evaluation.profiles import Profiles
-from deepnoise.evaluation.signal_leak_card import format_card, leak_table, make_card
+from deepnoise.evaluation.score_table import format_card
+from deepnoise.evaluation.signal_leak_card import leak_table, make_card
 from deepnoise.tables import CARD_KEYS, SCHEMAS, validate_table
 from deepnoise.wells import parse_well
 from tests.evaluation.test_signal import screen
 
-NOTHING = pd.DataFrame()
+NO_INTENSITY = pd.DataFrame()
 
 
 def planted(profiles: Profiles, column: str, size: float, seed: int = 5) -> Profiles:
-    """A shift of every value of a column (experiment + plate for plate)."""
+    """Add a random shift per value of a column (per experiment and plate for ``plate``)."""
     rows = profiles.rows
     code = pd.factorize(rows["experiment"] + rows["plate"] if column == "plate" else rows[column])[0]
     shift = np.random.default_rng(seed).normal(size=(code.max() + 1, profiles.values.shape[1])) * size
@@ -26,7 +27,7 @@ def planted(profiles: Profiles, column: str, size: float, seed: int = 5) -> Prof
 
 
 def answers(profiles: Profiles, permutations=60, smallest=3.0, axes=AXES) -> dict:
-    return {a["axis"]: a for a in probe_leaks(profiles, NOTHING, permutations, smallest, axes=axes)}
+    return {a["axis"]: a for a in probe_leaks(profiles, NO_INTENSITY, permutations, smallest, axes=axes)}
 
 
 @pytest.fixture(scope="module")
@@ -34,45 +35,45 @@ def clean() -> Profiles:
     return screen(experiments=4, plates=4, treatments=40, controls=6, dimensions=8, effect=1.0, seed=1)
 
 
-def test_nothing_planted_nothing_found(clean):
-    found = answers(clean)
-    assert list(found) == list(AXES)
-    assert {found[axis]["verdict"] for axis in AXES[:-1]} == {"none seen"}
+def test_clean_profiles_show_no_leak(clean):
+    probes = answers(clean)
+    assert list(probes) == list(AXES)
+    assert {probes[axis]["verdict"] for axis in AXES[:-1]} == {"none seen"}
     for axis in AXES[:-1]:
-        assert found[axis]["null_low"] <= found[axis]["balanced_accuracy"] <= found[axis]["null_high"]
-        assert found[axis]["null_low"] < found[axis]["chance"] < found[axis]["null_high"]
-        assert found[axis]["smallest_p"] == 1 / 61
-    assert found["raw_intensity"]["verdict"] == "not asked"
+        assert probes[axis]["null_low"] <= probes[axis]["balanced_accuracy"] <= probes[axis]["null_high"]
+        assert probes[axis]["null_low"] < probes[axis]["chance"] < probes[axis]["null_high"]
+        assert probes[axis]["smallest_p"] == 1 / 61
+    assert probes["raw_intensity"]["verdict"] == "not asked"
 
 
 @pytest.mark.parametrize("column", ["plate", "experiment"])
 def test_a_planted_shift_is_found_on_its_axis_alone(clean, column):
-    found = answers(planted(clean, column, 1.5))
-    assert found[column]["verdict"] == "leak" and found[column]["p"] == found[column]["smallest_p"]
-    assert found["well_row"]["verdict"] == found["well_edge"]["verdict"] == "none seen"
+    probes = answers(planted(clean, column, 1.5))
+    assert probes[column]["verdict"] == "leak" and probes[column]["p"] == probes[column]["smallest_p"]
+    assert probes["well_row"]["verdict"] == probes["well_edge"]["verdict"] == "none seen"
     if column == "experiment":
-        assert found["plate"]["verdict"] == "none seen"  # plates are told apart within an experiment
+        assert probes["plate"]["verdict"] == "none seen"  # plates are compared within an experiment
 
 
 def test_a_planted_position_effect_is_found_on_the_edge(clean):
-    place = np.array([parse_well(w) for w in clean.rows["well"]])
-    edge = outer_ring(place)
+    position = np.array([parse_well(w) for w in clean.rows["well"]])
+    edge = outer_ring(position)
     moved = Profiles(clean.rows, clean.values + 2.0 * edge[:, None].astype(np.float32))
-    found = answers(moved)
-    assert found["well_edge"]["verdict"] == "leak" and found["plate"]["verdict"] == "none seen"
+    probes = answers(moved)
+    assert probes["well_edge"]["verdict"] == "leak" and probes["plate"]["verdict"] == "none seen"
 
 
-def test_the_class_is_no_leak_where_it_is_tied_to_the_plate():
-    """Treatments of strong effect stand on one plate each: their mean is taken out, and the plate probe asks controls alone."""
+def test_perturbations_tied_to_a_plate_are_no_leak():
+    """Strong treatments on one plate each: their mean is subtracted, and the plate probe uses only controls."""
     strong = screen(experiments=5, plates=4, treatments=40, controls=6, dimensions=8, effect=8.0, seed=2)
-    found = answers(strong)
-    assert found["plate"]["verdict"] == "none seen" and found["plate"]["wells"] == 5 * 4 * 8
+    probes = answers(strong)
+    assert probes["plate"]["verdict"] == "none seen" and probes["plate"]["wells"] == 5 * 4 * 8
 
 
-def test_too_few_wells_are_undecided_and_never_none_seen():
+def test_too_few_wells_give_undecided_and_never_none_seen():
     few = screen(experiments=2, plates=2, treatments=4, controls=4, dimensions=30, seed=3)
-    found = answers(few, smallest=0.2)
-    assert found["experiment"]["verdict"] == "undecided" and not found["experiment"]["planted_found"]
+    probes = answers(few, smallest=0.2)
+    assert probes["experiment"]["verdict"] == "undecided" and not probes["experiment"]["planted_found"]
 
 
 def test_plates_seen_in_training_are_left_out_or_make_the_probe_void(clean):
@@ -82,7 +83,7 @@ def test_plates_seen_in_training_are_left_out_or_make_the_probe_void(clean):
     assert {a["verdict"] for a in every.values()} == {"void"}
 
 
-def test_designs_that_cannot_answer_say_why(clean):
+def test_designs_that_cannot_answer_give_the_reason(clean):
     tied = clean.rows.assign(well="B02")
     assert "keeps its well" in answers(Profiles(tied, clean.values))["well_edge"]["reason"]
     one = answers(clean.take((clean.rows["experiment"] == "E0").to_numpy()))
@@ -97,11 +98,11 @@ def test_staining_read_from_the_embedding_is_a_leak(clean):
     silent = {a["axis"]: a for a in probe_leaks(clean, stain, 60, 3.0)}
     assert silent["raw_intensity"]["verdict"] == "none seen"
     values = clean.values + 2 * stain["nucleus"].to_numpy(np.float32)[:, None]
-    found = {a["axis"]: a for a in probe_leaks(Profiles(clean.rows, values), stain, 60, 3.0)}
-    assert found["raw_intensity"]["verdict"] == "leak" and found["plate"]["verdict"] == "none seen"
+    probes = {a["axis"]: a for a in probe_leaks(Profiles(clean.rows, values), stain, 60, 3.0)}
+    assert probes["raw_intensity"]["verdict"] == "leak" and probes["plate"]["verdict"] == "none seen"
 
 
-def test_the_probe_agrees_with_a_discriminant_and_its_shift_with_shifted_data():
+def test_the_probe_agrees_with_scikit_learn_and_a_planted_shift_with_shifted_data():
     rng = np.random.default_rng(0)
     labels = rng.permutation(np.repeat([0, 1], 60))
     values = rng.normal(size=(120, 5)) @ rng.normal(size=(5, 5))
@@ -110,7 +111,7 @@ def test_the_probe_agrees_with_a_discriminant_and_its_shift_with_shifted_data():
     probe = Probe(values, blocks, 0)
     part = split_blocks(blocks, 0)
     called = np.empty(120, int)
-    for split in range(5):  # with two classes of equal size both are Fisher's direction
+    for split in range(5):  # with two classes of equal size both are Fisher's discriminant
         model = LinearDiscriminantAnalysis(solver="lsqr", priors=[0.5, 0.5]).fit(
             values[part != split], labels[part != split]
         )
@@ -162,28 +163,28 @@ def test_a_greater_shift_is_detected_where_a_small_one_is_not():
     assert more["detectable"] < found["detectable"] <= 2.0 and verdict(found) in ("none seen", "leak")
 
 
-def test_what_a_perturbation_does_in_one_experiment_is_no_leak_of_the_experiment():
-    """Wells of a perturbation and experiment share a shift of their own: over many draws no more false alarms than the level."""
+def test_an_interaction_of_perturbation_and_experiment_is_no_leak_of_the_experiment():
+    """Each perturbation has its own shift in each experiment: false alarms stay at the nominal level."""
     alarms = 0
     for seed in range(20):
         plain = screen(experiments=5, plates=4, treatments=8, controls=8, dimensions=5, seed=seed)
         code = plain.rows.groupby(["experiment", "perturbation"]).ngroup().to_numpy()
         shift = np.random.default_rng(seed).normal(size=(code.max() + 1, 5)) * 3
-        found = answers(
+        probes = answers(
             Profiles(plain.rows, (plain.values + shift[code]).astype(np.float32)), permutations=40, axes=("experiment",)
         )
-        alarms += found["experiment"]["verdict"] == "leak"
+        alarms += probes["experiment"]["verdict"] == "leak"
     assert alarms <= 3
 
 
-def test_leak_scores_are_those_of_the_probes(clean):
-    found = answers(clean)
+def test_leak_scores_equal_the_scores_of_the_probes(clean):
+    probes = answers(clean)
     for axis, (score, chance) in leak_scores(clean, ("plate", "experiment")).items():
-        assert score == found[axis]["balanced_accuracy"] and chance == found[axis]["chance"]
+        assert score == probes[axis]["balanced_accuracy"] and chance == probes[axis]["chance"]
 
 
-def test_the_card_tells_everything_and_is_drawn(clean):
-    leaks = leak_table({"embedding": probe_leaks(clean, NOTHING, 20, 3.0)}, {"embedding": "T1"})
+def test_the_card_is_complete_printed_and_drawn(clean):
+    leaks = leak_table({"embedding": probe_leaks(clean, NO_INTENSITY, 20, 3.0)}, {"embedding": "T1"})
     validate_table(leaks, "leak_probes", "x")
     active = pd.DataFrame({"q": [0.01, 0.5]})
     suspects = SCHEMAS["suspect_wells"].empty()
@@ -197,10 +198,10 @@ def test_the_card_tells_everything_and_is_drawn(clean):
     assert "raw intensity                                   -" in text and "not asked: no raw intensities" in text
     draw_card(card)
     collapsed = Profiles(clean.rows, np.ones_like(clean.values) + 1e-3 * clean.values[:, :1])
-    told = make_card(
+    collapsed_card = make_card(
         screen="s", tier="T1", profiles=collapsed, signal={}, leaks=leaks, activity=active, suspects=suspects
     )
-    assert any("effective rank 1.0" in note for note in told["notes"])
+    assert any("effective rank 1.0" in note for note in collapsed_card["notes"])
     empty = make_card(
         screen="s", tier="unknown", profiles=clean.take(np.zeros(len(clean.rows), bool)), signal={},
         leaks=SCHEMAS["leak_probes"].empty(), activity=active.head(0), suspects=suspects,
@@ -208,7 +209,7 @@ def test_the_card_tells_everything_and_is_drawn(clean):
     assert "no embeddings" in format_card(empty) and draw_card(empty)
 
 
-def test_raw_brightness_is_pooled_to_wells():
+def test_raw_brightness_is_pooled_over_the_sites_of_a_well():
     sites = pd.DataFrame(
         {"id_code": ["a", "a", "b", "b"], "site": [1, 2, 1, 2], "channel": "er", "mean": [1.0, 3, 5, 5], "std": 1.0}
     )
@@ -216,7 +217,7 @@ def test_raw_brightness_is_pooled_to_wells():
     assert well_features(sites.head(0)).empty
 
 
-def test_a_planted_shift_is_solved_as_if_the_data_were_shifted():
+def test_the_shortcut_for_planted_shifts_equals_solving_shifted_data():
     """Woodbury's identity against the covariance of shifted data, class by class."""
     rng = np.random.default_rng(0)
     values, labels = rng.normal(size=(300, 40)) @ rng.normal(size=(40, 40)), rng.integers(0, 5, 300)
@@ -226,40 +227,40 @@ def test_a_planted_shift_is_solved_as_if_the_data_were_shifted():
     called = np.empty(300, int)
     for train, test, known, _, ridge, _ in probe._splits:
         centre = moved[train].mean(axis=0)
-        own = moved[train] - centre
+        residual = moved[train] - centre
         target = np.trace(known.T.astype(float) @ known / len(train)) / 40
-        metric = (1 - ridge) * own.T @ own / len(train) + ridge * target * np.eye(40)
-        means = np.stack([own[labels[train] == k].mean(axis=0) for k in range(5)])
+        metric = (1 - ridge) * residual.T @ residual / len(train) + ridge * target * np.eye(40)
+        means = np.stack([residual[labels[train] == k].mean(axis=0) for k in range(5)])
         weight = np.linalg.solve(metric, means.T)
         called[test] = ((moved[test] - centre) @ weight - 0.5 * (means.T * weight).sum(axis=0)).argmax(axis=1)
     slow = np.mean([(called[labels == k] == k).mean() for k in range(5)])
     assert probe.balanced_accuracy(labels, shift) == pytest.approx(slow, abs=0.005)
 
 
-def test_one_shared_control_alone_can_show_a_leak():
-    """DMSO on every plate and nothing else that is shared, the usual design of a compound screen."""
+def test_a_single_shared_control_can_show_a_leak():
+    """Only DMSO is on every plate, the usual design of a compound screen."""
     rng = np.random.default_rng(0)
     rows = [(0, f"E{e}_{p}_{w}", f"E{e}", str(p), f"{'ABCDEFGH'[w // 4]}{w % 4 + 1:02d}", "x", "negative_control", "DMSO") for e in range(2) for p in range(4) for w in range(24)]  # fmt: skip
     columns = ["fold", "id_code", "experiment", "plate", "well", "cell_type", "well_type", "perturbation"]
     table = pd.DataFrame(rows, columns=columns).assign(role="heldout", plate_seen=False)
     silent = Profiles(table, rng.normal(size=(len(table), 6)).astype(np.float32))
     assert answers(silent, axes=("plate",))["plate"]["verdict"] == "none seen"
-    found = answers(planted(silent, "plate", 1.0), axes=("plate",))["plate"]
-    assert found["verdict"] == "leak" and found["null_low"] < found["chance"] < found["null_high"]
+    probes = answers(planted(silent, "plate", 1.0), axes=("plate",))["plate"]
+    assert probes["verdict"] == "leak" and probes["null_low"] < probes["chance"] < probes["null_high"]
 
 
-def test_folds_that_ask_about_the_same_wells_are_no_further_evidence(clean):
-    """Three fold models with the same profiles: the null is that of one."""
+def test_fold_models_on_the_same_wells_are_no_additional_evidence(clean):
+    """Three fold models with the same profiles have the null distribution of one."""
     one = answers(clean, axes=("plate",))["plate"]
     three = Profiles(
         pd.concat([clean.rows.assign(fold=f) for f in range(3)], ignore_index=True), np.tile(clean.values, (3, 1))
     )
-    found = answers(three, axes=("plate",))["plate"]
+    probes = answers(three, axes=("plate",))["plate"]
     for name in ("balanced_accuracy", "null_low", "null_high", "p"):
-        assert found[name] == pytest.approx(one[name])
+        assert probes[name] == pytest.approx(one[name])
 
 
-def test_an_experiment_leak_alone_is_no_leak_of_the_staining(clean):
+def test_an_experiment_leak_is_not_mistaken_for_a_leak_of_the_staining(clean):
     rng = np.random.default_rng(0)
     batch = pd.factorize(clean.rows["experiment"])[0]
     stain = pd.DataFrame(

@@ -1,15 +1,12 @@
-"""Calibration error, Brier score, coverage and what sure calls are worth."""
+"""Calibration error, Brier score, coverage, and precision of confident calls."""
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from deepnoise.evaluation.figures import draw_reliability
-from deepnoise.evaluation.reliability import (
-    calibration_error,
-    format_reliability,
-    measure_reliability,
-)
+from deepnoise.evaluation.reliability import calibration_error, measure_reliability
+from deepnoise.evaluation.score_table import format_reliability
 from deepnoise.tables import validate_table
 
 
@@ -28,7 +25,7 @@ def steps_of(confidence, right, experiments=8):
     return table, calls, truth
 
 
-def test_honest_confidence_has_no_calibration_error_and_overconfidence_has_its_own():
+def test_calibration_error_is_zero_for_calibrated_confidence_and_large_for_overconfidence():
     rng = np.random.default_rng(1)
     confidence = rng.uniform(0.2, 1.0, 20_000)
     right = (rng.random(20_000) < confidence).astype(float)
@@ -37,13 +34,13 @@ def test_honest_confidence_has_no_calibration_error_and_overconfidence_has_its_o
     assert calibration_error(np.full(10, 0.9), np.array([1.0] * 5 + [0.0] * 5)) == pytest.approx(0.4)
 
 
-def test_reliability_is_that_of_held_out_wells_by_experiment():
+def test_reliability_is_measured_on_held_out_wells_with_intervals_over_experiments():
     rng = np.random.default_rng(2)
     confidence = rng.uniform(0.2, 1.0, 4000)
     steps, calls, truth = steps_of(confidence, rng.random(4000) < confidence)
-    other = steps.assign(step="matching", tier="T2", confidence=np.minimum(steps["confidence"] + 0.1, 1))
-    other.loc[:9, "role"] = "validation"
-    table, summary = measure_reliability(pd.concat([steps, other]), calls, truth)
+    matching = steps.assign(step="matching", tier="T2", confidence=np.minimum(steps["confidence"] + 0.1, 1))
+    matching.loc[:9, "role"] = "validation"
+    table, summary = measure_reliability(pd.concat([steps, matching]), calls, truth)
     validate_table(table, "reliability", "x")
     plain, last = summary
     right = (steps["call"] == steps["id_code"].map(truth)).to_numpy(float)
@@ -58,7 +55,7 @@ def test_reliability_is_that_of_held_out_wells_by_experiment():
     assert "matching" in format_reliability(summary) and len(draw_reliability(table).data) == 1 + 2 * len(summary)
 
 
-def test_few_experiments_get_points_and_no_labels_get_nothing():
+def test_few_experiments_give_no_interval_and_no_labels_give_no_reliability():
     confidence = np.linspace(0.1, 0.9, 40)
     steps, calls, truth = steps_of(confidence, confidence > 0.5, experiments=3)
     _, summary = measure_reliability(steps, calls, truth)

@@ -1,4 +1,4 @@
-"""Intervals, replicate retrieval and activity against slow oracles."""
+"""Intervals, replicate retrieval, activity and profiles against slow oracles."""
 
 import itertools
 
@@ -14,19 +14,19 @@ from deepnoise.tables import LEVELS
 
 
 def screen(experiments=4, plates=3, treatments=9, controls=3, dimensions=6, seed=0, effect=0.0, folds=1):
-    """Wells with treatments tied to plate groups, positive controls on every plate, two negative ones."""
+    """Profiles of a screen: treatments in plate groups, positive and two negative controls on every plate."""
     rng = np.random.default_rng(seed)
     rows = []
     for fold, e, p in itertools.product(range(folds), range(experiments), range(plates)):
         names = [f"t{t}" for t in range(treatments) if t % plates == (p + e) % plates]
         names += [f"pos{c}" for c in range(controls)] + ["neg", "neg"]
-        places = rng.permutation(24)[: len(names)]
-        for name, place in zip(names, places, strict=True):
-            kind = (
+        positions = rng.permutation(24)[: len(names)]
+        for name, position in zip(names, positions, strict=True):
+            well_type = (
                 "negative_control" if name == "neg" else "positive_control" if name.startswith("pos") else "treatment"
             )
-            well = f"{'ABCD'[place // 6]}{place % 6 + 1:02d}"
-            rows.append((fold, f"E{e}_{p}_{well}", f"E{e}", str(p), well, "x", kind, name))
+            well = f"{'ABCD'[position // 6]}{position % 6 + 1:02d}"
+            rows.append((fold, f"E{e}_{p}_{well}", f"E{e}", str(p), well, "x", well_type, name))
     columns = ["fold", "id_code", "experiment", "plate", "well", "cell_type", "well_type", "perturbation"]
     table = pd.DataFrame(rows, columns=columns).assign(role="heldout", plate_seen=False)
     values = rng.normal(size=(len(table), dimensions))
@@ -38,7 +38,7 @@ def screen(experiments=4, plates=3, treatments=9, controls=3, dimensions=6, seed
 # intervals -------------------------------------------------------------------------------------------------------
 
 
-def test_sign_flip_p_is_that_of_all_patterns():
+def test_sign_flip_p_counts_all_sign_patterns():
     differences = np.array([0.3, 0.1, -0.05])
     means = [np.mean(np.array(signs) * differences) for signs in itertools.product([1, -1], repeat=3)]
     assert sign_flip_p(differences) == sum(m >= differences.mean() - 1e-12 for m in means) / 8 == 2 / 8
@@ -47,30 +47,30 @@ def test_sign_flip_p_is_that_of_all_patterns():
         sign_flip_p(np.ones(21))
 
 
-def test_the_bootstrap_draws_experiments_not_wells():
-    """Wells of an experiment all alike: the interval is as wide as that of the experiments, whatever their number of wells."""
+def test_the_bootstrap_resamples_experiments_not_wells():
+    """All wells of an experiment are equal: the number of wells does not narrow the interval."""
     right = np.repeat([1.0, 0, 1, 0, 1, 1, 0, 1], 500)
-    found = summarize(right, np.repeat(list("abcdefgh"), 500))
+    many = summarize(right, np.repeat(list("abcdefgh"), 500))
     few = summarize(right[::500], np.array(list("abcdefgh")))
-    assert found["interval"] == few["interval"] and found["sign_flip_p"] is None
+    assert many["interval"] == few["interval"] and many["sign_flip_p"] is None
     exact = np.quantile(np.random.default_rng(1).binomial(8, 5 / 8, 100_000) / 8, [0.025, 0.975])
-    stretch = np.sqrt(8 / 7) * 2.3646 / 1.9600  # Student's t of 7 degrees of freedom
-    np.testing.assert_allclose(found["interval"], 5 / 8 + stretch * (exact - 5 / 8), atol=0.01)
+    stretch = np.sqrt(8 / 7) * 2.3646 / 1.9600  # Student's t with 7 degrees of freedom
+    np.testing.assert_allclose(many["interval"], 5 / 8 + stretch * (exact - 5 / 8), atol=0.01)
 
 
-def test_the_interval_of_six_experiments_holds_the_truth():
+def test_the_interval_of_six_experiments_covers_the_truth():
     rng = np.random.default_rng(0)
-    held = 0
+    covered = 0
     for _ in range(400):
         low, high = bootstrap_interval(rng.normal(size=6) * 40, np.full(6, 40.0))
-        held += low <= 0 <= high
-    assert 0.90 < held / 400 < 0.98
+        covered += low <= 0 <= high
+    assert 0.90 < covered / 400 < 0.98
 
 
-def test_under_six_experiments_there_is_a_p_and_no_interval():
-    found = summarize(np.array([1.0, 1, 0, 1]), np.array(list("aabb")), null=0.25)
-    assert found["interval"] is None and found["sign_flip_p"] == 1 / 4 and found["mean"] == 0.75
-    assert uncertainty(found | {"experiments": 2}) == "p 0.250 (smallest 0.250)"
+def test_fewer_than_six_experiments_give_a_p_and_no_interval():
+    summary = summarize(np.array([1.0, 1, 0, 1]), np.array(list("aabb")), null=0.25)
+    assert summary["interval"] is None and summary["sign_flip_p"] == 1 / 4 and summary["mean"] == 0.75
+    assert uncertainty(summary | {"experiments": 2}) == "p 0.250 (smallest 0.250)"
 
 
 # retrieval -------------------------------------------------------------------------------------------------------
@@ -107,18 +107,18 @@ def test_average_precision_agrees_with_a_double_loop(rounded):
             if positive:
                 truth = [1] * len(positive) + [0] * len(negative)
                 expected[q.id_code, level] = average_precision_score(truth, similar[q.Index, positive + negative])
-    found = table.set_index(["id_code", "level"])["average_precision"]
-    assert set(found.index) == set(expected)
-    np.testing.assert_allclose([found[key] for key in expected], list(expected.values()), atol=1e-9)
+    measured = table.set_index(["id_code", "level"])["average_precision"]
+    assert set(measured.index) == set(expected)
+    np.testing.assert_allclose([measured[key] for key in expected], list(expected.values()), atol=1e-9)
 
 
-def test_the_chance_level_is_exact():
+def test_the_chance_level_is_the_mean_over_all_orders():
     for positives, negatives in ((1, 4), (2, 3), (3, 3)):
         orders = [
             average_precision_score(
-                [i in chosen for i in range(positives + negatives)], -np.arange(positives + negatives)
+                [i in ranks for i in range(positives + negatives)], -np.arange(positives + negatives)
             )
-            for chosen in itertools.combinations(range(positives + negatives), positives)
+            for ranks in itertools.combinations(range(positives + negatives), positives)
         ]
         assert chance_average_precision(np.array([positives]), np.array([negatives]))[0] == pytest.approx(
             np.mean(orders)
@@ -128,19 +128,19 @@ def test_the_chance_level_is_exact():
     assert across["average_precision"].mean() == pytest.approx(across["chance"].mean(), abs=0.02)
 
 
-def test_biology_is_found_and_noise_is_not():
-    for effect, found in ((0.0, False), (1.5, True)):
+def test_retrieval_finds_biology_and_no_signal_in_noise():
+    for effect, expected in ((0.0, False), (1.5, True)):
         table, null = average_precisions(screen(effect=effect), 50)
         summary = summarize_retrieval(table, null)
-        for kind in ("treatment", "positive_control"):
-            assert list(summary[kind]) == list(LEVELS)
-            for part in summary[kind].values():
-                assert (part["p"] <= 0.05) == found and part["smallest_p"] == 1 / 51
+        for well_type in ("treatment", "positive_control"):
+            assert list(summary[well_type]) == list(LEVELS)
+            for part in summary[well_type].values():
+                assert (part["p"] <= 0.05) == expected and part["smallest_p"] == 1 / 51
                 assert part["sign_flip_p"] is not None and part["interval"] is None
 
 
-def test_a_batch_effect_alone_is_no_signal_and_folds_are_never_pooled():
-    """Wells of one experiment alike: with negatives from the same experiment that gives nothing away."""
+def test_a_batch_effect_is_no_signal_and_folds_are_never_pooled():
+    """Wells of one experiment are alike: with negatives from the same experiment this gives no advantage."""
     profiles = screen(folds=2)
     shift = np.random.default_rng(1).normal(size=(4, 6)) * 10
     code = pd.factorize(profiles.rows["experiment"])[0]
@@ -154,7 +154,7 @@ def test_a_batch_effect_alone_is_no_signal_and_folds_are_never_pooled():
     np.testing.assert_allclose(table["average_precision"], again["average_precision"], atol=1e-6)
 
 
-def test_wells_without_label_and_perturbations_without_replicate_are_left_out():
+def test_wells_without_a_label_or_a_replicate_are_left_out():
     profiles = screen()
     rows = profiles.rows.copy()
     rows.loc[0, "perturbation"] = None
@@ -165,7 +165,7 @@ def test_wells_without_label_and_perturbations_without_replicate_are_left_out():
     assert empty.empty and null == {} and summarize_retrieval(empty, null) == {}
 
 
-def test_active_perturbations_are_told_from_the_controls():
+def test_active_perturbations_are_distinguished_from_the_controls():
     profiles = screen(experiments=6, treatments=6, dimensions=8, seed=2)
     strong = profiles.rows["perturbation"].isin(["t0", "t1"]).to_numpy()
     values = profiles.values + 6 * strong[:, None] * np.eye(8, dtype=np.float32)[0]
@@ -179,22 +179,22 @@ def test_active_perturbations_are_told_from_the_controls():
 # profiles --------------------------------------------------------------------------------------------------------
 
 
-def test_the_class_mean_comes_from_other_experiments_alone():
+def test_the_subtracted_mean_comes_only_from_other_experiments():
     profiles = screen(effect=2.0)
     residual = class_residuals(profiles)
     rows = profiles.rows
     well = residual.rows.iloc[5]
-    others = ((rows["perturbation"] == well["perturbation"]) & (rows["experiment"] != well["experiment"])).to_numpy()
-    own = (rows["id_code"] == well["id_code"]).to_numpy()
+    elsewhere = ((rows["perturbation"] == well["perturbation"]) & (rows["experiment"] != well["experiment"])).to_numpy()
+    same_well = (rows["id_code"] == well["id_code"]).to_numpy()
     np.testing.assert_allclose(
-        residual.values[5], profiles.values[own][0] - profiles.values[others].mean(axis=0), atol=1e-5
+        residual.values[5], profiles.values[same_well][0] - profiles.values[elsewhere].mean(axis=0), atol=1e-5
     )
     one = profiles.take((rows["experiment"] == "E0").to_numpy())
-    plates = class_residuals(one)  # one experiment: from the other plates, so treatments on one plate alone drop out
+    plates = class_residuals(one)  # from the other plates of one experiment: treatments on a single plate drop out
     assert set(plates.rows["well_type"]) == {"positive_control", "negative_control"}
 
 
-def test_labels_come_from_wells_and_from_the_withheld_ones():
+def test_labels_combine_the_visible_and_the_withheld_ones():
     wells = pd.DataFrame(
         {"id_code": ["a", "b"], "perturbation": ["p", None], "cell_type": "x", "well_type": "treatment"}
     )
@@ -214,7 +214,7 @@ def test_labels_come_from_wells_and_from_the_withheld_ones():
     assert join_profiles(embeddings, wells, labels).rows["perturbation"].tolist() == ["p", "q"]
 
 
-def test_effective_rank_counts_the_directions_in_use():
+def test_effective_rank_counts_the_used_directions():
     rng = np.random.default_rng(0)
     assert effective_rank(np.ones((20, 5))) == 1.0
     assert effective_rank(np.outer(rng.normal(size=50), [1.0, 2, 3])) == pytest.approx(1, abs=1e-4)

@@ -1,4 +1,4 @@
-"""Planted faults of the plate map are found; a clean one stays unflagged."""
+"""Planted faults of the plate map are found; a clean plate map is not flagged."""
 
 import numpy as np
 import pandas as pd
@@ -38,8 +38,8 @@ def relabelled(profiles: Profiles, wells: list[int], names: list[str]) -> Profil
 
 def treatments(profiles: Profiles, experiment: str, plate: str) -> list[int]:
     rows = profiles.rows
-    own = (rows["experiment"] == experiment) & (rows["plate"] == plate) & (rows["well_type"] == "treatment")
-    return list(rows.index[own])
+    selected = (rows["experiment"] == experiment) & (rows["plate"] == plate) & (rows["well_type"] == "treatment")
+    return list(rows.index[selected])
 
 
 def test_a_clean_plate_map_is_not_flagged(clean):
@@ -50,56 +50,57 @@ def test_a_swap_is_ranked_first_with_its_partner(clean):
     first, second = treatments(clean, "E2", "1")[:2]
     rows = clean.rows
     names = rows.loc[[second, first], "perturbation"].tolist()
-    found = suspects(relabelled(clean, [first, second], names))
-    top = found.head(2)
+    table = suspects(relabelled(clean, [first, second], names))
+    top = table.head(2)
     assert set(top["id_code"]) == {rows.loc[first, "id_code"], rows.loc[second, "id_code"]}
     assert (
         set(top["kind"]) == {"swapped"}
         and top["flagged"].all()
         and set(top["partner"]) == set(rows.loc[[first, second], "well"])
     )
-    assert found["flagged"].sum() == 2 and found["rank"].tolist() == list(range(1, len(found) + 1))
+    assert table["flagged"].sum() == 2 and table["rank"].tolist() == list(range(1, len(table) + 1))
 
 
-def test_a_wrong_label_without_partner_is_found(clean):
+def test_a_mislabelled_well_without_a_swap_partner_is_ranked_first(clean):
     well = treatments(clean, "E1", "0")[0]
     elsewhere = clean.rows.loc[treatments(clean, "E1", "2")[0], "perturbation"]
-    found = suspects(relabelled(clean, [well], [elsewhere]))
-    row = found[found["id_code"] == clean.rows.loc[well, "id_code"]].iloc[0]
+    table = suspects(relabelled(clean, [well], [elsewhere]))
+    row = table[table["id_code"] == clean.rows.loc[well, "id_code"]].iloc[0]
     assert row["kind"] == "mislabelled" and row["rank"] == 1
     assert f"looks like {clean.rows.loc[well, 'perturbation']}, the plate map says {elsewhere}" in row["detail"]
 
 
-def test_a_turned_plate_is_told_once_and_not_well_by_well(clean):
+def test_a_turned_plate_is_flagged_once_and_not_well_by_well(clean):
     rows = clean.rows
-    own = rows.index[(rows["experiment"] == "E3") & (rows["plate"] == "2")]
-    where = dict(zip(rows.loc[own, "well"], rows.loc[own, "perturbation"], strict=True))
-    turned = [where.get(w) for w in turned_wells(rows.loc[own, "well"])]
-    found = suspects(relabelled(clean, list(own), turned))
-    flagged = found[found["flagged"]]
+    plate = rows.index[(rows["experiment"] == "E3") & (rows["plate"] == "2")]
+    perturbation_at = dict(zip(rows.loc[plate, "well"], rows.loc[plate, "perturbation"], strict=True))
+    turned = [perturbation_at.get(w) for w in turned_wells(rows.loc[plate, "well"])]
+    table = suspects(relabelled(clean, list(plate), turned))
+    flagged = table[table["flagged"]]
     assert flagged["kind"].tolist() == ["plate turned by 180 degrees"]
     assert (flagged["experiment"].iloc[0], flagged["plate"].iloc[0]) == ("E3", "2")
 
 
-def test_scores_of_the_model_sharpen_the_evidence(clean):
+def test_scores_of_the_model_add_to_the_evidence(clean):
     noisy = Profiles(
         clean.rows, clean.values + np.random.default_rng(0).normal(size=clean.values.shape).astype(np.float32) * 3
     )
     names = sorted(set(clean.rows.loc[clean.rows["well_type"] == "treatment", "perturbation"]))
-    asked = clean.rows[clean.rows["well_type"] == "treatment"]
-    truth = np.array([names.index(p) for p in asked["perturbation"]])
-    values = np.random.default_rng(1).normal(size=(len(asked), len(names))) + 6 * np.eye(len(names))[truth]
+    treated = clean.rows[clean.rows["well_type"] == "treatment"]
+    truth = np.array([names.index(p) for p in treated["perturbation"]])
+    values = np.random.default_rng(1).normal(size=(len(treated), len(names))) + 6 * np.eye(len(names))[truth]
     scores = pd.concat(
-        [asked[["id_code"]].reset_index(drop=True), pd.DataFrame(values, columns=[f"score_{n}" for n in names])], axis=1
+        [treated[["id_code"]].reset_index(drop=True), pd.DataFrame(values, columns=[f"score_{n}" for n in names])],
+        axis=1,
     )
     first, second = treatments(clean, "E2", "1")[:2]
     swapped = relabelled(noisy, [first, second], clean.rows.loc[[second, first], "perturbation"].tolist())
-    found = find_suspects(swapped, scores, NO_FEATURES, "T1")
+    table = find_suspects(swapped, scores, NO_FEATURES, "T1")
     assert (
-        set(found.head(2)["id_code"]) == set(clean.rows.loc[[first, second], "id_code"])
-        and found.head(2)["flagged"].all()
+        set(table.head(2)["id_code"]) == set(clean.rows.loc[[first, second], "id_code"])
+        and table.head(2)["flagged"].all()
     )
-    assert found["flagged"].sum() == 2
+    assert table["flagged"].sum() == 2
 
 
 def test_plates_seen_in_training_are_not_judged(clean):
@@ -108,7 +109,7 @@ def test_plates_seen_in_training_are_not_judged(clean):
     assert suspects(Profiles(swapped.rows.assign(plate_seen=True), swapped.values)).empty
 
 
-def test_empty_wells_are_found_by_their_objects():
+def test_empty_wells_are_found_by_their_number_of_objects():
     rng = np.random.default_rng(0)
     rows = [
         (f"w{i}", "E", "1", f"A{i + 1:02d}", s, "nucleus", float(rng.poisson(30))) for i in range(24) for s in (1, 2)
@@ -116,8 +117,8 @@ def test_empty_wells_are_found_by_their_objects():
     table = pd.DataFrame(rows, columns=["id_code", "experiment", "plate", "well", "site", "channel", "objects"])
     assert empty_wells(table).empty
     table.loc[table["id_code"] == "w7", "objects"] = 1.0
-    found = empty_wells(table)
-    assert found["id_code"].tolist() == ["w7"] and "1.0 objects a site in nucleus" in found["detail"].iloc[0]
+    empty = empty_wells(table)
+    assert empty["id_code"].tolist() == ["w7"] and "1.0 objects per site in nucleus" in empty["detail"].iloc[0]
 
 
 def test_a_channel_without_objects_does_not_hide_an_empty_well():
@@ -128,28 +129,29 @@ def test_a_channel_without_objects_does_not_hide_an_empty_well():
     assert empty_wells(table[table["channel"] != "nucleus"]).empty
 
 
-def test_likeness_never_looks_at_the_wells_own_experiment(clean):
+def test_similarity_never_uses_the_experiment_of_the_well(clean):
     cosines, names = similarity_to_perturbations(clean)
     rows = clean.rows
     changed = clean.values.copy()
-    other = (
+    same_experiment_other_plates = (
         (rows["experiment"] == "E0").to_numpy()
         & (np.arange(len(rows)) > 0)
         & (rows["plate"] != rows["plate"].iloc[0]).to_numpy()
     )
-    changed[other] += 5 * np.random.default_rng(0).normal(size=changed[other].shape)
+    selected = changed[same_experiment_other_plates]
+    changed[same_experiment_other_plates] += 5 * np.random.default_rng(0).normal(size=selected.shape)
     np.testing.assert_allclose(similarity_to_perturbations(Profiles(rows, changed))[0][0], cosines[0], atol=1e-6)
     assert len(names) == rows["perturbation"].nunique()
 
 
 def test_the_likelihood_is_calibrated_on_the_labels():
-    """Scores drawn from a softmax of known sharpness give back its probabilities."""
+    """Labels drawn from a softmax of known sharpness: calibration recovers its probabilities."""
     rng = np.random.default_rng(0)
     logits = rng.normal(size=(4000, 6)) * 2
     p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     label = np.array([rng.choice(6, p=row) for row in p])
-    found = np.exp(calibrated([7.0 * logits + 3.0], label))  # any scale
-    np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-9)
-    assert np.abs(found - p).mean() < 0.02
-    nothing = calibrated([np.full((3, 2), np.nan)], np.array([0, 1, 0]))
-    assert np.isneginf(nothing).all()
+    fitted = np.exp(calibrated([7.0 * logits + 3.0], label))  # any scale
+    np.testing.assert_allclose(fitted.sum(axis=1), 1, atol=1e-9)
+    assert np.abs(fitted - p).mean() < 0.02
+    unscored = calibrated([np.full((3, 2), np.nan)], np.array([0, 1, 0]))
+    assert np.isneginf(unscored).all()

@@ -1,1 +1,1 @@
-"""Scores with their tiers, and probes for technical noise."""
+"""Scores of calls, each with its tier, and measurements of signal and technical noise in profiles."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pandas as pd
@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 from deepnoise.drawing.figures import words
 from deepnoise.evaluation.headline import no_better_than_chance
 from deepnoise.evaluation.intervals import LEAST_EXPERIMENTS
+from deepnoise.evaluation.score_types import Scores, SignalLeakCard, StepScore
 from deepnoise.report.chapter import (
     Answer,
     Chapter,
@@ -28,9 +29,9 @@ FEW_CLASSES = 6
 
 
 def write_chapter(
-    scores: dict[str, Any],
+    scores: Scores,
     reliability: list[dict[str, Any]],
-    card: dict[str, Any],
+    card: SignalLeakCard,
     leaks: pd.DataFrame,
     perturbations: pd.DataFrame,
     suspects: pd.DataFrame,
@@ -106,7 +107,7 @@ def write_chapter(
     return Chapter([calls, noise], answers, _doubts(scores, reliability, card))
 
 
-def certainty(score: dict[str, Any]) -> str:
+def certainty(score: Mapping[str, Any]) -> str:
     """The interval of a score, or why it has none."""
     experiments = score["experiments"]
     if score.get("interval"):
@@ -117,12 +118,12 @@ def certainty(score: dict[str, Any]) -> str:
     return f"no interval with {number}{p}"
 
 
-def _evidence(score: dict[str, Any]) -> str:
+def _evidence(score: Mapping[str, Any]) -> str:
     """What belongs in brackets behind a score: interval, chance and tier."""
     return f"({certainty(score)}, chance {percent(score['chance'])}, tier {score['tier']})"
 
 
-def _signal(scores: dict[str, Any]) -> Answer:
+def _signal(scores: Scores) -> Answer:
     """Are perturbations identified?"""
     main = scores["heldout"][scores["unit"]]
     if not main:
@@ -163,7 +164,7 @@ def _unseen_plates(tier: str) -> str:
     return "on plates whose labels it has not seen" if "T3" in tier else "on plates it was not trained on"
 
 
-def _design(scores: dict[str, Any], reliability: list[dict[str, Any]]) -> Answer:
+def _design(scores: Scores, reliability: list[dict[str, Any]]) -> Answer:
     """What does knowing the plate layout add?"""
     last = (reliability or [{}])[-1]
     confident = []
@@ -190,7 +191,7 @@ def _design(scores: dict[str, Any], reliability: list[dict[str, Any]]) -> Answer
     return Answer(_layout_gain(best), [*sentences, *confident], False)
 
 
-def _layout_gain(step: dict[str, Any]) -> str:
+def _layout_gain(step: StepScore) -> str:
     """The gain of a balancing step over the plain call of the same wells, in one sentence."""
     points = f"{100 * abs(step['gain']):.1f} percentage points"
     if step["gain"] <= 0:
@@ -206,7 +207,7 @@ def _layout_gain(step: dict[str, Any]) -> str:
     return f"It adds {points} ({interval})."
 
 
-def _leak(card: dict[str, Any]) -> Answer | None:
+def _leak(card: SignalLeakCard) -> Answer | None:
     """Is technical noise still visible?"""
     leaks = card["leaks"]
     raw, normalized = (leaks.get(name, {}).get("plate", {}) for name in ("raw_intensity", "normalized_intensity"))
@@ -256,7 +257,7 @@ def _with_article(axes: Iterable[str]) -> str:
     return listing([f"the {words(axis)}" for axis in axes])
 
 
-def _doubts(scores: dict[str, Any], reliability: list[dict[str, Any]], card: dict[str, Any]) -> list[str]:
+def _doubts(scores: Scores, reliability: list[dict[str, Any]], card: SignalLeakCard) -> list[str]:
     """Reasons to distrust the scores, strongest first."""
     doubts = []
     if main := scores["heldout"][scores["unit"]]:
@@ -285,7 +286,7 @@ def _doubts(scores: dict[str, Any], reliability: list[dict[str, Any]], card: dic
     return doubts
 
 
-def _score_rows(scores: dict[str, Any]) -> pd.DataFrame:
+def _score_rows(scores: Scores) -> pd.DataFrame:
     """One row per score of the printed score table."""
     named_scores = [
         ("hand features", scores["baseline"]),
@@ -314,7 +315,7 @@ def _score_rows(scores: dict[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def _by_experiment(scores: dict[str, Any]) -> pd.DataFrame:
+def _by_experiment(scores: Scores) -> pd.DataFrame:
     """Top-1 of the model and of hand features in each experiment."""
     model = (scores["heldout"][scores["unit"]] or {"by_experiment": {}})["by_experiment"]
     hand_features = (scores["baseline"] or {"by_experiment": {}})["by_experiment"]

@@ -12,51 +12,54 @@ from scipy.spatial.distance import squareform
 
 from deepnoise.drawing.figures import COLOURS, REST, new_figure, say, tier_colour, words
 from deepnoise.evaluation.profiles import Profiles
+from deepnoise.evaluation.score_types import Score, Scores, SignalLeakCard, TieredAccuracy
 
 POINTS = 2000
-"""Wells that are drawn in the map of embeddings, at most."""
+"""At most so many wells are drawn in the map of embeddings."""
 MIXED_UP = 40
-"""Perturbations in the figure of confusions, at most."""
+"""At most so many perturbations are drawn in the figure of confusions."""
 REPRESENTATION_COLOURS = {"embedding": "#0072B2", "raw_intensity": "#999999", "normalized_intensity": "#009E73"}
 
 
-def draw_scores(scores: dict[str, Any]) -> go.Figure:
-    """Accuracy step by step, and plain top-1 of every scored experiment; tiers by colour.
+def draw_scores(scores: Scores) -> go.Figure:
+    """Draw accuracy step by step, coloured by tier, and plain top-1 of every scored experiment.
 
     Args:
         scores: The entry ``scores``.
     """
     main = scores["heldout"][scores["unit"]]
-    bars = [("hand features", scores["baseline"])] if scores["baseline"] else []
-    bars += [("model", main)] if main else []
-    bars += [(words(step["step"]), step) for step in scores["steps"] if step["step"] != "plain"]
+    bars = _score_bars(scores, main)
     if not bars:
         return say("no held-out well has a known perturbation: nothing is scored")
-    by = main["by_experiment"] if main else {}
-    heights = [40 * len(bars) + 60, 22 * len(by) + 60] if by else [1]
-    titles = [f"top-1 by {scores['unit']}, held-out plates", "by experiment"] if by else ["top-1, held-out plates"]
-    figure = new_figure(40 * len(bars) + 22 * len(by) + 190, titles, [h / sum(heights) for h in heights])
-    for tier in dict.fromkeys(part["tier"] for _, part in bars):
-        own = [(name, part) for name, part in bars if part["tier"] == tier]
+    by_experiment = main["by_experiment"] if main else {}
+    heights = [40 * len(bars) + 60, 22 * len(by_experiment) + 60] if by_experiment else [1]
+    titles = ["top-1, held-out plates"]
+    if by_experiment:
+        titles = [f"top-1 by {scores['unit']}, held-out plates", "by experiment"]
+    figure = new_figure(
+        40 * len(bars) + 22 * len(by_experiment) + 190, titles, [height / sum(heights) for height in heights]
+    )
+    for tier in dict.fromkeys(score["tier"] for _, score in bars):
+        tier_bars = [(name, score) for name, score in bars if score["tier"] == tier]
         figure.add_bar(
-            y=[name for name, _ in own],
-            x=[part["top1"] for _, part in own],
+            y=[name for name, _ in tier_bars],
+            x=[score["top1"] for _, score in tier_bars],
             orientation="h",
             name=f"tier {tier}",
             marker_color=tier_colour(tier),
-            error_x=_whiskers([(part["top1"], part["interval"]) for _, part in own]),
-            text=[f"{part['top1']:.1%}" for _, part in own],
+            error_x=_whiskers([(score["top1"], score["interval"]) for _, score in tier_bars]),
+            text=[f"{score['top1']:.1%}" for _, score in tier_bars],
             textposition="inside",
             insidetextanchor="middle",
             row=1,
             col=1,
         )
-    _chance(figure, [name for name, _ in bars], [part["chance"] for _, part in bars])
+    _add_chance(figure, [name for name, _ in bars], [score["chance"] for _, score in bars])
     figure.update_yaxes(categoryorder="array", categoryarray=[name for name, _ in bars][::-1], row=1, col=1)
-    if by:
+    if main and by_experiment:
         figure.add_bar(
-            y=list(by)[::-1],
-            x=list(by.values())[::-1],
+            y=list(by_experiment)[::-1],
+            x=list(by_experiment.values())[::-1],
             orientation="h",
             name="by experiment",
             showlegend=False,
@@ -68,64 +71,38 @@ def draw_scores(scores: dict[str, Any]) -> go.Figure:
     return figure
 
 
-def draw_card(card: dict[str, Any]) -> go.Figure:
-    """Replicates found above, leak probes of every representation below, each with its chance and what shuffled labels give.
+def _score_bars(scores: Scores, main: Score | None) -> list[tuple[str, TieredAccuracy]]:
+    """Name and score of each bar: hand features, the model, then the steps of plate balancing."""
+    bars: list[tuple[str, TieredAccuracy]] = []
+    if scores["baseline"]:
+        bars.append(("hand features", scores["baseline"]))
+    if main:
+        bars.append(("model", main))
+    return bars + [(words(step["step"]), step) for step in scores["steps"] if step["step"] != "plain"]
+
+
+def draw_card(card: SignalLeakCard) -> go.Figure:
+    """Draw replicate retrieval above and the leak probes of every representation below.
+
+    Retrieval is shown with its chance level, the probes with the range of shuffled labels.
 
     Args:
         card: The entry ``signal_leak_card``.
     """
-    known = list(next(iter(card["leaks"].values()), {}))
-    axes = [a for a in known if any(found[a]["balanced_accuracy"] is not None for found in card["leaks"].values())]
+    axes = [
+        axis
+        for axis in next(iter(card["leaks"].values()), {})
+        if any(probes[axis]["balanced_accuracy"] is not None for probes in card["leaks"].values())
+    ]
     if not card["signal"] and not axes:
         return say("neither signal nor leak can be measured here")
     panels = {"leak: accuracy of the probe": 110 * len(axes) + 60} if axes else {}
     if card["signal"]:
         panels = {"signal: replicate mAP": 240, **panels}
-    figure = new_figure(sum(panels.values()) + 100, list(panels), [h / sum(panels.values()) for h in panels.values()])
-    for (kind, levels), colour in zip(card["signal"].items(), COLOURS, strict=False):
-        names = [words(level).replace("not same experiment nor", "not same experiment<br>nor") for level in levels]
-        figure.add_scatter(
-            y=names,
-            x=[part["map"] for part in levels.values()],
-            error_x=_whiskers([(part["map"], part["interval"]) for part in levels.values()]),
-            mode="markers",
-            name=f"{words(kind)}s",
-            marker={"size": 11, "color": colour},
-            row=1,
-            col=1,
-        )
-        _chance(figure, names, [part["chance"] for part in levels.values()])
-    for place, (name, found) in enumerate(card["leaks"].items()):
-        told = {axis: part for axis, part in found.items() if part["balanced_accuracy"] is not None}
-        where = [axes.index(axis) + 0.27 * (place - (len(card["leaks"]) - 1) / 2) for axis in told]
-        figure.add_bar(
-            y=where,
-            x=[part["balanced_accuracy"] for part in told.values()],
-            orientation="h",
-            width=0.24,
-            name=words(name),
-            marker_color=REPRESENTATION_COLOURS.get(name, "#000000"),
-            customdata=[[words(axis), part["verdict"], part["p"]] for axis, part in told.items()],
-            hovertemplate="%{customdata[0]}: %{x:.1%}, %{customdata[1]} (p %{customdata[2]:.3f})",
-            text=[f"{part['balanced_accuracy']:.0%} {part['verdict']}" for part in told.values()],
-            textposition="inside",
-            insidetextanchor="start",
-            constraintext="none",
-            row=len(panels),
-            col=1,
-        )
-        for y, part in zip(where, told.values(), strict=True):
-            figure.add_scatter(
-                x=[part["null_low"], part["null_high"]],
-                y=[y, y],
-                mode="lines",
-                line={"color": "black", "width": 3},
-                name="95 % of shuffled labels",
-                showlegend=False,
-                hoverinfo="name",
-                row=len(panels),
-                col=1,
-            )
+    total = sum(panels.values())
+    figure = new_figure(total + 100, list(panels), [height / total for height in panels.values()])
+    _add_signal(figure, card)
+    _add_leaks(figure, card, axes, row=len(panels))
     figure.add_scatter(
         x=[None], y=[None], mode="lines", line={"color": "black", "width": 3}, name="95 % of shuffled labels"
     )
@@ -137,62 +114,114 @@ def draw_card(card: dict[str, Any]) -> go.Figure:
     return figure
 
 
+def _add_signal(figure: go.Figure, card: SignalLeakCard) -> None:
+    """Add mean average precision by level to the first panel, one colour per well type."""
+    for (well_type, levels), colour in zip(card["signal"].items(), COLOURS, strict=False):
+        names = [words(level).replace("not same experiment nor", "not same experiment<br>nor") for level in levels]
+        figure.add_scatter(
+            y=names,
+            x=[score["map"] for score in levels.values()],
+            error_x=_whiskers([(score["map"], score["interval"]) for score in levels.values()]),
+            mode="markers",
+            name=f"{words(well_type)}s",
+            marker={"size": 11, "color": colour},
+            row=1,
+            col=1,
+        )
+        _add_chance(figure, names, [score["chance"] for score in levels.values()])
+
+
+def _add_leaks(figure: go.Figure, card: SignalLeakCard, axes: list[str], row: int) -> None:
+    """Add the probes of each representation to a panel, with the range of shuffled labels over each bar."""
+    for number, (representation, probes) in enumerate(card["leaks"].items()):
+        measured = {axis: probe for axis, probe in probes.items() if probe["balanced_accuracy"] is not None}
+        offset = 0.27 * (number - (len(card["leaks"]) - 1) / 2)
+        heights = [axes.index(axis) + offset for axis in measured]
+        figure.add_bar(
+            y=heights,
+            x=[probe["balanced_accuracy"] for probe in measured.values()],
+            orientation="h",
+            width=0.24,
+            name=words(representation),
+            marker_color=REPRESENTATION_COLOURS.get(representation, "#000000"),
+            customdata=[[words(axis), probe["verdict"], probe["p"]] for axis, probe in measured.items()],
+            hovertemplate="%{customdata[0]}: %{x:.1%}, %{customdata[1]} (p %{customdata[2]:.3f})",
+            text=[f"{probe['balanced_accuracy']:.0%} {probe['verdict']}" for probe in measured.values()],
+            textposition="inside",
+            insidetextanchor="start",
+            constraintext="none",
+            row=row,
+            col=1,
+        )
+        for height, probe in zip(heights, measured.values(), strict=True):
+            figure.add_scatter(
+                x=[probe["null_low"], probe["null_high"]],
+                y=[height, height],
+                mode="lines",
+                line={"color": "black", "width": 3},
+                name="95 % of shuffled labels",
+                showlegend=False,
+                hoverinfo="name",
+                row=row,
+                col=1,
+            )
+
+
 def draw_reliability(table: pd.DataFrame) -> go.Figure:
-    """Calibration above; below the risk that is left when the least sure calls are abstained from.
+    """Draw calibration above, and below the risk that remains if the least confident wells are left uncalled.
 
     Args:
         table: The table ``reliability``.
     """
     if table.empty:
         return say("no call of a known perturbation: no confidence can be checked")
-    figure = new_figure(720, ["reliability: share right against confidence", "risk and coverage"])
+    figure = new_figure(720, ["reliability: share correct against confidence", "risk and coverage"])
     line = {"color": "#AAAAAA", "dash": "dot"}
     figure.add_scatter(x=[0, 1], y=[0, 1], mode="lines", line=line, name="perfect", row=1, col=1)
-    for number, (name, own) in enumerate(table.groupby("step", sort=False)):
+    for number, (step, step_rows) in enumerate(table.groupby("step", sort=False)):
         colour = COLOURS[number % len(COLOURS)]
-        bins = own[own["curve"] == "calibration"]
-        kept = own[own["curve"] == "coverage"]
-        label = f"{words(str(name))} ({own['tier'].iloc[0]})"
-        share = kept["wells"] / max(kept["wells"].max(), 1)
-        group = {"name": label, "legendgroup": label, "line": {"color": colour}}
+        bins = step_rows[step_rows["curve"] == "calibration"]
+        kept = step_rows[step_rows["curve"] == "coverage"]
+        label = f"{words(str(step))} ({step_rows['tier'].iloc[0]})"
+        coverage = kept["wells"] / max(kept["wells"].max(), 1)
+        style = {"name": label, "legendgroup": label, "line": {"color": colour}}
         figure.add_scatter(
-            x=bins["confidence"].tolist(), y=bins["accuracy"].tolist(), mode="lines+markers", **group, row=1, col=1
+            x=bins["confidence"].tolist(), y=bins["accuracy"].tolist(), mode="lines+markers", **style, row=1, col=1
         )
         figure.add_scatter(
-            x=share.tolist(), y=(1 - kept["accuracy"]).tolist(), mode="lines", showlegend=False, **group, row=2, col=1
+            x=coverage.tolist(),
+            y=(1 - kept["accuracy"]).tolist(),
+            mode="lines",
+            showlegend=False,
+            **style,
+            row=2,
+            col=1,
         )
     figure.update_xaxes(title_text="confidence", range=[0, 1], row=1)
-    figure.update_yaxes(title_text="share right", range=[0, 1], row=1)
+    figure.update_yaxes(title_text="share correct", range=[0, 1], row=1)
     figure.update_xaxes(title_text="coverage: share of wells that are called", range=[0, 1], row=2)
     figure.update_yaxes(title_text="risk: share wrong", rangemode="tozero", row=2)
     return figure
 
 
 def draw_embeddings(profiles: Profiles, seed: int = 0) -> go.Figure:
-    """The two first principal components of the embeddings of unseen plates, coloured by one of three things at a time.
+    """Draw the first two principal components of the embeddings on unseen plates, in four colourings.
 
-    What is common is named and coloured, the rest is grey. A map shows two of many dimensions: measure with the probes, look here.
+    The most common values have a colour, the rest are grey. The map shows two of many dimensions: it is for
+    looking, the probes are for measuring.
 
     Args:
-        profiles: All wells with an embedding; those of the first fold's unseen plates are drawn, at most ``POINTS`` by chance.
-        seed: Of the choice.
+        profiles: All wells with an embedding. At most ``POINTS`` random wells of the first fold are drawn, on
+            unseen plates if there are any.
+        seed: Seed of that selection.
     """
     unseen = ~profiles.rows["plate_seen"].to_numpy(bool)
-    shown = profiles.take(unseen if unseen.any() else np.ones(len(unseen), bool))
-    if len(shown.rows) < 3:
+    candidates = profiles.take(unseen if unseen.any() else np.ones(len(unseen), bool))
+    if len(candidates.rows) < 3:
         return say("no embeddings to draw")
-    shown = shown.take((shown.rows["fold"] == shown.rows["fold"].min()).to_numpy())
-    total = len(shown.rows)
-    if total > POINTS:
-        shown = shown.take(np.sort(np.random.default_rng(seed).choice(total, POINTS, replace=False)))
-    centred = shown.values.astype(np.float64) - shown.values.mean(axis=0)
-    left, size, _ = np.linalg.svd(centred, full_matrices=False)
-    share = size**2 / max(float((size**2).sum()), 1e-12)
-    points = left[:, :2] * size[:2]
-    if points.shape[1] < 2:
-        points = np.pad(points, ((0, 0), (0, 1)))
-        share = np.pad(share, (0, 1))
-    rows = shown.rows
+    drawn = _sample_first_fold(candidates, seed)
+    points, share = _principal_components(drawn.values.astype(np.float64))
+    rows = drawn.rows
     hover = (
         rows["experiment"] + "/" + rows["plate"] + " " + rows["well"] + ": " + rows["perturbation"].fillna("?")
     ).tolist()
@@ -203,27 +232,17 @@ def draw_embeddings(profiles: Profiles, seed: int = 0) -> go.Figure:
         "cell type": rows["cell_type"],
     }
     figure = new_figure(560)
-    owners: list[str] = []
-    for what, values in colourings.items():
-        common = values.value_counts().index[: len(COLOURS) - 1].tolist()
-        groups = [(REST, "others", ~values.isin(common))] if not values.isin(common).all() else []
-        groups += [(c, str(v), values == v) for c, v in zip(COLOURS, sorted(common), strict=False)]
-        for colour, name, own in groups:
-            mask = own.to_numpy()
-            figure.add_scatter(
-                x=points[mask, 0].round(4).tolist(),
-                y=points[mask, 1].round(4).tolist(),
-                mode="markers",
-                name=name,
-                marker={"color": colour, "size": 6 if colour != REST else 4},
-                text=[hover[i] for i in np.flatnonzero(mask)],
-                hovertemplate="%{text}<extra></extra>",
-                visible=what == "perturbation",
-            )
-            owners.append(what)
+    trace_colourings: list[str] = []
+    for colouring, values in colourings.items():
+        traces = _add_points(figure, points, hover, values, visible=colouring == "perturbation")
+        trace_colourings += [colouring] * traces
     buttons = [
-        {"label": f"by {what}", "method": "restyle", "args": ["visible", [owner == what for owner in owners]]}
-        for what in colourings
+        {
+            "label": f"by {colouring}",
+            "method": "restyle",
+            "args": ["visible", [trace == colouring for trace in trace_colourings]],
+        }
+        for colouring in colourings
     ]
     figure.update_layout(
         updatemenus=[{"buttons": buttons, "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom"}],
@@ -234,10 +253,51 @@ def draw_embeddings(profiles: Profiles, seed: int = 0) -> go.Figure:
     return figure
 
 
-def draw_confusions(perturbation_scores: pd.DataFrame, confusions: pd.DataFrame) -> go.Figure:
-    """What is taken for what, similar perturbations side by side, so that blocks are groups that the model mixes up.
+def _sample_first_fold(profiles: Profiles, seed: int) -> Profiles:
+    """Profiles of the first fold, at most ``POINTS`` of them."""
+    first = profiles.take((profiles.rows["fold"] == profiles.rows["fold"].min()).to_numpy())
+    total = len(first.rows)
+    if total <= POINTS:
+        return first
+    return first.take(np.sort(np.random.default_rng(seed).choice(total, POINTS, replace=False)))
 
-    The perturbations with most wrong calls are drawn, at most ``MIXED_UP``.
+
+def _principal_components(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(W, 2) first two principal components of (W, D) values, and every component's share of the variance."""
+    left, size, _ = np.linalg.svd(values - values.mean(axis=0), full_matrices=False)
+    share = size**2 / max(float((size**2).sum()), 1e-12)
+    points = left[:, :2] * size[:2]
+    if points.shape[1] < 2:
+        points = np.pad(points, ((0, 0), (0, 1)))
+        share = np.pad(share, (0, 1))
+    return points, share
+
+
+def _add_points(figure: go.Figure, points: np.ndarray, hover: list[str], values: pd.Series, visible: bool) -> int:
+    """Add one trace per common value and a grey one for the rest; the number of traces."""
+    common = values.value_counts().index[: len(COLOURS) - 1].tolist()
+    groups = [(REST, "others", ~values.isin(common))] if not values.isin(common).all() else []
+    groups += [(colour, str(v), values == v) for colour, v in zip(COLOURS, sorted(common), strict=False)]
+    for colour, name, members in groups:
+        mask = members.to_numpy()
+        figure.add_scatter(
+            x=points[mask, 0].round(4).tolist(),
+            y=points[mask, 1].round(4).tolist(),
+            mode="markers",
+            name=name,
+            marker={"color": colour, "size": 6 if colour != REST else 4},
+            text=[hover[i] for i in np.flatnonzero(mask)],
+            hovertemplate="%{text}<extra></extra>",
+            visible=visible,
+        )
+    return len(groups)
+
+
+def draw_confusions(perturbation_scores: pd.DataFrame, confusions: pd.DataFrame) -> go.Figure:
+    """Draw how often each perturbation is called as each other one.
+
+    Perturbations that are confused with each other are side by side, so blocks are groups that the model
+    mixes up. At most ``MIXED_UP`` perturbations are drawn, those with the most wrong calls.
 
     Args:
         perturbation_scores: The table of that name.
@@ -245,30 +305,20 @@ def draw_confusions(perturbation_scores: pd.DataFrame, confusions: pd.DataFrame)
     """
     if confusions.empty:
         return say("no wrong call of a known perturbation")
-    wrong = confusions.groupby("perturbation")["wells"].sum()
-    involved = wrong.add(confusions.groupby("call")["wells"].sum(), fill_value=0)
-    everyone = sorted({*involved.index, *perturbation_scores["perturbation"]})
-    if len(everyone) <= MIXED_UP:
-        involved = involved.reindex(everyone, fill_value=0)
-    chosen = sorted(involved.sort_values(ascending=False, kind="stable").index[:MIXED_UP])
+    names = _most_confused(perturbation_scores, confusions)
     share = confusions.pivot_table(index="perturbation", columns="call", values="share", aggfunc="sum", fill_value=0)
-    grid = share.reindex(index=chosen, columns=chosen, fill_value=0).to_numpy(float, copy=True)
-    told = perturbation_scores.dropna(subset=["top1"])
-    right = (told["top1"] * told["wells"]).groupby(told["perturbation"]).sum() / told.groupby("perturbation")[
-        "wells"
-    ].sum()
-    np.fill_diagonal(grid, right.reindex(chosen).fillna(0))
-    if len(chosen) > 2:
-        similarity_to_perturbations = np.clip((grid + grid.T) / 2, 0, 1)
-        distance = 1 - similarity_to_perturbations
+    grid = share.reindex(index=names, columns=names, fill_value=0).to_numpy(float, copy=True)
+    np.fill_diagonal(grid, _recall(perturbation_scores).reindex(names).fillna(0))
+    if len(names) > 2:
+        distance = 1 - np.clip((grid + grid.T) / 2, 0, 1)
         np.fill_diagonal(distance, 0)
         order = leaves_list(linkage(squareform(distance, checks=False), "average", optimal_ordering=True))
-        grid, chosen = grid[np.ix_(order, order)], [chosen[i] for i in order]
-    figure = new_figure(max(300, 16 * len(chosen) + 140))
+        grid, names = grid[np.ix_(order, order)], [names[i] for i in order]
+    figure = new_figure(max(300, 16 * len(names) + 140))
     figure.add_heatmap(
         z=grid.round(4).tolist(),
-        x=[str(c) for c in chosen],
-        y=[str(c) for c in chosen],
+        x=[str(name) for name in names],
+        y=[str(name) for name in names],
         colorscale="Cividis",
         zmin=0,
         zmax=1,
@@ -280,25 +330,43 @@ def draw_confusions(perturbation_scores: pd.DataFrame, confusions: pd.DataFrame)
     return figure
 
 
-def _whiskers(parts: list[tuple[float, list[float] | None]]) -> dict[str, Any]:
-    """Error bars from intervals; none where there is no interval."""
+def _most_confused(perturbation_scores: pd.DataFrame, confusions: pd.DataFrame) -> list[str]:
+    """Perturbations with the most wrong calls, as truth or as call, sorted by name; all if they fit."""
+    wrong = confusions.groupby("perturbation")["wells"].sum()
+    wrong = wrong.add(confusions.groupby("call")["wells"].sum(), fill_value=0)
+    perturbations = sorted({*wrong.index, *perturbation_scores["perturbation"]})
+    if len(perturbations) <= MIXED_UP:
+        wrong = wrong.reindex(perturbations, fill_value=0)
+    return sorted(wrong.sort_values(ascending=False, kind="stable").index[:MIXED_UP])
+
+
+def _recall(perturbation_scores: pd.DataFrame) -> pd.Series:
+    """Share of correct calls of each perturbation, over its cell types."""
+    called = perturbation_scores.dropna(subset=["top1"])
+    correct = (called["top1"] * called["wells"]).groupby(called["perturbation"]).sum()
+    return correct / called.groupby("perturbation")["wells"].sum()
+
+
+def _whiskers(values: list[tuple[float, list[float] | None]]) -> dict[str, Any]:
+    """Error bars from values and their intervals; none where there is no interval."""
     return {
         "type": "data",
         "symmetric": False,
-        "array": [interval[1] - value if interval else None for value, interval in parts],
-        "arrayminus": [value - interval[0] if interval else None for value, interval in parts],
+        "array": [interval[1] - value if interval else None for value, interval in values],
+        "arrayminus": [value - interval[0] if interval else None for value, interval in values],
         "color": "#333333",
     }
 
 
-def _chance(figure: go.Figure, names: list[str], chances: list[float]) -> None:
-    known = any(trace.name == "chance" for trace in figure.data)
+def _add_chance(figure: go.Figure, names: list[str], chances: list[float]) -> None:
+    """Add a tick at the chance level of each name; the first call also adds the legend entry."""
+    in_legend = any(trace.name == "chance" for trace in figure.data)
     figure.add_scatter(
         y=names,
         x=chances,
         mode="markers",
         name="chance",
-        showlegend=not known,
+        showlegend=not in_legend,
         legendgroup="chance",
         marker={"symbol": "line-ns", "size": 18, "line": {"width": 2, "color": "black"}},
         row=1,

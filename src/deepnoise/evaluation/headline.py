@@ -2,28 +2,41 @@
 
 from __future__ import annotations
 
-from typing import Any
+from deepnoise.evaluation.score_types import Headline, Score
 
 HEADLINE_TIERS = ("T0", "T1", "T1c")
 
 
-def headline(score: dict[str, Any] | None, unit: str) -> dict[str, Any] | None:
-    """The one figure to quote: top-1 of the plain call, where it owes nothing to plate design or to held-out images in training."""
+def headline(score: Score | None, unit: str) -> Headline | None:
+    """The one figure to quote: top-1 of the plain call.
+
+    None if the tier is not in HEADLINE_TIERS: such a score may owe something to the plate design or to held-out
+    images.
+    """
     if score is None or score["tier"] not in HEADLINE_TIERS:
         return None
-    return {k: score[k] for k in ("top1", "skill", "chance", "n", "experiments", "interval", "sign_flip_p", "tier")} | {
-        "unit": unit
+    return {
+        "top1": score["top1"],
+        "skill": score["skill"],
+        "chance": score["chance"],
+        "n": score["n"],
+        "experiments": score["experiments"],
+        "interval": score["interval"],
+        "sign_flip_p": score["sign_flip_p"],
+        "tier": score["tier"],
+        "unit": unit,
     }
 
 
-def no_better_than_chance(score: dict[str, Any]) -> bool:
-    """Whether the interval of a top-1 holds chance or lies below it; with few experiments, whether most of them are hardly above it.
+def no_better_than_chance(score: Score) -> bool:
+    """Whether the interval of top-1 includes chance or is below it.
 
-    Hardly: at most twice chance, or a tenth of the way from chance to 1 where there are few classes.
+    Without an interval: whether at least half of the experiments are hardly above chance. Hardly means at
+    most twice chance, or at most a tenth of the way from chance to 1 where there are few classes.
     """
     chance = score["chance"]
     if score["interval"] is not None:
         return score["interval"][0] <= chance
-    enough = chance + min(chance, 0.1 * (1 - chance))
-    above = [top1 > enough for top1 in score["by_experiment"].values()]
+    threshold = chance + min(chance, 0.1 * (1 - chance))
+    above = [top1 > threshold for top1 in score["by_experiment"].values()]
     return sum(above) <= len(above) / 2

@@ -1,7 +1,11 @@
-"""How sure a score is: the experiment is the unit that was drawn, so wells of one experiment are never counted as independent."""
+"""Uncertainty of scores.
+
+Wells of one experiment are not independent, so intervals and p-values are over experiments.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import product
 from typing import Any
 
@@ -9,37 +13,40 @@ import numpy as np
 from scipy.stats import norm, t
 
 LEAST_EXPERIMENTS = 6
-"""Under this many experiments a bootstrap says nothing; the exact sign-flip p is given instead."""
+"""With fewer experiments a bootstrap says nothing; the exact sign-flip p is given instead."""
 DRAWS = 2000
 LEVEL = 0.95
 
 
 def sign_flip_p(differences: np.ndarray) -> float:
-    """Exact one-sided p of a mean above 0, under the null that each difference is as likely with the other sign.
+    """Exact one-sided p of a mean above 0; under the null each difference is equally likely with either sign.
 
     Args:
-        differences: (E,) one a experiment, E at most 20.
+        differences: (E,) one per experiment, E at most 20.
 
     Returns:
-        Share of the 2^E sign patterns whose mean is at least the observed one; never under 1 / 2^E.
+        Share of the 2^E sign patterns whose mean is at least the observed one; never below 1 / 2^E.
     """
     if len(differences) > 20:
-        raise ValueError(f"{len(differences)} differences make too many sign patterns; expected at most 20")
+        raise ValueError(
+            f"{len(differences)} differences give too many sign patterns; expected at most 20, use the bootstrap interval"
+        )
     patterns = np.array(list(product((1.0, -1.0), repeat=len(differences))))
-    means = patterns @ differences
-    return float((means >= differences.sum() - 1e-12).mean())
+    sums = patterns @ differences
+    return float((sums >= differences.sum() - 1e-12).mean())
 
 
 def bootstrap_interval(totals: np.ndarray, counts: np.ndarray, seed: int = 0) -> list[float]:
-    """Percentile interval of a ratio of sums under resampling of whole experiments (cluster bootstrap; Davison and Hinkley 1997, 3.8).
+    """Cluster-bootstrap interval of a ratio of sums (Davison and Hinkley 1997, 3.8).
 
-    Of few experiments a percentile interval is too narrow (of six it holds the truth in 83 % of cases); its two sides are therefore
-    stretched by sqrt(E / (E - 1)) and by Student's t over the normal quantile.
+    Whole experiments are resampled. With few experiments a percentile interval is too narrow: with six it
+    contains the truth in 83 % of cases. Both of its sides are therefore stretched by sqrt(E / (E - 1)) and by
+    Student's t over the normal quantile.
 
     Args:
-        totals: (E,) sum of the score over an experiment's rows.
-        counts: (E,) its number of rows.
-        seed: Of the draws.
+        totals: (E,) sum of the score over the rows of each experiment.
+        counts: (E,) number of rows of each experiment.
+        seed: Seed of the resampling.
 
     Returns:
         [low, high] of the 95 % interval.
@@ -54,12 +61,12 @@ def bootstrap_interval(totals: np.ndarray, counts: np.ndarray, seed: int = 0) ->
 
 
 def summarize(values: np.ndarray, experiment: np.ndarray, null: float = 0.0) -> dict[str, Any]:
-    """Mean of a score over rows, with what experiments allow to say about it.
+    """Mean of a score over rows, with its uncertainty over experiments.
 
     Args:
-        values: (W,) score of each row, such as 1 where a call is right.
+        values: (W,) score of each row, such as 1 where a call is correct.
         experiment: (W,) names.
-        null: Value that means nothing, such as chance.
+        null: Value expected by chance.
 
     Returns:
         See :func:`summarize_sums`; ``n`` is the number of rows.
@@ -69,16 +76,17 @@ def summarize(values: np.ndarray, experiment: np.ndarray, null: float = 0.0) -> 
 
 
 def summarize_sums(totals: np.ndarray, counts: np.ndarray, null: float = 0.0) -> dict[str, Any]:
-    """The same from sums over the rows of each experiment.
+    """Mean of a score and its uncertainty, from the sums of each experiment.
 
     Args:
-        totals: (E,) sum of the score over an experiment's rows.
-        counts: (E,) its number of rows.
-        null: Value that means nothing.
+        totals: (E,) sum of the score over the rows of each experiment.
+        counts: (E,) number of rows of each experiment.
+        null: Value expected by chance.
 
     Returns:
-        ``mean``, ``n`` (rows), ``experiments``; ``interval`` ([low, high], or None under six experiments) and ``sign_flip_p`` (exact
-        p that the mean over experiments exceeds ``null`` by chance; None from six experiments on).
+        ``mean``, ``n`` (rows), ``experiments``; ``interval`` ([low, high], or None with fewer than six
+        experiments) and ``sign_flip_p`` (exact p that the mean over experiments exceeds ``null`` by chance;
+        None from six on).
     """
     enough = len(counts) >= LEAST_EXPERIMENTS
     return {
@@ -90,10 +98,10 @@ def summarize_sums(totals: np.ndarray, counts: np.ndarray, null: float = 0.0) ->
     }
 
 
-def uncertainty(part: dict[str, Any]) -> str:
-    """The interval of a figure, or its exact p."""
-    if part.get("interval"):
-        return f"{part['interval'][0]:.3f} to {part['interval'][1]:.3f}"
-    if part.get("sign_flip_p") is not None:
-        return f"p {part['sign_flip_p']:.3f} (smallest {0.5 ** part['experiments']:.3f})"
+def uncertainty(summary: Mapping[str, Any]) -> str:
+    """The interval of a summarized score as text, or its exact p."""
+    if summary.get("interval"):
+        return f"{summary['interval'][0]:.3f} to {summary['interval'][1]:.3f}"
+    if summary.get("sign_flip_p") is not None:
+        return f"p {summary['sign_flip_p']:.3f} (smallest {0.5 ** summary['experiments']:.3f})"
     return "-"

@@ -1,8 +1,8 @@
-"""Scores of calls, each with its tier of knowledge and its chance level (method: sections 7 and 8)."""
+"""Scores of calls, each with its tier and its chance level (method: sections 7 and 8)."""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -11,37 +11,57 @@ from sklearn.metrics import recall_score
 from deepnoise.errors import InputError, closest
 from deepnoise.evaluation.headline import headline
 from deepnoise.evaluation.intervals import summarize
-from deepnoise.evaluation.score_table import _notes, _strange_labels
+from deepnoise.evaluation.score_table import score_notes, unscorable_label_notes
+from deepnoise.evaluation.score_types import (
+    Accuracy,
+    Gain,
+    PairRecall,
+    PairScore,
+    PlateGroupScore,
+    Score,
+    Scores,
+    SeenGap,
+    StepScore,
+)
 from deepnoise.tables import SCHEMAS, SCORE, class_names, matrix
 
 
 def skill(accuracy: float, chance: float) -> float:
-    """(accuracy - chance) / (1 - chance): 0 at chance, 1 when all is right."""
+    """(accuracy - chance) / (1 - chance): 0 at chance, 1 when every call is correct."""
     return (accuracy - chance) / (1 - chance) if chance < 1 else 0.0
 
 
 def macro_recall(truth: np.ndarray, called: np.ndarray) -> float:
-    """Balanced accuracy: the mean over true classes of the share called right."""
+    """Balanced accuracy: recall averaged over the true classes."""
     return float(recall_score(truth, called, labels=np.unique(truth), average="macro", zero_division=0))
 
 
-def rank_of_truth(values: np.ndarray, answer: np.ndarray) -> np.ndarray:
-    """(W, K) scores and (W,) column of the true class (-1: cannot be called) -> (W,) 0 where it is called first; equal scores in column order."""
-    rank = np.full(len(values), values.shape[1])
-    known = np.flatnonzero(answer >= 0)
-    for block in np.array_split(known, max(1, len(known) // 4096)):  # bounds the memory at a block of comparisons
-        part, own = values[block], answer[block]
-        truth = part[np.arange(len(block)), own][:, None]
-        before = (part == truth) & (np.arange(part.shape[1]) < own[:, None])
-        rank[block] = (part > truth).sum(axis=1) + before.sum(axis=1)
+def rank_of_truth(scores: np.ndarray, true_class: np.ndarray) -> np.ndarray:
+    """Rank of the true class in each row; 0 where it is called. Equal scores rank in column order.
+
+    Args:
+        scores: (W, K).
+        true_class: (W,) column of the true class, -1 where it has no column.
+
+    Returns:
+        (W,) ranks from 0; K where the true class has no column.
+    """
+    rank = np.full(len(scores), scores.shape[1])
+    callable_rows = np.flatnonzero(true_class >= 0)
+    # blocks bound the memory of the comparisons
+    for block in np.array_split(callable_rows, max(1, len(callable_rows) // 4096)):
+        block_scores, column = scores[block], true_class[block]
+        true_score = block_scores[np.arange(len(block)), column][:, None]
+        tied_before = (block_scores == true_score) & (np.arange(block_scores.shape[1]) < column[:, None])
+        rank[block] = (block_scores > true_score).sum(axis=1) + tied_before.sum(axis=1)
     return rank
 
 
 def ranked_calls(scores: pd.DataFrame, truth: pd.Series) -> pd.DataFrame:
-    """Truth, call and rank of the truth of every row of a wide table.
+    """True perturbation, called perturbation and rank of the truth for every row of a score table.
 
     Args:
-        scores: One row a well or site: ``score_<perturbation>`` columns.
+        scores: One row per well or site: ``score_<perturbation>`` columns.
         truth: (W,) perturbation of each row.
 
     Returns:
@@ -49,66 +69,75 @@ def ranked_calls(scores: pd.DataFrame, truth: pd.Series) -> pd.DataFrame:
     """
     names = class_names(scores)
     values = matrix(scores, SCORE)
-    answer = pd.Index(names).get_indexer(truth.to_numpy(dtype=object))
+    true_class = pd.Index(names).get_indexer(truth.to_numpy(dtype=object))
     called = np.array(names, dtype=object)[values.argmax(axis=1)] if len(values) else np.array([], object)
     return pd.DataFrame(
-        {"perturbation": truth.to_numpy(dtype=object), "call": called, "rank": rank_of_truth(values, answer)},
+        {"perturbation": truth.to_numpy(dtype=object), "call": called, "rank": rank_of_truth(values, true_class)},
         index=scores.index,
     )
 
 
-def score_table(scores: pd.DataFrame, truth: pd.Series, cell_type: pd.Series) -> dict[str, Any]:
-    """Plain scores of a wide table.
+def score_table(scores: pd.DataFrame, truth: pd.Series, cell_type: pd.Series) -> Score:
+    """Score the plain calls of a score table.
 
     Args:
-        scores: One row a well or site: experiment, tier and ``score_<perturbation>`` columns.
+        scores: One row per well or site: experiment, tier and ``score_<perturbation>`` columns.
         truth: (W,) perturbation of each row.
         cell_type: (W,) cell type of each row.
 
     Returns:
-        top1, top5, macro_recall, skill, chance (1/K), n, experiments, interval, sign_flip_p
-        (:func:`deepnoise.evaluation.intervals.summarize`), tier, by_experiment (top1), by_perturbation (recall; n rows of each) and
-        by_cell_type (the same few figures).
+        The score; chance is 1/K.
     """
     calls = ranked_calls(scores, truth)
     classes = len(class_names(scores))
-    right, experiment = (calls["rank"] == 0).to_numpy(), scores["experiment"].to_numpy(str)
-    by_kind = {str(kind): _accuracy(right[rows], experiment[rows], 1 / classes)
-               for kind, rows in cell_type.reset_index(drop=True).groupby(cell_type.to_numpy()).indices.items()}  # fmt: skip
+    correct, experiment = (calls["rank"] == 0).to_numpy(), scores["experiment"].to_numpy(str)
+    rows_by_cell_type = cell_type.reset_index(drop=True).groupby(cell_type.to_numpy()).indices
     return {
-        **_accuracy(right, experiment, 1 / classes),
+        **_accuracy(correct, experiment, 1 / classes),
         "top5": float((calls["rank"] < 5).mean()) if classes > 5 else None,
         "macro_recall": macro_recall(calls["perturbation"].to_numpy(str), calls["call"].to_numpy(str)),
         "tier": str(scores["tier"].iloc[0]),
-        "by_experiment": {str(k): float(v) for k, v in pd.Series(right).groupby(experiment).mean().items()},
-        "by_perturbation": {
-            str(k): {"recall": float(own.mean()), "n": len(own)}
-            for k, own in pd.Series(right).groupby(calls["perturbation"].to_numpy(str))
+        "by_experiment": {
+            str(name): float(top1) for name, top1 in pd.Series(correct).groupby(experiment).mean().items()
         },
-        "by_cell_type": by_kind,
+        "by_perturbation": {
+            str(name): {"recall": float(correct_rows.mean()), "n": len(correct_rows)}
+            for name, correct_rows in pd.Series(correct).groupby(calls["perturbation"].to_numpy(str))
+        },
+        "by_cell_type": {
+            str(name): _accuracy(correct[rows], experiment[rows], 1 / classes)
+            for name, rows in rows_by_cell_type.items()
+        },
     }
 
 
-def _accuracy(right: np.ndarray, experiment: np.ndarray, chance: float) -> dict[str, Any]:
-    found = summarize(right, experiment, chance)
-    top1 = found.pop("mean")
-    return {"top1": top1, "skill": skill(top1, chance), "chance": chance, **found}
+def _accuracy(correct: np.ndarray, experiment: np.ndarray, chance: float) -> Accuracy:
+    summary = summarize(correct, experiment, chance)
+    return {
+        "top1": summary["mean"],
+        "skill": skill(summary["mean"], chance),
+        "chance": chance,
+        "n": summary["n"],
+        "experiments": summary["experiments"],
+        "interval": summary["interval"],
+        "sign_flip_p": summary["sign_flip_p"],
+    }
 
 
-def paired_gain(right: np.ndarray, reference: np.ndarray, experiment: np.ndarray) -> dict[str, Any]:
-    """What one call of the same rows is better than another: ``gain``, interval or sign-flip p.
+def paired_gain(right: np.ndarray, reference: np.ndarray, experiment: np.ndarray) -> Gain:
+    """Gain in top-1 of one call over another of the same rows.
 
     Args:
-        right: (W,) whether each row is called right.
-        reference: (W,) the same of the call that it is compared with.
+        right: (W,) whether each row is called correctly.
+        reference: (W,) whether the call it is compared with is correct.
         experiment: (W,) names.
     """
-    found = summarize(right.astype(float) - reference.astype(float), experiment)
-    return {"gain": found["mean"], "gain_interval": found["interval"], "gain_sign_flip_p": found["sign_flip_p"]}
+    summary = summarize(right.astype(float) - reference.astype(float), experiment)
+    return {"gain": summary["mean"], "gain_interval": summary["interval"], "gain_sign_flip_p": summary["sign_flip_p"]}
 
 
-def seen_gap(seen: dict[str, Any] | None, unseen: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Top-1 on plates seen in training less that on unseen ones: what does not carry over."""
+def seen_gap(seen: Score | None, unseen: Score | None) -> SeenGap | None:
+    """Top-1 on plates seen in training less top-1 on unseen plates: what does not generalize."""
     if seen is None or unseen is None:
         return None
     return {
@@ -121,46 +150,46 @@ def seen_gap(seen: dict[str, Any] | None, unseen: dict[str, Any] | None) -> dict
     }
 
 
-def pair_recall(scores: pd.DataFrame, truth: pd.Series, pair: list[str]) -> dict[str, Any] | None:
-    """Macro recall between two perturbations alone: rows of other truths are left out, other columns ignored.
+def pair_recall(scores: pd.DataFrame, truth: pd.Series, pair: list[str]) -> PairRecall | None:
+    """Macro recall between two perturbations; rows and score columns of all others are ignored.
 
-    None where no row carries either of them.
+    None if no row has either perturbation.
     """
-    member = truth.isin(pair).to_numpy()
-    if not member.any():
+    in_pair = truth.isin(pair).to_numpy()
+    if not in_pair.any():
         return None
-    values = scores.loc[member, [SCORE + name for name in pair]].to_numpy()
+    values = scores.loc[in_pair, [SCORE + name for name in pair]].to_numpy()
     called = np.array(pair)[values.argmax(axis=1)]
     return {
         "pair": pair,
-        "macro_recall": macro_recall(truth[member].to_numpy(dtype=str), called),
+        "macro_recall": macro_recall(truth[in_pair].to_numpy(dtype=str), called),
         "chance": 0.5,
-        "n": int(member.sum()),
+        "n": int(in_pair.sum()),
     }
 
 
-def score_steps(steps: pd.DataFrame, truth: dict[str, str]) -> list[dict[str, Any]]:
-    """Accuracy after each step of plate balancing, and what the step gains over the plain call of the same wells.
+def score_steps(steps: pd.DataFrame, truth: dict[str, str]) -> list[StepScore]:
+    """Accuracy after each step of plate balancing, and its gain over the plain call of the same wells.
 
-    Chance is the mean of 1 / (classes that the step still allows in a well): 1/K for the plain call, G/K where
-    the plate group is decided.
+    Chance is the mean of 1 / (perturbations that the step still allows in a well): 1/K for the plain call,
+    G/K where the plate group is decided.
 
     Args:
         steps: ``balancing_steps``, held-out rows.
         truth: id_code -> perturbation.
     """
-    scored = []
+    scored: list[StepScore] = []
     plain: pd.Series | None = None
     for step, rows in steps.groupby("step", sort=False):
-        known = rows[rows["id_code"].isin(truth)].set_index("id_code")
-        right = known["call"] == known.index.map(truth)
-        experiment = known["experiment"].to_numpy(str)
-        plain = right if plain is None else plain
+        labelled = rows[rows["id_code"].isin(truth)].set_index("id_code")
+        correct = labelled["call"] == labelled.index.map(truth)
+        experiment = labelled["experiment"].to_numpy(str)
+        plain = correct if plain is None else plain
         scored.append(
             {
                 "step": str(step),
-                **_accuracy(right.to_numpy(), experiment, float((1 / known["candidates"]).mean())),
-                **paired_gain(right.to_numpy(), plain.loc[known.index].to_numpy(), experiment),
+                **_accuracy(correct.to_numpy(), experiment, float((1 / labelled["candidates"]).mean())),
+                **paired_gain(correct.to_numpy(), plain.loc[labelled.index].to_numpy(), experiment),
                 "tier": str(rows["tier"].iloc[0]),
             }
         )
@@ -168,25 +197,34 @@ def score_steps(steps: pd.DataFrame, truth: dict[str, str]) -> list[dict[str, An
 
 
 def score_groups(
-    found: pd.DataFrame, layout: pd.DataFrame, wells: pd.DataFrame, truth: dict[str, str]
-) -> dict[str, Any]:
-    """How many plate groups were decided, and how many of those that can be checked are right.
+    plate_groups: pd.DataFrame, layout: pd.DataFrame, wells: pd.DataFrame, truth: dict[str, str]
+) -> PlateGroupScore:
+    """How many plate groups were decided, and how many of those with held-out labels are correct.
 
-    The true group of a plate is that of most of its held-out labels.
+    The true group of a plate is the group of most of its held-out labels.
+
+    Args:
+        plate_groups: The table ``plate_groups``.
+        layout: The table ``plate_layout``.
+        wells: The table ``wells``.
+        truth: id_code -> perturbation of held-out wells.
     """
-    answer = wells[wells["id_code"].isin(truth)].copy()
-    answer["true_group"] = answer["id_code"].map(truth).map(layout.set_index("perturbation")["group"])
-    true = (
-        answer.dropna(subset=["true_group"]).groupby(["experiment", "plate"])["true_group"].agg(lambda g: g.mode()[0])
+    labelled = wells[wells["id_code"].isin(truth)].copy()
+    labelled["true_group"] = labelled["id_code"].map(truth).map(layout.set_index("perturbation")["group"])
+    true_groups = (
+        labelled.dropna(subset=["true_group"])
+        .groupby(["experiment", "plate"])["true_group"]
+        .agg(lambda groups: groups.mode()[0])
+        .reset_index()
     )
-    decided = found[found["decided"].astype(bool)]
-    checked = decided.merge(true.reset_index(), on=["experiment", "plate"])
+    decided = plate_groups[plate_groups["decided"].astype(bool)]
+    checked = decided.merge(true_groups, on=["experiment", "plate"])
     return {
-        "plates": int(len(found)),
+        "plates": int(len(plate_groups)),
         "decided": int(len(decided)),
         "checked": int(len(checked)),
         "right": int((checked["group"] == checked["true_group"]).sum()),
-        "checkable": int(found.merge(true.reset_index(), on=["experiment", "plate"]).shape[0]),
+        "checkable": int(plate_groups.merge(true_groups, on=["experiment", "plate"]).shape[0]),
     }
 
 
@@ -203,113 +241,153 @@ def evaluate(
     heldout_labels: pd.DataFrame,
     unit: str,
     pairs: list[list[str]],
-) -> dict[str, Any]:
-    """All scores of a screen; see ``deepnoise.tables.SCORES_KEYS``.
+) -> Scores:
+    """Compute all scores of a screen.
 
     Args:
         screen: Name of the screen.
-        well_scores: Pooled wide scores with a ``role``.
-        site_logits: The table ``site_logits``; no rows where the scores came from elsewhere.
+        well_scores: Pooled score table with a ``role``, one row per well.
+        site_logits: The table ``site_logits``; no rows where the scores came from an external model.
         baseline_logits: Site scores of the hand-feature baseline, or no rows.
         steps: ``balancing_steps``.
         groups_found: The table ``plate_groups``.
         layout: The table ``plate_layout``.
         wells: The table ``wells``.
-        heldout_labels: The withheld truth; no rows where nobody has it.
-        unit: ``well`` or ``site``.
-        pairs: Pairs of perturbations to be scored alone.
+        heldout_labels: The withheld labels; no rows if there are none.
+        unit: Score by ``well`` or by ``site``.
+        pairs: Pairs of perturbations to score alone.
 
     Raises:
-        InputError: The held-out labels belong to another screen, or a pair names no perturbation of the scores.
+        InputError: The held-out labels belong to another screen, or a perturbation of a pair is not scored.
     """
-    held = dict(zip(heldout_labels["id_code"], heldout_labels["perturbation"], strict=True))
+    heldout_truth = dict(zip(heldout_labels["id_code"], heldout_labels["perturbation"], strict=True))
     labelled = wells.dropna(subset=["perturbation"])
-    known = dict(zip(labelled["id_code"], labelled["perturbation"], strict=True))
-    kind = wells.set_index("id_code")["cell_type"]
-    targets = set(wells.loc[wells["target"], "id_code"])
-    if held and not targets & held.keys():
-        raise InputError(
-            f"heldout_labels names {len(held)} wells such as {next(iter(held))!r}, none of which is a target well of screen "
-            f"{screen!r}; expected id_codes such as {min(targets, default='')!r}"
-        )
-
-    def rows_of(table: pd.DataFrame, role: str, truth: dict[str, str]) -> pd.DataFrame:
-        if table.empty:
-            return table
-        return table[(table["role"] == role) & table["id_code"].isin(truth) & table["id_code"].isin(targets)]
-
-    def plain(table: pd.DataFrame, role: str, truth: dict[str, str]) -> dict[str, Any] | None:
-        rows = rows_of(table, role, truth)
-        return None if rows.empty else score_table(rows, rows["id_code"].map(truth), rows["id_code"].map(kind))
-
+    known_truth = dict(zip(labelled["id_code"], labelled["perturbation"], strict=True))
+    targets = _TargetWells(set(wells.loc[wells["target"], "id_code"]), wells.set_index("id_code")["cell_type"])
     main = site_logits if unit == "site" else well_scores
-    for name in (name for pair in pairs for name in pair):
-        if name not in class_names(main):
-            raise InputError(f"evaluation.pairs names {name!r}, which is not scored.{closest(name, class_names(main))}")
+    classes = class_names(main)
+    _check_labels(heldout_truth, targets.id_codes, screen)
+    _check_pairs(pairs, classes)
     if unit == "well" and len(baseline_logits):
         baseline_logits = mean_over_sites(baseline_logits)
-    heldout = steps[steps["role"] == "heldout"]
-    scored = {"well": plain(well_scores, "heldout", held), "site": plain(site_logits, "heldout", held)}
-    main_score = scored[unit]
-    pair_scores = []
-    if main_score is not None:
-        for label, table in (("model", main), ("baseline", baseline_logits)):
-            rows = rows_of(table, "heldout", held)
-            if len(rows):
-                found = [pair_recall(rows, rows["id_code"].map(held), pair) for pair in pairs]
-                pair_scores += [{"of": label, **part} for part in found if part is not None]
-    score_now = heldout["id_code"].isin(held).any() and unit == "well"
-    seen_rows = site_logits[site_logits["role"] == "train"] if len(site_logits) else site_logits
-    if len(seen_rows):
-        # of several models that were trained on a well one is asked, as of a held-out well
-        seen_rows = seen_rows[seen_rows["fold"] == seen_rows.groupby("id_code")["fold"].transform("min")]
-        seen_rows = seen_rows if unit == "site" else mean_over_sites(seen_rows)
-    seen = plain(seen_rows, "train", known)
+    model_rows = targets.rows(main, "heldout", heldout_truth)
+    baseline_rows = targets.rows(baseline_logits, "heldout", heldout_truth)
+    heldout = {
+        "well": targets.score(well_scores, "heldout", heldout_truth),
+        "site": targets.score(site_logits, "heldout", heldout_truth),
+    }
+    main_score = heldout[unit]
+    seen = targets.score(_seen_rows(site_logits, unit), "train", known_truth)
+    scorable = targets.id_codes & heldout_truth.keys() & set(main["id_code"])
     return {
         "screen": screen,
         "unit": unit,
-        "classes": len(class_names(main)),
+        "classes": len(classes),
         "headline": headline(main_score, unit),
-        "heldout": scored,
+        "heldout": heldout,
         "seen": seen,
         "gap": seen_gap(seen, main_score),
-        "validation": plain(main, "validation", known),
-        "baseline": plain(baseline_logits, "heldout", held),
-        "against_baseline": _against(rows_of(main, "heldout", held), rows_of(baseline_logits, "heldout", held), held),
-        "steps": score_steps(heldout, held) if score_now else [],
-        "pairs": pair_scores,
-        "plate_groups": score_groups(groups_found, layout, wells, held),
-        "notes": _notes(wells, main_score, unit, len(site_logits) == 0)
-        + _strange_labels([held[code] for code in targets & held.keys() & set(main["id_code"])], class_names(main)),
+        "validation": targets.score(main, "validation", known_truth),
+        "baseline": targets.score(baseline_logits, "heldout", heldout_truth),
+        "against_baseline": _gain_over_baseline(model_rows, baseline_rows, heldout_truth),
+        "steps": _score_heldout_steps(steps, heldout_truth) if unit == "well" else [],
+        "pairs": _score_pairs(model_rows, baseline_rows, heldout_truth, pairs) if main_score is not None else [],
+        "plate_groups": score_groups(groups_found, layout, wells, heldout_truth),
+        "notes": score_notes(wells, main_score, unit, external=len(site_logits) == 0)
+        + unscorable_label_notes([heldout_truth[code] for code in scorable], classes),
     }
 
 
+@dataclass(frozen=True)
+class _TargetWells:
+    """The wells whose perturbation is to be called; only these are scored."""
+
+    id_codes: set[str]
+    cell_type: pd.Series  # id_code -> cell type
+
+    def rows(self, table: pd.DataFrame, role: str, truth: dict[str, str]) -> pd.DataFrame:
+        """Rows of target wells that have the role and a label in ``truth``."""
+        if table.empty:
+            return table
+        return table[(table["role"] == role) & table["id_code"].isin(truth) & table["id_code"].isin(self.id_codes)]
+
+    def score(self, table: pd.DataFrame, role: str, truth: dict[str, str]) -> Score | None:
+        """Score of these rows; None if there are none."""
+        rows = self.rows(table, role, truth)
+        if rows.empty:
+            return None
+        return score_table(rows, rows["id_code"].map(truth), rows["id_code"].map(self.cell_type))
+
+
+def _check_labels(heldout_truth: dict[str, str], target_codes: set[str], screen: str) -> None:
+    if heldout_truth and not target_codes & heldout_truth.keys():
+        raise InputError(
+            f"heldout_labels has {len(heldout_truth)} wells such as {next(iter(heldout_truth))!r}, none of which is a target "
+            f"well of screen {screen!r}; expected id_codes such as {min(target_codes, default='')!r}"
+        )
+
+
+def _check_pairs(pairs: list[list[str]], classes: list[str]) -> None:
+    for name in (name for pair in pairs for name in pair):
+        if name not in classes:
+            raise InputError(
+                f"evaluation.pairs has {name!r}, which is not a scored perturbation.{closest(name, classes)}"
+            )
+
+
+def _seen_rows(site_logits: pd.DataFrame, unit: str) -> pd.DataFrame:
+    """Scores of the plates that a model was trained on, by well or by site."""
+    rows = site_logits[site_logits["role"] == "train"] if len(site_logits) else site_logits
+    if rows.empty:
+        return rows
+    # several fold models may have trained on a well; as on held-out wells, only one model scores it
+    rows = rows[rows["fold"] == rows.groupby("id_code")["fold"].transform("min")]
+    return rows if unit == "site" else mean_over_sites(rows)
+
+
+def _score_heldout_steps(steps: pd.DataFrame, truth: dict[str, str]) -> list[StepScore]:
+    heldout = steps[steps["role"] == "heldout"]
+    return score_steps(heldout, truth) if heldout["id_code"].isin(truth).any() else []
+
+
+def _score_pairs(
+    model: pd.DataFrame, baseline: pd.DataFrame, truth: dict[str, str], pairs: list[list[str]]
+) -> list[PairScore]:
+    """Every pair, first by the model and then by the baseline; pairs without a row are left out."""
+    scored: list[PairScore] = []
+    for name, rows in (("model", model), ("baseline", baseline)):
+        if len(rows):
+            recalls = [pair_recall(rows, rows["id_code"].map(truth), pair) for pair in pairs]
+            scored += [{"of": name, **recall} for recall in recalls if recall is not None]
+    return scored
+
+
 def mean_over_sites(site_logits: pd.DataFrame) -> pd.DataFrame:
-    """One row a well (and role) of a table of site logits."""
+    """Average site logits into one row per well and role."""
     columns = [c for c in site_logits.columns if c.startswith(SCORE)]
     return site_logits.groupby(["id_code", "experiment", "plate", "well", "role", "tier"])[columns].mean().reset_index()
 
 
-def _against(model: pd.DataFrame, baseline: pd.DataFrame, held: dict[str, str]) -> dict[str, Any] | None:
-    """The model's gain over hand features on the rows that both have called."""
+def _gain_over_baseline(model: pd.DataFrame, baseline: pd.DataFrame, truth: dict[str, str]) -> Gain | None:
+    """Gain of the model over hand features, on the rows that both have scored."""
     key = [c for c in ("fold", "id_code", "site") if c in model.columns and c in baseline.columns]
     if model.empty or baseline.empty:
         return None
-    right = []
+    correct = []
     for table in (model, baseline):
-        calls = ranked_calls(table, table["id_code"].map(held))
-        right.append(table[key].assign(experiment=table["experiment"], right=(calls["rank"] == 0).to_numpy()))
-    both = right[0].merge(right[1][[*key, "right"]], on=key, suffixes=("", "_baseline"))
+        calls = ranked_calls(table, table["id_code"].map(truth))
+        correct.append(table[key].assign(experiment=table["experiment"], right=(calls["rank"] == 0).to_numpy()))
+    both = correct[0].merge(correct[1][[*key, "right"]], on=key, suffixes=("", "_baseline"))
     if both.empty:
         return None
     return paired_gain(both["right"].to_numpy(), both["right_baseline"].to_numpy(), both["experiment"].to_numpy(str))
 
 
 def confusions(scores: pd.DataFrame, truth: dict[str, str]) -> pd.DataFrame:
-    """Which perturbations are taken for which others: the table ``confusions``.
+    """How often each perturbation is called as each other one: the table ``confusions``.
 
     Args:
-        scores: Pooled wide scores of held-out wells with a known truth.
+        scores: Pooled score table of held-out wells with a known truth.
         truth: id_code -> perturbation.
     """
     calls = ranked_calls(scores, scores["id_code"].map(truth))
@@ -334,32 +412,38 @@ def perturbation_scores(
     activity: pd.DataFrame,
     tier: str,
 ) -> pd.DataFrame:
-    """The table ``perturbation_scores``: calls, retrieval across experiments and activity of each perturbation.
+    """Calls, replicate retrieval and activity of each perturbation: the table ``perturbation_scores``.
 
     Args:
-        scores: Pooled wide scores of held-out wells with a known truth; or no rows.
+        scores: Pooled score table of held-out wells with a known truth; or no rows.
         truth: id_code -> perturbation.
         cell_type: id_code -> cell type.
-        retrieval: The table ``replicate_retrieval``.
+        retrieval: The table ``replicate_retrieval``; only its level ``not_same_experiment`` is used.
         activity: Result of :func:`deepnoise.evaluation.retrieval.activity`.
-        tier: Tier of the embeddings, where there are no scores.
+        tier: Tier of the embeddings, used where there are no scores.
     """
     key = ["cell_type", "perturbation"]
-    across = retrieval[retrieval["level"] == "not_same_experiment"]
-    found = across.groupby(key).agg(average_precision=("average_precision", "mean"), found=("id_code", "nunique"))
+    across_experiments = retrieval[retrieval["level"] == "not_same_experiment"]
+    retrieved = across_experiments.groupby(key).agg(
+        average_precision=("average_precision", "mean"), queried=("id_code", "nunique")
+    )
     active = activity.rename(
         columns={"average_precision": "activity", "chance": "activity_chance", "p": "activity_p", "q": "activity_q"}
     )
-    # several fold models: the least sure of them counts
+    # with several fold models the largest p and q count
     active = active.groupby(key).agg(
         {"activity": "mean", "activity_chance": "mean", "activity_p": "max", "activity_q": "max"}
     )
     calls = ranked_calls(scores, scores["id_code"].map(truth)).assign(cell_type=scores["id_code"].map(cell_type))
-    right = calls.assign(top1=calls["rank"] == 0, top5=calls["rank"] < 5).groupby(key)
-    called = right.agg(top1=("top1", "mean"), top5=("top5", "mean"), called=("rank", "size"))
-    wrong = calls[calls["rank"] > 0].groupby(key)["call"].agg(lambda c: c.value_counts(sort=True).index[0])
-    table = found.join(active, how="outer").join(called, how="outer").join(wrong.rename("most_called"), how="left")
-    table["wells"] = table["called"].fillna(table["found"]).fillna(0)
+    by_perturbation = calls.assign(top1=calls["rank"] == 0, top5=calls["rank"] < 5).groupby(key)
+    called = by_perturbation.agg(top1=("top1", "mean"), top5=("top5", "mean"), called=("rank", "size"))
+    most_called = calls[calls["rank"] > 0].groupby(key)["call"].agg(lambda c: c.value_counts(sort=True).index[0])
+    table = (
+        retrieved.join(active, how="outer")
+        .join(called, how="outer")
+        .join(most_called.rename("most_called"), how="left")
+    )
+    table["wells"] = table["called"].fillna(table["queried"]).fillna(0)
     table["most_called"] = table["most_called"].fillna("")
     table["tier"] = str(scores["tier"].iloc[0]) if len(scores) else tier
     return table.reset_index()[list(SCHEMAS["perturbation_scores"].columns)]

@@ -1,4 +1,4 @@
-"""Do probabilities mean what they say: calibration, Brier score, and what is gained by abstaining."""
+"""Whether confidences can be believed: calibration error, Brier score, and accuracy against coverage."""
 
 from __future__ import annotations
 
@@ -16,106 +16,113 @@ COVERAGES = np.arange(0.05, 1.0001, 0.05)
 
 
 def calibration_error(confidence: np.ndarray, right: np.ndarray) -> float:
-    """Expected calibration error: mean distance of confidence and share of right calls over BINS bins of equally many wells
-    (Nixon et al. 2019, arXiv 1904.01685)."""
-    return float(sum(abs(confidence[own].sum() - right[own].sum()) for own in _bins(confidence)) / len(confidence))
+    """Expected calibration error over BINS bins of equally many wells (Nixon et al. 2019, arXiv 1904.01685).
+
+    Args:
+        confidence: (W,) confidence of each call, 0 to 1.
+        right: (W,) 1 where the call is correct.
+
+    Returns:
+        Mean absolute difference between confidence and share of correct calls, weighted by wells.
+    """
+    gaps = [abs(confidence[members].sum() - right[members].sum()) for members in _bins(confidence)]
+    return float(sum(gaps) / len(confidence))
 
 
 def _bins(confidence: np.ndarray) -> list[np.ndarray]:
-    """Rows of each bin; equal confidences stay together."""
-    place = (rankdata(confidence) - 0.5) / len(confidence)
-    number = (place * BINS).astype(int)
+    """Row numbers of each bin; equal confidences stay in one bin."""
+    quantile = (rankdata(confidence) - 0.5) / len(confidence)
+    number = (quantile * BINS).astype(int)
     return [np.flatnonzero(number == i) for i in np.unique(number)]
 
 
 def measure_reliability(
     steps: pd.DataFrame, calls: pd.DataFrame, truth: pd.Series
 ) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
-    """Reliability of each step's confidence on held-out wells.
+    """Compare the confidence of each step with the truth, on held-out wells.
 
     Args:
         steps: ``balancing_steps``.
-        calls: ``calls``, for the wells that are sure enough.
+        calls: ``calls``, for the wells that are called confidently.
         truth: id_code -> perturbation of held-out wells.
 
     Returns:
-        The table ``reliability`` (calibration bins; coverage against precision), and for each step: ``ece`` with an interval over
-        experiments (none under LEAST_EXPERIMENTS), ``brier`` (mean squared distance of confidence and right or wrong) likewise,
-        ``accuracy``, ``confidence``, and for the plain and the last step what the sure calls are worth: ``confident_share``, ``confident_precision``.
+        The table ``reliability`` (calibration bins; accuracy against coverage), and a summary of each step:
+        ``accuracy``, mean ``confidence``, ``ece`` and ``brier`` (mean squared difference between confidence
+        and 1 or 0 for correct or wrong). Both errors have an interval over experiments, None with fewer than
+        LEAST_EXPERIMENTS. The plain and the last step also have ``confident_share`` and
+        ``confident_precision``: the share of confident calls, and how many of these are correct.
     """
     heldout = steps[(steps["role"] == "heldout") & steps["id_code"].isin(truth.index)]
-    rows: list[dict[str, Any]] = []
+    curves: list[dict[str, Any]] = []
     summary: list[dict[str, Any]] = []
     names = list(dict.fromkeys(heldout["step"]))
+    confident_column = {names[0]: "plain_confident", names[-1]: "design_confident"} if names else {}
     for name in names:
-        own = heldout[heldout["step"] == name]
-        right = (own["call"] == own["id_code"].map(truth)).to_numpy(float)
-        confidence, experiment = own["confidence"].to_numpy(), own["experiment"].to_numpy(str)
-        tier = str(own["tier"].iloc[0])
-        for members in _bins(confidence):
-            rows.append(
-                _row(name, "calibration", confidence[members].mean(), right[members].mean(), len(members), tier)
-            )
-        order = np.argsort(-confidence, kind="stable")
-        for share in COVERAGES:
-            kept = order[: max(int(round(share * len(order))), 1)]
-            rows.append(_row(name, "coverage", confidence[kept].min(), right[kept].mean(), len(kept), tier))
-        brier = summarize((confidence - right) ** 2, experiment)
-        part = {
-            "step": name,
-            "tier": tier,
-            "n": len(own),
-            "accuracy": float(right.mean()),
-            "confidence": float(confidence.mean()),
-            "ece": calibration_error(confidence, right),
-            "ece_interval": _ece_interval(confidence, right, experiment),
-            "brier": brier["mean"],
-            "brier_interval": brier["interval"],
-        }
-        mark = {names[0]: "plain_confident", names[-1]: "design_confident"}.get(name)
-        if mark:
-            sure = own["id_code"].map(calls.set_index("id_code")[mark]).to_numpy(bool)
-            part |= {
-                "confident_share": float(sure.mean()),
-                "confident_precision": float(right[sure].mean()) if sure.any() else None,
-            }
-        summary.append(part)
-    return pd.DataFrame(rows) if rows else SCHEMAS["reliability"].empty(), summary
+        step_rows = heldout[heldout["step"] == name]
+        correct = (step_rows["call"] == step_rows["id_code"].map(truth)).to_numpy(float)
+        curves += _curves(step_rows, correct)
+        step_summary = _summarize_step(step_rows, correct)
+        if name in confident_column:
+            is_confident = calls.set_index("id_code")[confident_column[name]]
+            confident = step_rows["id_code"].map(is_confident).to_numpy(bool)
+            step_summary["confident_share"] = float(confident.mean())
+            step_summary["confident_precision"] = float(correct[confident].mean()) if confident.any() else None
+        summary.append(step_summary)
+    return pd.DataFrame(curves) if curves else SCHEMAS["reliability"].empty(), summary
+
+
+def _curves(step_rows: pd.DataFrame, correct: np.ndarray) -> list[dict[str, Any]]:
+    """Rows of the table ``reliability`` for one step: calibration bins, then accuracy against coverage."""
+    step, tier = step_rows["step"].iloc[0], str(step_rows["tier"].iloc[0])
+    confidence = step_rows["confidence"].to_numpy()
+    rows = [
+        _row(step, "calibration", confidence[members].mean(), correct[members].mean(), len(members), tier)
+        for members in _bins(confidence)
+    ]
+    order = np.argsort(-confidence, kind="stable")
+    for coverage in COVERAGES:
+        kept = order[: max(int(round(coverage * len(order))), 1)]
+        rows.append(_row(step, "coverage", confidence[kept].min(), correct[kept].mean(), len(kept), tier))
+    return rows
 
 
 def _row(step: str, curve: str, confidence: float, accuracy: float, wells: int, tier: str) -> dict[str, Any]:
     return {"step": step, "curve": curve, "confidence": confidence, "accuracy": accuracy, "wells": wells, "tier": tier}
 
 
+def _summarize_step(step_rows: pd.DataFrame, correct: np.ndarray) -> dict[str, Any]:
+    """Accuracy, mean confidence, calibration error and Brier score of one step."""
+    confidence, experiment = step_rows["confidence"].to_numpy(), step_rows["experiment"].to_numpy(str)
+    brier = summarize((confidence - correct) ** 2, experiment)
+    return {
+        "step": step_rows["step"].iloc[0],
+        "tier": str(step_rows["tier"].iloc[0]),
+        "n": len(step_rows),
+        "accuracy": float(correct.mean()),
+        "confidence": float(confidence.mean()),
+        "ece": calibration_error(confidence, correct),
+        "ece_interval": _ece_interval(confidence, correct, experiment),
+        "brier": brier["mean"],
+        "brier_interval": brier["interval"],
+    }
+
+
 def _ece_interval(
     confidence: np.ndarray, right: np.ndarray, experiment: np.ndarray, seed: int = 0
 ) -> list[float] | None:
-    """Percentile interval under resampling of whole experiments; a resampled ECE is biased upwards, so its low end is cautious."""
+    """Percentile interval of the calibration error when whole experiments are resampled.
+
+    A resampled calibration error is biased upwards, so the low end is cautious.
+    """
     names, code = np.unique(experiment, return_inverse=True)
     if len(names) < LEAST_EXPERIMENTS:
         return None
     members = [np.flatnonzero(code == i) for i in range(len(names))]
     rng = np.random.default_rng(seed)
-    drawn = []
+    errors = []
     for _ in range(DRAWS // 10):
         rows = np.concatenate([members[i] for i in rng.integers(0, len(names), len(names))])
-        drawn.append(calibration_error(confidence[rows], right[rows]))
+        errors.append(calibration_error(confidence[rows], right[rows]))
     tail = (1 - LEVEL) / 2
-    return [float(v) for v in np.quantile(drawn, [tail, 1 - tail])]
-
-
-def format_reliability(summary: list[dict[str, Any]]) -> str:
-    """Lines for the score table."""
-    if not summary:
-        return ""
-    lines = ["Confidence against the truth (ECE: how far off on average; Brier: lower is better, 0 at best)", ""]
-    lines.append(f"{'':28} {'right':>7} {'says':>7} {'ECE':>6} {'Brier':>6}   sure calls: share, right")
-    for part in summary:
-        sure = ""
-        if part.get("confident_share") is not None:
-            good = "-" if part["confident_precision"] is None else f"{part['confident_precision']:.1%}"
-            sure = f"{part['confident_share']:.1%}, {good}"
-        lines.append(
-            f"  {part['step']:26} {part['accuracy']:7.1%} {part['confidence']:7.1%} {part['ece']:6.3f} {part['brier']:6.3f}   {sure}  ({part['tier']})"
-        )
-    return "\n".join(lines) + "\n"
+    return [float(v) for v in np.quantile(errors, [tail, 1 - tail])]

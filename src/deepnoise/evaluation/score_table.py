@@ -1,4 +1,4 @@
-"""The score table as text, and the notes a reader needs."""
+"""Scores, confidences and the signal/leak card as text, and the notes that a reader needs with them."""
 
 from __future__ import annotations
 
@@ -9,11 +9,25 @@ import pandas as pd
 from deepnoise.errors import first_few
 from deepnoise.evaluation.headline import HEADLINE_TIERS, no_better_than_chance
 from deepnoise.evaluation.intervals import LEAST_EXPERIMENTS, uncertainty
-from deepnoise.evaluation.reliability import format_reliability
-from deepnoise.evaluation.signal_leak_card import format_card
+from deepnoise.evaluation.score_types import Collapse, Score, Scores, SignalLeakCard, TieredAccuracy
+
+REPRESENTATIONS = {
+    "embedding": "embeddings",
+    "raw_intensity": "raw brightness and contrast",
+    "normalized_intensity": "the same, normalized",
+}
+"""Name in the table ``leak_probes`` -> name in the text."""
 
 
-def _notes(wells: pd.DataFrame, score: dict[str, Any] | None, unit: str, external: bool) -> list[str]:
+def score_notes(wells: pd.DataFrame, score: Score | None, unit: str, external: bool) -> list[str]:
+    """What a reader must know to read the scores.
+
+    Args:
+        wells: The table ``wells``.
+        score: Plain calls on held-out plates, or None.
+        unit: Scored by ``well`` or by ``site``.
+        external: Whether the scores came from an external model.
+    """
     notes = []
     if score is None:
         notes.append("no held-out labels: nothing was scored")
@@ -22,107 +36,259 @@ def _notes(wells: pd.DataFrame, score: dict[str, Any] | None, unit: str, externa
             f"fewer than six scored experiments ({score['experiments']}): points and exact sign-flip p, no intervals"
         )
     if score is not None and no_better_than_chance(score):
-        notes.append("the plain calls are no better than chance: these scores tell nothing of this screen")
-    plates = wells.groupby(["experiment", "plate"]).ngroups
-    if plates < 8:
-        notes.append(f"portability check only: {plates} plates are too few to tell biology from plate")
-    targets = wells[wells["target"] & wells["perturbation"].notna()]
-    places = targets.groupby("perturbation")["well"].nunique()
-    repeated = targets.groupby("perturbation").size() > 1
-    tied = int((places[repeated] == 1).sum())
-    if tied and tied == int(repeated.sum()):
-        notes.append(
-            f"class and well position are confounded: each of the {tied} perturbations stands at one well position "
-            "on every plate, so part of any score may be position"
-        )
+        notes.append("the plain calls are no better than chance: these scores say nothing about this screen")
+    notes += _design_notes(wells)
     if score is not None and score["tier"] == "T1c":
         notes.append("T1c: the identity of the control wells was used for normalization, also on the scored plates")
     if score is not None and score["tier"] not in HEADLINE_TIERS:
         notes.append(
-            f"tier {score['tier']}: no headline; only T0, T1 and T1c owe nothing to plate design or to held-out images"
+            f"tier {score['tier']}: no headline; only T0, T1 and T1c use neither the plate design nor held-out images"
         )
     if unit == "site":
         notes.append("scored by site (here: single cells), not by well; cells of one well are not independent")
     if external and score is not None:
-        notes.append("scores came from another model")
+        notes.append("the scores came from an external model")
     return notes
 
 
-def _strange_labels(truth: list[str], names: list[str]) -> list[str]:
-    callable_names = set(names)
-    strange = [name for name in truth if name not in callable_names]
-    if not strange:
+def _design_notes(wells: pd.DataFrame) -> list[str]:
+    """Too few plates, or perturbations confounded with well position."""
+    notes = []
+    plates = wells.groupby(["experiment", "plate"]).ngroups
+    if plates < 8:
+        notes.append(f"portability check only: {plates} plates are too few to separate biology from plate effects")
+    targets = wells[wells["target"] & wells["perturbation"].notna()]
+    positions = targets.groupby("perturbation")["well"].nunique()
+    replicated = targets.groupby("perturbation").size() > 1
+    tied = int((positions[replicated] == 1).sum())
+    if tied and tied == int(replicated.sum()):
+        notes.append(
+            f"class and well position are confounded: each of the {tied} perturbations is at one well position "
+            "on every plate, so part of any score may be position"
+        )
+    return notes
+
+
+def unscorable_label_notes(truth: list[str], classes: list[str]) -> list[str]:
+    """A note if held-out wells have a perturbation that the model cannot call.
+
+    Args:
+        truth: Perturbations of the held-out wells that are scored.
+        classes: Perturbations that can be called.
+    """
+    callable_names = set(classes)
+    unscorable = [name for name in truth if name not in callable_names]
+    if not unscorable:
         return []
     return [
-        f"{len(strange)} held-out wells carry a perturbation that cannot be called ({first_few(sorted(set(strange)))}): "
-        "they count as wrong"
+        f"{len(unscorable)} held-out wells have a perturbation that cannot be called "
+        f"({first_few(sorted(set(unscorable)))}): they count as wrong"
     ]
 
 
-def format_scores(scores: dict[str, Any]) -> str:
-    """The printed score table."""
-    lines = [
-        f"Scores of the screen '{scores['screen']}' (unit: {scores['unit']}, {scores['classes']} perturbations)",
-        "",
-    ]
-    lines.append(f"{'':36} {'top-1':>7} {'top-5':>7} {'chance':>7} {'n':>6}  tier   95 % interval, or exact p")
+def card_notes(
+    rows: pd.DataFrame, signal: dict[str, Any], leaks: pd.DataFrame, collapse: dict[str, Collapse]
+) -> list[str]:
+    """What a reader must know to read the signal/leak card.
 
-    def row(name: str, part: dict[str, Any]) -> str:
-        top5 = "-" if part.get("top5") is None else f"{part['top5']:.1%}"
-        sure = uncertainty(part) if part["interval"] is None else "{:.1%} to {:.1%}".format(*part["interval"])
-        return f"{name:36} {part['top1']:7.1%} {top5:>7} {part['chance']:7.1%} {part['n']:6d}  {part['tier']:5}  {sure}"
-
-    main = scores["heldout"][scores["unit"]]
-    other = "site" if scores["unit"] == "well" else "well"
-    if scores["baseline"]:
-        lines.append(row("hand features + logistic regression", scores["baseline"]))
-    if scores["seen"]:
-        lines.append(row("model, plates seen in training", scores["seen"]))
-    if scores["validation"]:
-        lines.append(row("model, validation plates", scores["validation"]))
-    if main:
-        lines.append(row("model, held-out plates", main))
-    if main and scores["heldout"][other]:
-        lines.append(row(f"  the same by {other}", scores["heldout"][other]))
-    lines += [row("  after " + step["step"], step) for step in scores["steps"] if step["step"] != "plain"]
-    if main:
-        by = main["by_cell_type"] if len(main["by_cell_type"]) > 1 else {}
-        mark = "" if main["tier"] == "T1" else f"   (tier {main['tier']})"
-        lines += ["", f"balanced accuracy (macro recall): {main['macro_recall']:.3f}{mark}"]
-        if scores["baseline"]:
-            lines.append(
-                f"   hand features, balanced accuracy: {scores['baseline']['macro_recall']:.3f} ({scores['baseline']['tier']})"
-            )
-        if scores["against_baseline"]:
-            gain = scores["against_baseline"]
-            sure = (
-                "{:+.1%} to {:+.1%}".format(*gain["gain_interval"])
-                if gain["gain_interval"]
-                else f"p {gain['gain_sign_flip_p']:.3f}"
-            )
-            lines.append(f"   gain over hand features: {gain['gain']:+.1%} ({sure}, paired by experiment)")
-        if scores["gap"]:
-            lines.append(f"   seen less unseen plates: {scores['gap']['top1']:+.1%}")
-        if by:
-            lines.append("   top-1 by cell type: " + ", ".join(f"{k} {v['top1']:.1%}" for k, v in by.items()))
-    for pair in scores["pairs"]:
-        lines.append(
-            f"   {pair['pair'][0]} against {pair['pair'][1]} alone, {pair['of']}: balanced accuracy {pair['macro_recall']:.3f} "
-            f"(chance 0.500, n {pair['n']})"
+    Args:
+        rows: Rows of the profiles.
+        signal: Result of :func:`deepnoise.evaluation.retrieval.summarize_retrieval`.
+        leaks: The table ``leak_probes``.
+        collapse: Fold -> effective rank.
+    """
+    if rows.empty:
+        return ["no embeddings: nothing can be said about signal or technical noise in them"]
+    notes = []
+    if rows["perturbation"].isna().all():
+        notes.append("no well has a known perturbation: no signal can be measured")
+    elif not signal:
+        notes.append("no perturbation is in two wells of one cell type: no signal can be measured")
+    if rows["plate_seen"].any() and not rows["plate_seen"].all():
+        notes.append(f"{int(rows['plate_seen'].sum())} wells of plates that the model was trained on are left out")
+    if rows["plate_seen"].all():
+        notes.append(
+            "the model was trained on every plate: the signal is that of seen experiments, and every leak probe is void"
         )
+    if rows["fold"].nunique() > 1:
+        notes.append(
+            f"{rows['fold'].nunique()} fold models: each is measured alone, then the results are averaged; "
+            "their embeddings are never pooled"
+        )
+    embedding = leaks[leaks["representation"] == "embedding"] if len(leaks) else leaks
+    reasons = zip(embedding.get("axis", []), embedding.get("reason", []), strict=True)
+    notes += [f"{axis}: {reason}" for axis, reason in reasons if reason]
+    collapsed = [fold for fold, rank in collapse.items() if rank["effective_rank"] < 3 and rank["dimensions"] > 3]
+    if collapsed:
+        notes.append(
+            f"the embeddings of fold {collapsed[0]} have collapsed, or one feature outweighs all others: "
+            f"effective rank {collapse[collapsed[0]]['effective_rank']:.1f}"
+        )
+    return notes
+
+
+def format_scores(scores: Scores) -> str:
+    """The scores as a table, step by step, with their notes."""
+    main = scores["heldout"][scores["unit"]]
+    lines = [
+        f"Scores of the screen '{scores['screen']}' (scored by {scores['unit']}, {scores['classes']} perturbations)",
+        "",
+        f"{'':36} {'top-1':>7} {'top-5':>7} {'chance':>7} {'n':>6}  tier   95 % interval, or exact p",
+        *_score_lines(scores, main),
+        *(_heldout_lines(scores, main) if main else []),
+    ]
+    lines += [
+        f"   {pair['pair'][0]} against {pair['pair'][1]} alone, {pair['of']}: balanced accuracy {pair['macro_recall']:.3f} "
+        f"(chance 0.500, n {pair['n']})"
+        for pair in scores["pairs"]
+    ]
     groups = scores["plate_groups"]
     if groups["plates"]:
         lines.append(
-            f"   plate groups: decided on {groups['decided']} of {groups['plates']} plates; "
-            f"{groups['right']} right of {groups['checked']} decided among the {groups['checkable']} with labels"
+            f"   plate groups: decided on {groups['decided']} of {groups['plates']} plates; {groups['checkable']} plates "
+            f"have labels, {groups['checked']} of these are decided, {groups['right']} correctly"
         )
     lines += [""] + [f"note: {note}" for note in scores["notes"]]
     return "\n".join(lines).rstrip() + "\n"
 
 
-def format_all(
-    scores: dict[str, Any], reliability_summary: list[dict[str, Any]], signal_leak_card: dict[str, Any]
-) -> str:
+def _score_lines(scores: Scores, main: Score | None) -> list[str]:
+    """One line per set of plain calls, then one per step of plate balancing."""
+    other_unit = "site" if scores["unit"] == "well" else "well"
+    plain = [
+        ("hand features + logistic regression", scores["baseline"]),
+        ("model, plates seen in training", scores["seen"]),
+        ("model, validation plates", scores["validation"]),
+        ("model, held-out plates", main),
+        (f"  the same by {other_unit}", scores["heldout"][other_unit] if main else None),
+    ]
+    lines = [_score_line(name, score, score["top5"]) for name, score in plain if score]
+    return lines + [_score_line("  after " + step["step"], step) for step in scores["steps"] if step["step"] != "plain"]
+
+
+def _score_line(name: str, score: TieredAccuracy, top5: float | None = None) -> str:
+    top5_text = "-" if top5 is None else f"{top5:.1%}"
+    interval = uncertainty(score) if score["interval"] is None else "{:.1%} to {:.1%}".format(*score["interval"])
+    return f"{name:36} {score['top1']:7.1%} {top5_text:>7} {score['chance']:7.1%} {score['n']:6d}  {score['tier']:5}  {interval}"
+
+
+def _heldout_lines(scores: Scores, main: Score) -> list[str]:
+    """Details of the plain calls on held-out plates."""
+    tier = "" if main["tier"] == "T1" else f"   (tier {main['tier']})"
+    lines = ["", f"balanced accuracy (macro recall): {main['macro_recall']:.3f}{tier}"]
+    if baseline := scores["baseline"]:
+        lines.append(f"   hand features, balanced accuracy: {baseline['macro_recall']:.3f} ({baseline['tier']})")
+    if gain := scores["against_baseline"]:
+        interval = gain["gain_interval"]
+        certainty = "{:+.1%} to {:+.1%}".format(*interval) if interval else f"p {gain['gain_sign_flip_p']:.3f}"
+        lines.append(f"   gain over hand features: {gain['gain']:+.1%} ({certainty}, paired by experiment)")
+    if gap := scores["gap"]:
+        lines.append(f"   seen less unseen plates: {gap['top1']:+.1%}")
+    if len(main["by_cell_type"]) > 1:
+        by_cell_type = ", ".join(f"{name} {accuracy['top1']:.1%}" for name, accuracy in main["by_cell_type"].items())
+        lines.append(f"   top-1 by cell type: {by_cell_type}")
+    return lines
+
+
+def format_reliability(summary: list[dict[str, Any]]) -> str:
+    """Confidence and accuracy after each step, as lines of the score table.
+
+    Args:
+        summary: Second result of :func:`deepnoise.evaluation.reliability.measure_reliability`.
+    """
+    if not summary:
+        return ""
+    lines = [
+        "Confidence against the truth (ECE: mean gap between confidence and accuracy; Brier: lower is better, 0 at best)",
+        "",
+        f"{'':28} {'correct':>7} {'claimed':>7} {'ECE':>6} {'Brier':>6}   confident calls: share, of these correct",
+    ]
+    for step in summary:
+        confident = ""
+        if step.get("confident_share") is not None:
+            precision = "-" if step["confident_precision"] is None else f"{step['confident_precision']:.1%}"
+            confident = f"{step['confident_share']:.1%}, {precision}"
+        lines.append(
+            f"  {step['step']:26} {step['accuracy']:7.1%} {step['confidence']:7.1%} {step['ece']:6.3f} {step['brier']:6.3f}   "
+            f"{confident}  ({step['tier']})"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def format_card(card: SignalLeakCard) -> str:
+    """The signal/leak card as text."""
+    size = card["profiles"]
+    if not size["wells"]:
+        return "Signal and leak: no embeddings\n"
+    lines = [
+        f"Signal and leak of the screen '{card['screen']}' ({size['unseen_wells']} of {size['wells']} wells are on plates that the "
+        f"model was not trained on, {size['dimensions']} dimensions, tier {card['tier']})",
+        "",
+        *_signal_lines(card["signal"]),
+    ]
+    for name in REPRESENTATIONS:
+        if name in card["leaks"]:
+            lines += ["", *_leak_lines(name, card["leaks"][name])]
+    lines += ["", *_profile_lines(card)]
+    lines += [f"note: {note}" for note in card["notes"]]
+    return "\n".join(lines) + "\n"
+
+
+def _signal_lines(signal: dict[str, dict[str, dict[str, Any]]]) -> list[str]:
+    """Replicate retrieval, one block per well type and one line per level."""
+    lines = []
+    for well_type, levels in signal.items():
+        title = f"replicate retrieval, {well_type.replace('_', ' ')}s"
+        lines.append(f"{title:44} {'mAP':>6} {'chance':>7} {'n':>6}   interval or p")
+        for level, score in levels.items():
+            lines.append(
+                f"  {level.replace('_', ' '):42} {score['map']:6.3f} {score['chance']:7.3f} {score['n']:6d}   {uncertainty(score)}; "
+                f"labels shuffled within plates: p {score['p']:.3f} (smallest {score['smallest_p']:.3f})"
+            )
+    return lines
+
+
+def _leak_lines(representation: str, probes: dict[str, dict[str, Any]]) -> list[str]:
+    """Leak probes of one representation, one line per axis."""
+    title = f"leak probes, {REPRESENTATIONS[representation]}"
+    lines = [f"{title:44} {'bal.ac':>6} {'chance':>7} {'null 95 %':>15}   verdict"]
+    for axis, probe in probes.items():
+        name = axis.replace("_", " ")
+        if probe["balanced_accuracy"] is None:
+            lines.append(f"  {name:42} {'-':>6} {'-':>7} {'-':>15}   {probe['verdict']}: {probe['reason']}")
+            continue
+        null = f"{probe['null_low']:.3f} to {probe['null_high']:.3f}"
+        power = (
+            "no planted shift was detected"
+            if probe["detectable"] is None
+            else f"could see a shift of {probe['detectable']:g} sd"
+        )
+        lines.append(
+            f"  {name:42} {probe['balanced_accuracy']:6.3f} {probe['chance']:7.3f} {null:>15}   {probe['verdict']} "
+            f"(p {probe['p']:.3f}, smallest {probe['smallest_p']:.3f}; {power})"
+        )
+    return lines
+
+
+def _profile_lines(card: SignalLeakCard) -> list[str]:
+    """Activity, effective rank and suspect wells."""
+    lines = []
+    activity = card["activity"]
+    if activity["perturbations"]:
+        lines.append(
+            f"   distinguished from the negative controls (q < 0.05): {activity['active']} of {activity['perturbations']} "
+            "perturbations, by cell type and fold"
+        )
+    lines += [
+        f"   effective rank, fold {fold}: {rank['effective_rank']:.1f} of {rank['dimensions']} dimensions"
+        for fold, rank in card["collapse"].items()
+    ]
+    faults = ", ".join(f"{count} {fault}" for fault, count in card["suspects"].items())
+    lines.append(f"   suspect wells: {faults} (suspect_wells)" if faults else "   suspect wells: none flagged")
+    return lines
+
+
+def format_all(scores: Scores, reliability_summary: list[dict[str, Any]], signal_leak_card: SignalLeakCard) -> str:
     """The score table: scores, then confidences against the labels, then signal and leak."""
     parts = (format_scores(scores), format_reliability(reliability_summary), format_card(signal_leak_card))
     return "\n".join(part for part in parts if part)

@@ -1,4 +1,4 @@
-"""The signal / leak card: what profiles tell of the perturbations beside what they still tell of the experiment."""
+"""The signal/leak card: what profiles say about perturbations, beside what they say about the experiment."""
 
 from __future__ import annotations
 
@@ -7,32 +7,27 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from deepnoise.evaluation.intervals import uncertainty
 from deepnoise.evaluation.profiles import Profiles, effective_rank
-
-REPRESENTATIONS = {
-    "embedding": "embeddings",
-    "raw_intensity": "raw brightness and contrast",
-    "normalized_intensity": "the same, normalized",
-}
-"""Name in the table ``leak_probes`` -> what to call it."""
+from deepnoise.evaluation.score_table import card_notes
+from deepnoise.evaluation.score_types import Collapse, SignalLeakCard
 
 
 def leak_table(answers: dict[str, list[dict[str, Any]]], tiers: dict[str, str]) -> pd.DataFrame:
-    """The table ``leak_probes``.
+    """Collect the probes of all representations: the table ``leak_probes``.
 
     Args:
         answers: Representation -> result of :func:`deepnoise.evaluation.probe_tasks.probe_leaks`.
-        tiers: Representation -> tier of knowledge.
+        tiers: Representation -> its tier.
     """
     rows = [
-        {"representation": name, "tier": tiers[name], **answer} for name, found in answers.items() for answer in found
+        {"representation": name, "tier": tiers[name], **probe} for name, probes in answers.items() for probe in probes
     ]
     table = pd.DataFrame(rows)
     for column in ("balanced_accuracy", "chance", "null_low", "null_high", "p", "smallest_p", "detectable"):
         table[column] = pd.to_numeric(table.get(column, pd.Series(np.nan, index=table.index)))
-    for column, nothing in (("planted_found", False), ("probes", 0), ("wells", 0)):
-        table[column] = [nothing if pd.isna(v) else v for v in table.get(column, pd.Series(nothing, index=table.index))]
+    for column, default in (("planted_found", False), ("probes", 0), ("wells", 0)):
+        values = table.get(column, pd.Series(default, index=table.index))
+        table[column] = [default if pd.isna(value) else value for value in values]
     return table.astype({"planted_found": bool, "probes": "int64", "wells": "int64"})
 
 
@@ -45,8 +40,8 @@ def make_card(
     leaks: pd.DataFrame,
     activity: pd.DataFrame,
     suspects: pd.DataFrame,
-) -> dict[str, Any]:
-    """The card as JSON; see ``deepnoise.tables.CARD_KEYS``.
+) -> SignalLeakCard:
+    """Collect signal, leaks, activity, collapse and suspect wells in one card.
 
     Args:
         screen: Name of the screen.
@@ -59,18 +54,7 @@ def make_card(
     """
     rows = profiles.rows
     flagged = suspects[suspects["flagged"]] if len(suspects) else suspects
-    collapse = {
-        str(fold): {
-            "effective_rank": effective_rank(profiles.values[own]),
-            "dimensions": int(profiles.values.shape[1]),
-            "wells": len(own),
-        }
-        for fold, own in rows[~rows["plate_seen"]].groupby("fold").groups.items()
-    }
-    asked = leaks.replace({np.nan: None}) if len(leaks) else leaks
-    found: dict[str, dict[str, Any]] = {}
-    for row in asked.to_dict("records"):
-        found.setdefault(row.pop("representation"), {})[row.pop("axis")] = row
+    collapse = _collapse_by_fold(profiles)
     return {
         "screen": screen,
         "tier": tier,
@@ -82,103 +66,35 @@ def make_card(
             "dimensions": int(profiles.values.shape[1]) if len(rows) else 0,
         },
         "signal": signal,
-        "leaks": found,
+        "leaks": _probes_by_representation(leaks),
         "activity": {
             "perturbations": len(activity),
             "active": int((activity["q"] < 0.05).sum()),
             "share": float((activity["q"] < 0.05).mean()) if len(activity) else None,
         },
         "collapse": collapse,
-        "suspects": {str(k): int(v) for k, v in flagged.groupby("kind").size().items()},
-        "notes": _notes(rows, signal, leaks, collapse),
+        "suspects": {str(fault): int(count) for fault, count in flagged.groupby("kind").size().items()},
+        "notes": card_notes(rows, signal, leaks, collapse),
     }
 
 
-def _notes(rows: pd.DataFrame, signal: dict, leaks: pd.DataFrame, collapse: dict[str, Any]) -> list[str]:
-    notes = []
-    if rows.empty:
-        return ["no embeddings: nothing is said about signal or technical noise in them"]
-    if rows["perturbation"].isna().all():
-        notes.append("no perturbation of any well is known: no signal can be measured")
-    elif not signal:
-        notes.append("no perturbation stands in two wells of one cell type: no signal can be measured")
-    if rows["plate_seen"].any() and not rows["plate_seen"].all():
-        notes.append(f"{int(rows['plate_seen'].sum())} wells of plates that the model was trained on are left out")
-    if rows["plate_seen"].all():
-        notes.append(
-            "the model was trained on every plate: signal is that of seen experiments, and every leak probe is void"
-        )
-    if rows["fold"].nunique() > 1:
-        notes.append(
-            f"{rows['fold'].nunique()} fold models: measured one by one, then averaged; their embeddings are never pooled"
-        )
-    own = leaks[leaks["representation"] == "embedding"] if len(leaks) else leaks
-    notes += [
-        f"{axis}: {reason}" for axis, reason in zip(own.get("axis", []), own.get("reason", []), strict=True) if reason
-    ]
-    small = [fold for fold, part in collapse.items() if part["effective_rank"] < 3 and part["dimensions"] > 3]
-    if small:
-        notes.append(
-            f"the embeddings of fold {small[0]} have collapsed, or one feature outweighs all others: effective rank {collapse[small[0]]['effective_rank']:.1f}"
-        )
-    return notes
+def _collapse_by_fold(profiles: Profiles) -> dict[str, Collapse]:
+    """Effective rank of the profiles of each fold, on plates that its model was not trained on."""
+    unseen = profiles.rows[~profiles.rows["plate_seen"]]
+    return {
+        str(fold): {
+            "effective_rank": effective_rank(profiles.values[members]),
+            "dimensions": int(profiles.values.shape[1]),
+            "wells": len(members),
+        }
+        for fold, members in unseen.groupby("fold").groups.items()
+    }
 
 
-def format_card(card: dict[str, Any]) -> str:
-    """The card as text."""
-    size = card["profiles"]
-    if not size["wells"]:
-        return "Signal and leak: no embeddings\n"
-    lines = [
-        f"Signal and leak of the screen '{card['screen']}' ({size['unseen_wells']} of {size['wells']} wells are of plates that the model "
-        f"did not see, {size['dimensions']} dimensions, tier {card['tier']})",
-        "",
-    ]
-    for kind, levels in card["signal"].items():
-        lines.append(
-            f"{'replicates found, ' + kind.replace('_', ' ') + 's':44} {'mAP':>6} {'chance':>7} {'n':>6}   interval or p"
-        )
-        for level, part in levels.items():
-            sure = uncertainty(part)
-            lines.append(
-                f"  {level.replace('_', ' '):42} {part['map']:6.3f} {part['chance']:7.3f} {part['n']:6d}   {sure}; labels shuffled "
-                f"within plates: p {part['p']:.3f} (smallest {part['smallest_p']:.3f})"
-            )
-    names = [name for name in REPRESENTATIONS if name in card["leaks"]]
-    for name in names:
-        lines += [
-            "",
-            f"{'leak probes, ' + REPRESENTATIONS[name]:44} {'bal.ac':>6} {'chance':>7} {'null 95 %':>15}   verdict",
-        ]
-        for axis, part in card["leaks"][name].items():
-            if part["balanced_accuracy"] is None:
-                lines.append(
-                    f"  {axis.replace('_', ' '):42} {'-':>6} {'-':>7} {'-':>15}   {part['verdict']}: {part['reason']}"
-                )
-                continue
-            null = f"{part['null_low']:.3f} to {part['null_high']:.3f}"
-            could = (
-                "no planted shift was found"
-                if part["detectable"] is None
-                else f"could see a shift of {part['detectable']:g} sd"
-            )
-            lines.append(
-                f"  {axis.replace('_', ' '):42} {part['balanced_accuracy']:6.3f} {part['chance']:7.3f} {null:>15}   {part['verdict']} "
-                f"(p {part['p']:.3f}, smallest {part['smallest_p']:.3f}; {could})"
-            )
-    lines.append("")
-    if card["activity"]["perturbations"]:
-        lines.append(
-            f"   told from the negative controls (q < 0.05): {card['activity']['active']} of {card['activity']['perturbations']} "
-            "perturbations, by cell type and fold"
-        )
-    for fold, part in card["collapse"].items():
-        lines.append(f"   effective rank, fold {fold}: {part['effective_rank']:.1f} of {part['dimensions']} dimensions")
-    if card["suspects"]:
-        lines.append(
-            "   suspect wells: " + ", ".join(f"{n} {kind}" for kind, n in card["suspects"].items()) + " (suspect_wells)"
-        )
-    else:
-        lines.append("   suspect wells: none flagged")
-    lines += [f"note: {note}" for note in card["notes"]]
-    return "\n".join(lines) + "\n"
+def _probes_by_representation(leaks: pd.DataFrame) -> dict[str, dict[str, dict[str, Any]]]:
+    """The table ``leak_probes`` as representation -> axis -> row, with None for missing numbers."""
+    probes: dict[str, dict[str, dict[str, Any]]] = {}
+    table = leaks.replace({np.nan: None}) if len(leaks) else leaks
+    for row in table.to_dict("records"):
+        probes.setdefault(row.pop("representation"), {})[row.pop("axis")] = row
+    return probes

@@ -1,11 +1,13 @@
-"""Wells whose image contradicts the plate map: swapped or mislabelled wells, turned or mirrored plates, empty wells.
+"""Faults of the plate map: swapped, mislabelled or empty wells, turned or mirrored plates.
 
-Evidence is the log-likelihood ratio of another plate map against the given one, in nats. The likelihood of a label comes from
-how alike a well is to the wells of each perturbation in other experiments, calibrated on the labels themselves.
+Evidence is the log-likelihood ratio of an alternative plate map against the given one, in nats. The
+likelihood of a label comes from the similarity of a well to the wells of each perturbation in other
+experiments, calibrated on the labels.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,33 +21,102 @@ from deepnoise.tables import SCHEMAS, SCORE, class_names, matrix
 from deepnoise.wells import parse_well, row_name
 
 FALSE_ALARMS = 0.05
-"""Wanted chance of a single false alarm on a plate, for each kind of fault."""
-FITTED = 4000  # wells at most that the likelihood is fitted to
-KEPT = 50  # wells listed beside the flagged ones
+"""Accepted probability of one false alarm per plate, for each type of fault."""
+MAX_FIT_WELLS = 4000  # at most so many wells calibrate a likelihood
+LISTED_UNFLAGGED = 50  # wells listed after the flagged ones
 EMPTY_SPREADS = 6.0  # robust standard deviations below the plate's median, in log(1 + objects)
-LEAST_OBJECTS = 2  # a site, in a channel that tells an empty well
-EMPTY_SHARE = 0.3  # and at most this share of the plate's median
+MIN_OBJECTS = 2  # per site, in a channel that can identify an empty well
+EMPTY_SHARE = 0.3  # an empty well has at most this share of the plate's median
+WELL_COLUMNS = ["id_code", "experiment", "plate", "well"]
 
 
-def _turned(place: np.ndarray) -> dict[str, np.ndarray]:
-    """Where each well would stand if its plate had been turned or mirrored, within the used rows and columns."""
-    low, high = place.min(axis=0), place.max(axis=0)
-    flipped = low + high - place
-    return {
-        "plate turned by 180 degrees": flipped,
-        "plate mirrored left to right": np.stack([place[:, 0], flipped[:, 1]], axis=1),
-        "plate mirrored top to bottom": np.stack([flipped[:, 0], place[:, 1]], axis=1),
-    }
+def find_suspects(profiles: Profiles, scores: pd.DataFrame, site_features: pd.DataFrame, tier: str) -> pd.DataFrame:
+    """Rank the wells whose image contradicts the plate map.
+
+    Labels are judged only on plates that the model was not trained on: a network learns wrong labels too.
+
+    Args:
+        profiles: All wells with their labels.
+        scores: Pooled score table of the same model, or no rows; it adds to the evidence from the embeddings.
+        site_features: The table ``site_features``, for empty wells; or no rows.
+        tier: Tier of the embeddings.
+
+    Returns:
+        The table ``suspect_wells``: the flagged wells and up to LISTED_UNFLAGGED more to look at, the most
+        certain first.
+    """
+    judged = profiles.take((~profiles.rows["plate_seen"] & profiles.rows["perturbation"].notna()).to_numpy(bool))
+    groups = judged.rows.groupby(GROUP, sort=True).indices.values() if len(judged.rows) else []
+    faults = pd.DataFrame(
+        [fault for members in groups for fault in _plate_map_faults(judged.take(members), scores)],
+        columns=[*WELL_COLUMNS, "kind", "partner", "evidence", "needed", "detail"],
+    )
+    empty = empty_wells(site_features).assign(kind="empty", partner="", needed=EMPTY_SPREADS)
+    faults = pd.concat([faults, empty], ignore_index=True)
+    faults = faults.assign(flagged=faults["evidence"] > faults["needed"], tier=tier)
+    faults = _explain_once(_most_certain_first(faults))
+    faults = faults[faults["flagged"] | ((~faults["flagged"]).cumsum() <= LISTED_UNFLAGGED)]
+    faults = faults.assign(rank=np.arange(1, len(faults) + 1))
+    if faults.empty:
+        return SCHEMAS["suspect_wells"].empty()
+    return faults[list(SCHEMAS["suspect_wells"].columns)].reset_index(drop=True)
+
+
+def _most_certain_first(faults: pd.DataFrame) -> pd.DataFrame:
+    """Sort by how far the evidence exceeds what is needed."""
+    return faults.assign(excess=faults["evidence"] - faults["needed"]).sort_values(
+        "excess", ascending=False, kind="stable"
+    )
+
+
+def _explain_once(faults: pd.DataFrame) -> pd.DataFrame:
+    """Keep the most certain fault of each well; drop well faults that a turned plate explains."""
+    of_plate = faults["kind"].str.startswith("plate")
+    turned = pd.MultiIndex.from_frame(faults.loc[of_plate & faults["flagged"], ["experiment", "plate"]])
+    on_turned = pd.MultiIndex.from_frame(faults[["experiment", "plate"]]).isin(turned)
+    explained = on_turned & faults["kind"].isin(["swapped", "mislabelled"])
+    return faults[~explained & (of_plate | ~faults.where(~of_plate).duplicated("id_code"))]
+
+
+def empty_wells(site_features: pd.DataFrame) -> pd.DataFrame:
+    """Wells with far fewer objects than the rest of their plate.
+
+    Objects are counted in the channel in which their number varies least between the wells of a plate.
+
+    Args:
+        site_features: The table ``site_features``.
+
+    Returns:
+        id_code, experiment, plate, well, evidence (robust standard deviations below the median), detail.
+    """
+    columns = [*WELL_COLUMNS, "evidence", "detail"]
+    if site_features.empty:
+        return pd.DataFrame({c: [] for c in columns})
+    objects = site_features.groupby([*WELL_COLUMNS, "channel"])["objects"].mean().unstack()
+    logs = np.log1p(objects)
+    median = logs.groupby(level=["experiment", "plate"]).transform("median")
+    spread = MAD_TO_STD * (logs - median).abs().groupby(level=["experiment", "plate"]).transform("median")
+    usable = (median.mean() > np.log1p(MIN_OBJECTS)) & (spread.mean() > 0)
+    if not usable.any():
+        return pd.DataFrame({c: [] for c in columns})
+    channel = (spread.mean() / median.mean())[usable].idxmin()
+    below = (median[channel] - logs[channel]) / spread[channel].clip(lower=0.05)
+    empty = (below > EMPTY_SPREADS) & (objects[channel] <= EMPTY_SHARE * np.expm1(median[channel]))
+    details = [
+        f"{count:.1f} objects per site in {channel}, median of the plate {np.expm1(log_median):.1f}"
+        for count, log_median in zip(objects.loc[empty, channel], median.loc[empty, channel], strict=True)
+    ]
+    return below[empty].rename("evidence").reset_index().assign(detail=details)[columns]
 
 
 def similarity_to_perturbations(profiles: Profiles) -> tuple[np.ndarray, np.ndarray]:
-    """Cosine of each well, its plate's mean taken out, with the mean of every perturbation in the other experiments.
+    """Cosine of each plate-centred well with the mean of every perturbation in the other experiments.
 
     Args:
         profiles: Labelled wells of one fold and cell type.
 
     Returns:
-        (W, K) cosines, nan where a perturbation stands in no other experiment, and the K names.
+        (W, K) cosines, nan where a perturbation is in no other experiment, and the K names.
     """
     rows = profiles.rows
     plate = rows.groupby(["experiment", "plate"]).ngroup().to_numpy()
@@ -53,43 +124,44 @@ def similarity_to_perturbations(profiles: Profiles) -> tuple[np.ndarray, np.ndar
     names, label = np.unique(rows["perturbation"].to_numpy(str), return_inverse=True)
     cosines = np.full((len(rows), len(names)), np.nan)
     for experiment in rows["experiment"].unique():
-        here = (rows["experiment"] == experiment).to_numpy()
-        member = np.zeros((len(names), (~here).sum()))
-        member[label[~here], np.arange((~here).sum())] = 1
-        means = member @ values[~here]
-        length = np.linalg.norm(means, axis=1, keepdims=True)
-        cosines[here] = values[here] @ np.where(length > 1e-12, means / np.maximum(length, 1e-12), np.nan).T
+        inside = (rows["experiment"] == experiment).to_numpy()
+        member = np.zeros((len(names), (~inside).sum()))  # (K, wells of the other experiments)
+        member[label[~inside], np.arange((~inside).sum())] = 1
+        sums = member @ values[~inside]
+        length = np.linalg.norm(sums, axis=1, keepdims=True)
+        cosines[inside] = values[inside] @ np.where(length > 1e-12, sums / np.maximum(length, 1e-12), np.nan).T
     return cosines, names
 
 
 def calibrated(evidence: list[np.ndarray], label: np.ndarray) -> np.ndarray:
-    """Log probabilities from scores, by the weights and the share of outliers that make the labels most likely.
+    """Turn scores into log probabilities that maximize the likelihood of the labels.
 
-    p = (1 - e) softmax(sum of w_n * scores_n) + e / K: the outliers bound what one image can say, since some wells look like no other
-    of their perturbation and many a wrong label is certain to a network. A few wrong labels hardly move the fit; many make every
-    likelihood flat, and nothing is flagged.
+    p = (1 - e) softmax(sum of w_n * scores_n) + e / K, with fitted weights w_n and outlier share e. The
+    outlier share bounds the evidence of one image: some wells look like no other well of their perturbation,
+    and a network can be certain of a wrong label. A few wrong labels hardly change the fit. Many of them
+    flatten every likelihood, and nothing is flagged.
 
     Args:
-        evidence: One or more (W, K) scores, each of any scale; nan where a perturbation is not scored.
+        evidence: One or more (W, K) scores, each on any scale; nan where a perturbation is not scored.
         label: (W,) columns.
 
     Returns:
         (W, K); -inf where any score is nan.
     """
-    together = np.stack(evidence)
-    scored = np.isfinite(together).all(axis=0)
-    spread = np.array([e[np.isfinite(e)].std() if np.isfinite(e).any() else 1.0 for e in together])
+    stacked = np.stack(evidence)  # (N, W, K)
+    scored = np.isfinite(stacked).all(axis=0)
+    spread = np.array([e[np.isfinite(e)].std() if np.isfinite(e).any() else 1.0 for e in stacked])
     spread[spread == 0] = 1.0
-    known = np.where(scored, together / spread[:, None, None], 0.0)
+    scaled = np.where(scored, stacked / spread[:, None, None], 0.0)
     usable = np.flatnonzero(scored[np.arange(len(label)), label])
-    usable = usable[:: max(1, len(usable) // FITTED)]
+    usable = usable[:: max(1, len(usable) // MAX_FIT_WELLS)]
 
     def log_p(parameters: np.ndarray, rows: np.ndarray) -> np.ndarray:
         outliers = np.clip(expit(parameters[-1]), 1e-6, 1 - 1e-6)
-        sharp = np.where(scored[rows], np.tensordot(np.exp(parameters[:-1]), known[:, rows], axes=1), -np.inf)
+        weighted = np.where(scored[rows], np.tensordot(np.exp(parameters[:-1]), scaled[:, rows], axes=1), -np.inf)
         classes = scored[rows].sum(axis=1, keepdims=True)
-        mixed = np.logaddexp(np.log1p(-outliers) + log_softmax(sharp, axis=1), np.log(outliers) - np.log(classes))
-        return np.where(scored[rows], mixed, -np.inf)
+        mixture = np.logaddexp(np.log1p(-outliers) + log_softmax(weighted, axis=1), np.log(outliers) - np.log(classes))
+        return np.where(scored[rows], mixture, -np.inf)
 
     if not len(usable):
         return np.full(scored.shape, -np.inf)
@@ -99,45 +171,123 @@ def calibrated(evidence: list[np.ndarray], label: np.ndarray) -> np.ndarray:
 
     start = np.append(np.zeros(len(evidence)), -2.0)
     best = minimize(loss, start, method="Nelder-Mead", options={"maxiter": 300, "xatol": 0.01, "fatol": 1e-5}).x
-    there = scored.any(axis=1)
+    has_scores = scored.any(axis=1)
     result = np.full(scored.shape, -np.inf)
-    result[there] = log_p(best, np.flatnonzero(there))
+    result[has_scores] = log_p(best, np.flatnonzero(has_scores))
     return result
 
 
-def _against_own(log_p: np.ndarray, label: np.ndarray) -> np.ndarray:
-    """(W, W) log-likelihood ratio of well i carrying the label of well j against its own; nan where one is not scored."""
-    own = log_p[np.arange(len(label)), label]
-    with np.errstate(invalid="ignore"):
-        ratio = log_p[:, label] - own[:, None]
-    return np.where(np.isfinite(ratio), ratio, np.nan)
+@dataclass(frozen=True)
+class _PlateEvidence:
+    """Evidence about the W wells of one plate, whose labels are among K perturbations."""
+
+    rows: pd.DataFrame
+    names: np.ndarray  # (K,) perturbations
+    label: np.ndarray  # (W,) column of each well's label
+    likelihoods: list[np.ndarray]  # each (W, K) log probabilities; the first that covers a label is used
+    label_ratio: np.ndarray  # (W, W) log-likelihood ratio of well i having well j's label; nan where unknown
+    swap_gain: np.ndarray  # (W, W) what swapping the labels of two wells gains
+    swap_threshold: float  # gain above which a swap is flagged
+
+
+def _plate_map_faults(group: Profiles, scores: pd.DataFrame) -> list[dict[str, Any]]:
+    """Faults of the plate maps of one fold and cell type."""
+    faults = []
+    for plate in _evidence_by_plate(group, scores):
+        for fault in _swapped_wells(plate) + _mislabelled_wells(plate) + _turned_plate(plate):
+            well = group.rows.loc[fault.pop("row")]
+            faults.append({column: well[column] for column in WELL_COLUMNS} | fault)
+    return faults
+
+
+def _evidence_by_plate(group: Profiles, scores: pd.DataFrame) -> list[_PlateEvidence]:
+    """Evidence about each plate of one fold and cell type; swap thresholds come from all its experiments."""
+    names, label, likelihoods = _label_likelihoods(group, scores)
+    plate = group.rows["plate"].to_numpy(str)
+    experiments, gains_between_plates = [], []
+    for experiment_wells in group.rows.groupby("experiment", sort=True).indices.values():
+        ratio, gain = _swap_gains([log_p[experiment_wells] for log_p in likelihoods], label[experiment_wells])
+        plates = plate[experiment_wells]
+        between_plates = (plates[:, None] != plates[None]) & np.isfinite(gain)
+        gains_between_plates.append(gain[np.triu(between_plates)])
+        experiments.append((experiment_wells, ratio, gain))
+    null = np.concatenate(gains_between_plates)
+    evidence = []
+    for experiment_wells, ratio, gain in experiments:
+        for name in np.unique(plate[experiment_wells]):
+            on_plate = np.flatnonzero(plate[experiment_wells] == name)
+            wells, block = experiment_wells[on_plate], np.ix_(on_plate, on_plate)
+            evidence.append(
+                _PlateEvidence(
+                    rows=group.rows.iloc[wells],
+                    names=names,
+                    label=label[wells],
+                    likelihoods=[log_p[wells] for log_p in likelihoods],
+                    label_ratio=ratio[block],
+                    swap_gain=gain[block],
+                    swap_threshold=_swap_threshold(null, max(1.0, len(on_plate) * (len(on_plate) - 1) / 2)),
+                )
+            )
+    return evidence
+
+
+def _label_likelihoods(group: Profiles, scores: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
+    """Perturbations, labels and log probabilities of a group.
+
+    Returns:
+        (K,) names, (W,) column of each well's label, and one or two (W, K) log probabilities; those that use
+        the model's scores come first.
+    """
+    cosines, names = similarity_to_perturbations(group)
+    label = np.searchsorted(names, group.rows["perturbation"].to_numpy(str))
+    likelihoods = [calibrated([cosines], label)]
+    if len(scores):
+        likelihoods.insert(0, calibrated([cosines, _centred_scores(group.rows, names, scores)], label))
+    return names, label, likelihoods
+
+
+def _centred_scores(rows: pd.DataFrame, names: np.ndarray, scores: pd.DataFrame) -> np.ndarray:
+    """(W, K) scores of a model, less the mean of each well; nan where it has none."""
+    wide = pd.DataFrame(matrix(scores, SCORE), index=scores["id_code"], columns=class_names(scores))
+    values = wide.reindex(index=rows["id_code"], columns=names).to_numpy(np.float64)
+    return values - wide.mean(axis=1).reindex(rows["id_code"]).to_numpy()[:, None]
 
 
 def _swap_gains(likelihoods: list[np.ndarray], label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Log-likelihood ratios of the wells of one experiment.
+    """Log-likelihood ratios between the wells of one experiment.
 
     Args:
-        likelihoods: (W, K) log probabilities; of two, the first wins where it says something of both labels.
+        likelihoods: Each (W, K) log probabilities; of two, the first is used where it scores both labels.
         label: (W,) columns.
 
     Returns:
-        (W, W) ratio of well i carrying the label of well j, nan where none is known, and (W, W) what swapping both gains, -inf
-        between wells of one label.
+        (W, W) ratio of well i having the label of well j, nan where unknown; and (W, W) gain of swapping the
+        labels of both wells, -inf between wells of one label.
     """
-    cross = np.full((len(label), len(label)), np.nan)
+    label_ratio = np.full((len(label), len(label)), np.nan)
     for log_p in likelihoods:
-        ratio = _against_own(log_p, label)
-        both = np.isnan(cross) & np.isfinite(ratio) & np.isfinite(ratio.T)
-        cross[both] = ratio[both]
-    gain = np.where(label[:, None] == label[None], -np.inf, np.nan_to_num(cross + cross.T, nan=-np.inf))
-    return cross, gain
+        ratio = _label_ratio(log_p, label)
+        new = np.isnan(label_ratio) & np.isfinite(ratio) & np.isfinite(ratio.T)
+        label_ratio[new] = ratio[new]
+    same_label = label[:, None] == label[None]
+    gain = np.where(same_label, -np.inf, np.nan_to_num(label_ratio + label_ratio.T, nan=-np.inf))
+    return label_ratio, gain
+
+
+def _label_ratio(log_p: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """(W, W) log-likelihood ratio of well i having well j's label, not its own, nan where unknown."""
+    given = log_p[np.arange(len(label)), label]
+    with np.errstate(invalid="ignore"):
+        ratio = log_p[:, label] - given[:, None]
+    return np.where(np.isfinite(ratio), ratio, np.nan)
 
 
 def _swap_threshold(null: np.ndarray, pairs: float) -> float:
-    """Gain from which on a swap is believed, for a plate of so many pairs.
+    """Gain above which a swap is flagged, on a plate with so many pairs of wells.
 
-    Wells of different plates are not swapped by hand or robot, so what swapping them would gain is the null; beneath it lies
-    the bound of a calibrated likelihood, log(pairs / FALSE_ALARMS).
+    Wells of different plates are not swapped by hand or robot, so the gains of such swaps are the null
+    distribution. The threshold is never below the bound of a calibrated likelihood, log(pairs /
+    FALSE_ALARMS).
     """
     theory = float(np.log(pairs / FALSE_ALARMS))
     if not len(null):
@@ -145,166 +295,96 @@ def _swap_threshold(null: np.ndarray, pairs: float) -> float:
     return max(theory, float(np.quantile(null, 1 - min(1.0, FALSE_ALARMS / pairs), method="higher")))
 
 
-def _plate_suspects(
-    rows: pd.DataFrame,
-    likelihoods: list[np.ndarray],
-    label: np.ndarray,
-    names: np.ndarray,
-    cross: np.ndarray,
-    gain: np.ndarray,
-    threshold: float,
-) -> list[dict[str, Any]]:
-    """Faults of one plate: its wells, their (W, K) log probabilities, labels and (W, W) ratios and gains."""
-    found: list[dict[str, Any]] = []
-    wells = rows["well"].to_numpy(str)
-    for first, j in enumerate(gain.argmax(axis=1).tolist()):
-        if gain[first, j] > 0:
-            found.append(
+def _swapped_wells(plate: _PlateEvidence) -> list[dict[str, Any]]:
+    """For each well the swap with the largest gain, if it gains anything."""
+    wells = plate.rows["well"].to_numpy(str)
+    faults = []
+    for i, j in enumerate(plate.swap_gain.argmax(axis=1).tolist()):
+        if plate.swap_gain[i, j] > 0:
+            looks_like, labelled_as = plate.names[plate.label[j]], plate.names[plate.label[i]]
+            faults.append(
                 {
-                    "row": rows.index[first], "kind": "swapped", "partner": wells[j], "evidence": float(gain[first, j]), "needed": threshold,
-                    "detail": f"its image looks like {names[label[j]]}, that of {wells[j]} like {names[label[first]]}",
+                    "row": plate.rows.index[i],
+                    "kind": "swapped",
+                    "partner": wells[j],
+                    "evidence": float(plate.swap_gain[i, j]),
+                    "needed": plate.swap_threshold,
+                    "detail": f"its image looks like {looks_like}, that of {wells[j]} like {labelled_as}",
                 }
-            )  # fmt: skip
-    judged = np.zeros(len(rows), bool)
-    for log_p in likelihoods:
-        own = log_p[np.arange(len(rows)), label]
-        for i in np.flatnonzero(np.isfinite(own) & ~judged):
-            k = int(log_p[i].argmax())
+            )
+    return faults
+
+
+def _mislabelled_wells(plate: _PlateEvidence) -> list[dict[str, Any]]:
+    """Wells for which another perturbation is more likely than the label."""
+    wells = len(plate.rows)
+    faults = []
+    judged = np.zeros(wells, bool)
+    for log_p in plate.likelihoods:
+        given = log_p[np.arange(wells), plate.label]
+        for i in np.flatnonzero(np.isfinite(given) & ~judged):
+            best = int(log_p[i].argmax())
             judged[i] = True
-            if k != label[i]:
-                found.append(
+            if best != plate.label[i]:
+                looks_like, labelled_as = plate.names[best], plate.names[plate.label[i]]
+                faults.append(
                     {
-                        "row": rows.index[i], "kind": "mislabelled", "partner": "", "evidence": float(log_p[i, k] - own[i]),
-                        "needed": float(np.log(len(rows) * np.isfinite(log_p[i]).sum() / FALSE_ALARMS)),
-                        "detail": f"its image looks like {names[k]}, the plate map says {names[label[i]]}",
+                        "row": plate.rows.index[i],
+                        "kind": "mislabelled",
+                        "partner": "",
+                        "evidence": float(log_p[i, best] - given[i]),
+                        "needed": float(np.log(wells * np.isfinite(log_p[i]).sum() / FALSE_ALARMS)),
+                        "detail": f"its image looks like {looks_like}, the plate map says {labelled_as}",
                     }
-                )  # fmt: skip
-    place = np.array([parse_well(well) for well in wells])
-    at = {tuple(p): i for i, p in enumerate(place)}
-    for name, moved in _turned(place).items():
-        other = np.array([at.get(tuple(p), -1) for p in moved])
-        there = (other >= 0) & np.isfinite(cross[np.arange(len(rows)), other])
-        ratio = float(cross[np.arange(len(rows)), other][there].sum())
-        if ratio > 0 and there.sum() >= len(rows) / 4:
-            found.append(
+                )
+    return faults
+
+
+def _turned_plate(plate: _PlateEvidence) -> list[dict[str, Any]]:
+    """Orientations of the plate that fit its images better than the plate map.
+
+    At least a quarter of the wells must be comparable.
+    """
+    wells = len(plate.rows)
+    position = np.array([parse_well(well) for well in plate.rows["well"].to_numpy(str)])
+    well_at = {tuple(p): i for i, p in enumerate(position)}
+    faults = []
+    for orientation, moved in _reoriented(position).items():
+        target = np.array([well_at.get(tuple(p), -1) for p in moved])
+        ratio = plate.label_ratio[np.arange(wells), target]
+        comparable = (target >= 0) & np.isfinite(ratio)
+        evidence = float(ratio[comparable].sum())
+        if evidence > 0 and comparable.sum() >= wells / 4:
+            faults.append(
                 {
-                    "row": rows.index[0], "kind": name, "partner": "", "evidence": ratio,
-                    "needed": float(np.log(3 / FALSE_ALARMS)), "detail": f"{int(there.sum())} wells fit the plate map better so",
+                    "row": plate.rows.index[0],
+                    "kind": orientation,
+                    "partner": "",
+                    "evidence": evidence,
+                    "needed": float(np.log(3 / FALSE_ALARMS)),
+                    "detail": f"{int(comparable.sum())} wells fit the plate map better in this orientation",
                 }
-            )  # fmt: skip
-    return found
+            )
+    return faults
 
 
-def empty_wells(site_features: pd.DataFrame) -> pd.DataFrame:
-    """Wells with far fewer objects than their plate, in the channel where objects vary least between the wells of a plate.
-
-    Args:
-        site_features: The table ``site_features``.
-
-    Returns:
-        id_code, experiment, plate, well, evidence (robust standard deviations below the median), detail.
-    """
-    key = ["id_code", "experiment", "plate", "well"]
-    columns = [*key, "evidence", "detail"]
-    if site_features.empty:
-        return pd.DataFrame({c: [] for c in columns})
-    objects = site_features.groupby([*key, "channel"])["objects"].mean().unstack()
-    logs = np.log1p(objects)
-    by_plate = logs.groupby(level=["experiment", "plate"])
-    middle = by_plate.transform("median")
-    spread = MAD_TO_STD * (logs - middle).abs().groupby(level=["experiment", "plate"]).transform("median")
-    usable = (middle.mean() > np.log1p(LEAST_OBJECTS)) & (spread.mean() > 0)
-    if not usable.any():
-        return pd.DataFrame({c: [] for c in columns})
-    channel = (spread.mean() / middle.mean())[usable].idxmin()
-    below = (middle[channel] - logs[channel]) / spread[channel].clip(lower=0.05)
-    empty = (below > EMPTY_SPREADS) & (objects[channel] <= EMPTY_SHARE * np.expm1(middle[channel]))
-    found = below[empty].rename("evidence").reset_index()
-    number = [f"{n:.1f} objects a site in {channel}, median of the plate {np.expm1(m):.1f}"
-              for n, m in zip(objects.loc[empty, channel], middle.loc[empty, channel], strict=True)]  # fmt: skip
-    return found.assign(detail=number)[columns]
-
-
-def find_suspects(profiles: Profiles, scores: pd.DataFrame, site_features: pd.DataFrame, tier: str) -> pd.DataFrame:
-    """Rank the wells whose image contradicts the plate map.
-
-    Only plates that the model was not trained on are judged by their labels; a trained network has learned a wrong label too.
+def _reoriented(position: np.ndarray) -> dict[str, np.ndarray]:
+    """Where each well would be if its plate had been turned or mirrored, within the used rows and columns.
 
     Args:
-        profiles: All wells with their labels.
-        scores: Pooled wide scores of the same model, or no rows: what they say of treated wells joins the similarity_to_perturbations of embeddings.
-        site_features: The table ``site_features``, for empty wells; or no rows.
-        tier: Tier of the embeddings.
-
-    Returns:
-        The table ``suspect_wells``: what is flagged, and up to KEPT further wells a person may look at, surest first.
+        position: (W, 2) row and column of each well.
     """
-    judged = profiles.take((~profiles.rows["plate_seen"] & profiles.rows["perturbation"].notna()).to_numpy(bool))
-    groups = judged.rows.groupby(GROUP, sort=True).indices.values() if len(judged.rows) else []
-    found = [fault for members in groups for fault in _judge_group(judged.take(members), scores)]
-    table = pd.DataFrame(
-        found, columns=["id_code", "experiment", "plate", "well", "kind", "partner", "evidence", "needed", "detail"]
-    )
-    table = pd.concat(
-        [table, empty_wells(site_features).assign(kind="empty", partner="", needed=EMPTY_SPREADS)], ignore_index=True
-    )
-    table = table.assign(flagged=table["evidence"] > table["needed"], tier=tier)
-    table = table.assign(excess=table["evidence"] - table["needed"]).sort_values(
-        "excess", ascending=False, kind="stable"
-    )
-    # the surest explanation of a well alone; what a turned plate explains is not told well by well
-    whole = table["kind"].str.startswith("plate")
-    turned = pd.MultiIndex.from_frame(table.loc[whole & table["flagged"], ["experiment", "plate"]])
-    explained = pd.MultiIndex.from_frame(table[["experiment", "plate"]]).isin(turned) & table["kind"].isin(
-        ["swapped", "mislabelled"]
-    )
-    table = table[~explained & (whole | ~table.where(~whole).duplicated("id_code"))]
-    table = table[table["flagged"] | ((~table["flagged"]).cumsum() <= KEPT)]
-    table = table.assign(rank=np.arange(1, len(table) + 1))
-    if table.empty:
-        return SCHEMAS["suspect_wells"].empty()
-    return table[list(SCHEMAS["suspect_wells"].columns)].reset_index(drop=True)
-
-
-def _judge_group(group: Profiles, scores: pd.DataFrame) -> list[dict[str, Any]]:
-    """Faults of the plate maps of one fold and cell type."""
-    cosines, names = similarity_to_perturbations(group)
-    label = np.searchsorted(names, group.rows["perturbation"].to_numpy(str))
-    likelihoods = [calibrated([cosines], label)]
-    if len(scores):
-        likelihoods.insert(0, calibrated([cosines, _scores_of(group.rows, names, scores)], label))
-    plate = group.rows["plate"].to_numpy(str)
-    experiments, null = [], []
-    for own in group.rows.groupby("experiment", sort=True).indices.values():
-        cross, gain = _swap_gains([log_p[own] for log_p in likelihoods], label[own])
-        apart = (plate[own][:, None] != plate[own][None]) & np.isfinite(gain)
-        null.append(gain[np.triu(apart)])
-        experiments.append((own, cross, gain))
-    pooled = np.concatenate(null)
-    found = []
-    for own, cross, gain in experiments:
-        for name in np.unique(plate[own]):
-            on = np.flatnonzero(plate[own] == name)
-            wells, both = own[on], np.ix_(on, on)
-            threshold = _swap_threshold(pooled, max(1.0, len(on) * (len(on) - 1) / 2))
-            rows = group.rows.iloc[wells]
-            own_p = [log_p[wells] for log_p in likelihoods]
-            for fault in _plate_suspects(rows, own_p, label[wells], names, cross[both], gain[both], threshold):
-                where = group.rows.loc[fault.pop("row")]
-                found.append({c: where[c] for c in ("id_code", "experiment", "plate", "well")} | fault)
-    return found
-
-
-def _scores_of(rows: pd.DataFrame, names: np.ndarray, scores: pd.DataFrame) -> np.ndarray:
-    """(W, K) scores of a model, less the mean of each well; nan where it has none."""
-    columns = class_names(scores)
-    wide = pd.DataFrame(matrix(scores, SCORE), index=scores["id_code"], columns=columns)
-    values = wide.reindex(index=rows["id_code"], columns=names).to_numpy(np.float64)
-    return values - wide.mean(axis=1).reindex(rows["id_code"]).to_numpy()[:, None]
+    low, high = position.min(axis=0), position.max(axis=0)
+    flipped = low + high - position
+    return {
+        "plate turned by 180 degrees": flipped,
+        "plate mirrored left to right": np.stack([position[:, 0], flipped[:, 1]], axis=1),
+        "plate mirrored top to bottom": np.stack([flipped[:, 0], position[:, 1]], axis=1),
+    }
 
 
 def turned_wells(wells: pd.Series) -> pd.Series:
-    """The same wells with the plate turned by 180 degrees within its used rows and columns; for planting a fault in tests."""
-    place = np.array([parse_well(well) for well in wells])
-    moved = _turned(place)["plate turned by 180 degrees"]
-    return pd.Series([f"{row_name(int(r))}{int(c) + 1:02d}" for r, c in moved], index=wells.index)
+    """Well names after turning the plate by 180 degrees within its used rows and columns; plants a fault."""
+    position = np.array([parse_well(well) for well in wells])
+    turned = _reoriented(position)["plate turned by 180 degrees"]
+    return pd.Series([f"{row_name(int(row))}{int(column) + 1:02d}" for row, column in turned], index=wells.index)

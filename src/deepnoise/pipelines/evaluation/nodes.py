@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
+from deepnoise.evaluation.score_types import Scores, SignalLeakCard
 from deepnoise.parameters import EvaluationParameters
 from deepnoise.pipelines.types import DataFrame, Figure
 
@@ -25,7 +26,7 @@ def score_calls(
     heldout_labels: DataFrame,
     parameters: EvaluationParameters,
     pooling: str,
-) -> dict[str, Any]:
+) -> Scores:
     """Every score with its tier; the main ones are logged."""
     from deepnoise.evaluation import metrics
 
@@ -147,7 +148,7 @@ def make_card(
     wells: DataFrame,
     heldout_labels: DataFrame,
     parameters: EvaluationParameters,
-) -> dict[str, Any]:
+) -> SignalLeakCard:
     """Signal and leak side by side."""
     from deepnoise.evaluation import signal_leak_card
     from deepnoise.evaluation.profiles import tier_of_profiles
@@ -164,8 +165,8 @@ def make_card(
 
 
 def draw_figures(
-    scores: dict[str, Any],
-    signal_leak_card: dict[str, Any],
+    scores: Scores,
+    signal_leak_card: SignalLeakCard,
     reliability_table: DataFrame,
     perturbation_scores: DataFrame,
     confusion_table: DataFrame,
@@ -186,9 +187,9 @@ def draw_figures(
 
 
 def write_chapter(
-    scores: dict[str, Any],
+    scores: Scores,
     reliability_summary: list[dict[str, Any]],
-    signal_leak_card: dict[str, Any],
+    signal_leak_card: SignalLeakCard,
     leak_table: DataFrame,
     perturbation_scores: DataFrame,
     suspect_wells: DataFrame,
