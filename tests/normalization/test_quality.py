@@ -142,7 +142,7 @@ def test_a_short_plate_says_how_many_wells_it_lacks(plates):
     keep = ~(mask & wells["id_code"].isin(wells.loc[mask, "id_code"].head(3)))
     table = check(wells[keep], images | {FIRST: images[FIRST][3:]})
     own = table.query("experiment == 'ALPHA-01' and plate == '1'")
-    assert own["flags"].str.contains("3 wells fewer than the usual plate").all()
+    assert own["flags"].str.contains("3 wells fewer than the median plate").all()
 
 
 def test_heat_maps_are_drawn_in_the_geometry_of_the_plate(plates):
