@@ -32,8 +32,8 @@ def draw_contact_sheet(
         tiles: (title, (C, H, W) values) pairs.
         channels: C names.
         low: Values drawn black, (C,) for all T tiles or (T, C) for each; None: 0.
-        high: Values drawn white, of the same shapes; None: the highest 99.7 % quantile of any tile, which keeps
-            differences in gain visible.
+        high: Values drawn white, of the same shapes; None: the highest 99.7 % quantile of any tile, which
+            keeps differences in gain visible.
 
     Returns:
         An RGB image.

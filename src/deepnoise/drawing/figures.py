@@ -1,7 +1,7 @@
-"""Shared by all interactive figures: colours that colour-blind readers can distinguish, and a style that fits any width.
+"""Colours that colour-blind readers can distinguish, and the style shared by all interactive figures.
 
-These are plotly figures. The page draws them at its own width with text of readable size, so panels are stacked vertically,
-never side by side.
+These are plotly figures. The page draws them at its own width with text of readable size, so panels are
+stacked vertically, never side by side.
 """
 
 from __future__ import annotations

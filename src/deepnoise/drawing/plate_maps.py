@@ -1,4 +1,4 @@
-"""Heat maps in the geometry of the plate, one layer at a time. Colours (viridis) are readable by colour-blind people."""
+"""Heat maps in the geometry of the plate, one layer at a time, in colours that colour-blind people can read."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def draw_plate_maps(
     Args:
         layers: Name -> values by (experiment, plate, well).
         plates: (experiment, plate) of the plates to draw.
-        limits: Values of the darkest and the brightest colour; None: the 2 % and the 98 % quantile of each plate and
-            layer.
+        limits: Values of the darkest and the brightest colour; None: the 2 % and the 98 % quantile of each
+            plate and layer.
     """
     rows, columns = PLATE_FORMATS[
         plate_format_of(sorted({well for values in layers.values() for well in values.index.levels[2]}))

@@ -27,10 +27,10 @@ def measure_sites(images: np.ndarray, counts: np.ndarray) -> dict[str, np.ndarra
         counts: (S, C, L) from :func:`deepnoise.normalization.statistics.histograms`.
 
     Returns:
-        Feature -> (S, C) float64: mean, std, quantiles (nearest rank), ``gradient`` and ``laplace`` (mean absolute first
-        and second difference along both axes, grey levels), ``focus`` (:func:`power_slope`), ``saturated`` (share of
-        pixels at the highest level, if that is the highest level of an 8, 10, 12, 14 or 16 bit camera) and ``objects``
-        (:func:`count_objects`).
+        Feature -> (S, C) float64: mean, std, quantiles (nearest rank), ``gradient`` and ``laplace`` (mean
+        absolute first and second difference along both axes, grey levels), ``focus`` (:func:`power_slope`),
+        ``saturated`` (share of pixels at the highest level, if that is the highest level of an 8, 10, 12, 14
+        or 16 bit camera) and ``objects`` (:func:`count_objects`).
     """
     sites, channels, height, width = images.shape
     measured: dict[str, np.ndarray] = {}
@@ -113,9 +113,10 @@ def count_objects(images: np.ndarray, threshold: np.ndarray) -> np.ndarray:
 
     Args:
         images: (N, H, W) float32.
-        threshold: (N,) grey levels above which a smoothed pixel is bright. :func:`measure_sites` uses the level half-way
-            between the 10 % and the 99 % quantile, but at least half of ``laplace`` above the median. For white noise
-            of standard deviation s, smoothed to 0.19 s, that is five of its standard deviations.
+        threshold: (N,) grey levels above which a smoothed pixel is bright. :func:`measure_sites` uses the
+            level half-way between the 10 % and the 99 % quantile, but at least half of ``laplace`` above the
+            median. For white noise of standard deviation s, smoothed to 0.19 s, that is five of its standard
+            deviations.
 
     Returns:
         (N,) float64 counts.
@@ -152,14 +153,16 @@ def site_table(rows: pd.DataFrame, channels: list[str], measured: dict[str, np.n
 def normalize_features(features: pd.DataFrame, statistics: pd.DataFrame) -> pd.DataFrame:
     """Intensity features as they would be measured on normalized images.
 
-    The result is exact: (x - location) / scale transforms means and quantiles alike, and divides spreads by the scale.
+    The result is exact: (x - location) / scale transforms means and quantiles alike, and divides spreads by
+    the scale.
 
     Args:
         features: The table ``site_features``.
         statistics: The table ``plate_statistics``.
 
     Returns:
-        A wide table, one row per site: id_code, experiment, plate, well, site, then ``feature_<feature>_<channel>``.
+        A wide table, one row per site: id_code, experiment, plate, well, site, then
+        ``feature_<feature>_<channel>``.
     """
     normalized_per_site = bool((statistics["strategy"] == "site").any())
     joined = features.merge(

@@ -33,8 +33,8 @@ NO_WELL = -1.0
 def draw_plates(site_features: pd.DataFrame, plates: list[tuple[str, str, str]], title: str) -> Figure:
     """Heat maps of the mean intensity of wells, one row per plate and one column per channel.
 
-    Colours (viridis, readable by colour-blind people) run from the 2 % to the 98 % quantile of each plate and channel;
-    wells without images are grey.
+    Colours (viridis, readable by colour-blind people) run from the 2 % to the 98 % quantile of each plate and
+    channel; wells without images are grey.
 
     Args:
         site_features: The table ``site_features``.
@@ -69,7 +69,7 @@ def draw_plates(site_features: pd.DataFrame, plates: list[tuple[str, str, str]],
 
 
 def draw_flagged(site_features: pd.DataFrame, plate_qc: pd.DataFrame) -> go.Figure:
-    """Maps of the mean intensity of each channel: the plates with most flags, then others spread over the screen.
+    """Maps of each channel's mean intensity: the plates with most flags, then others across the screen.
 
     Args:
         site_features: The table ``site_features``.
@@ -126,7 +126,7 @@ def draw_fields(fields: pd.DataFrame, channels: list[str]) -> Image:
 
 
 def choose_sites(sites: pd.DataFrame, wells: pd.DataFrame, number: int = MAX_TILES) -> pd.DataFrame:
-    """Choose sites of one perturbation on plates spread over the screen, so that their differences are technical.
+    """Choose sites of one perturbation on plates across the screen, so that their differences are technical.
 
     The perturbation is the one on most plates; controls come before treatments.
 
@@ -149,7 +149,7 @@ def choose_sites(sites: pd.DataFrame, wells: pd.DataFrame, number: int = MAX_TIL
     perturbation = occurrence.sort_values(["n", "treatment"], ascending=[False, True], kind="stable").index[0]
     candidates = sites[sites["id_code"].isin(labelled.loc[labelled["perturbation"] == perturbation, "id_code"])]
     first = candidates.sort_values(["experiment", "plate", "well", "site"]).drop_duplicates(["experiment", "plate"])
-    turn = first.groupby("experiment").cumcount()  # the first plate of every experiment, then every second one, ...
+    turn = first.groupby("experiment").cumcount()  # first plates of all experiments, then second ones, ...
     order = first.assign(turn=turn).sort_values(["turn", "experiment"], kind="stable")
     if order["turn"].eq(0).sum() >= number:  # enough experiments: one plate of each
         order = order[order["turn"] == 0]
@@ -158,7 +158,7 @@ def choose_sites(sites: pd.DataFrame, wells: pd.DataFrame, number: int = MAX_TIL
 
 
 def draw_normalization(store: ImageSource, sites: pd.DataFrame, statistics: pd.DataFrame) -> Image:
-    """Each site twice: the raw image, on one grey scale for all sites, and the normalized image that the network gets.
+    """Draw each site twice: raw, on one grey scale for all sites, and normalized, as the network gets it.
 
     Args:
         store: Images, corrected for illumination if the screen is.

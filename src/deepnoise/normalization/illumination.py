@@ -1,7 +1,8 @@
-"""Retrospective flat-field correction: the illumination of a plate and channel, estimated from its own images.
+"""Retrospective flat-field correction: a plate's illumination per channel, estimated from its own images.
 
-BaSiCPy, the maintained library for this, pins numpy < 2 and cannot be installed alongside this project's numpy. The field
-is therefore the smoothed median over the plate's sites, as in CellProfiler's CorrectIlluminationCalculate over all images.
+BaSiCPy, the maintained library for this, pins numpy < 2 and cannot be installed alongside this project's
+numpy. The field is therefore the smoothed median over the plate's sites, as in CellProfiler's
+CorrectIlluminationCalculate over all images.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ PLAUSIBLE = (0.4, 2.5)
 
 
 def block_means(images: np.ndarray, grid: int = GRID) -> np.ndarray:
-    """(S, C, grid, grid) float32 block means of (S, C, H, W) images; fewer blocks if H or W is below ``grid``."""
+    """(S, C, grid, grid) float32 block means of (S, C, H, W) images; fewer blocks of smaller images."""
     height, width = images.shape[2:]
     row_edges, column_edges = (np.linspace(0, n, min(grid, n) + 1).round().astype(int) for n in (height, width))
     row_sums = np.add.reduceat(images, row_edges[:-1], axis=2, dtype=np.float32)
@@ -38,15 +39,15 @@ def block_means(images: np.ndarray, grid: int = GRID) -> np.ndarray:
 def estimate_field(blocks: np.ndarray) -> np.ndarray:
     """Relative illumination of a plate.
 
-    Each site's blocks are divided by the site's mean, and their median over sites is taken. A quadratic surface is fitted
-    to it, and the residual is smoothed with a Gaussian of an eighth of the field. (The Gaussian alone would flatten the
-    corners.)
+    Each site's blocks are divided by the site's mean, and their median over sites is taken. A quadratic
+    surface is fitted to it, and the residual is smoothed with a Gaussian of an eighth of the field. (The
+    Gaussian alone would flatten the corners.)
 
     A channel keeps a flat field, 1 everywhere, in three cases:
 
-    - The estimate mostly reflects where cells happen to be: the variance of half the difference between the fields of
-      even and odd sites exceeds a quarter of the field's own variance. This is an F test of about 5 % for the few degrees
-      of freedom of so smooth a field.
+    - The estimate mostly reflects where cells happen to be: the variance of half the difference between the
+      fields of even and odd sites exceeds a quarter of the field's own variance. This is an F test of about
+      5 % for the few degrees of freedom of so smooth a field.
     - The field leaves the range ``PLAUSIBLE``.
     - The plate has fewer than ``MIN_SITES`` sites.
 
@@ -108,7 +109,7 @@ def field_of(table: pd.DataFrame, channels: list[str]) -> np.ndarray:
 
 
 def full_field(field: np.ndarray, height: int, width: int) -> np.ndarray:
-    """The field in full resolution, (C, H, W) float32 with mean 1, interpolated bilinearly between block centres."""
+    """The (C, H, W) float32 field with mean 1, interpolated bilinearly between block centres."""
     for axis, size in ((1, height), (2, width)):
         knots = np.arange(field.shape[axis]) + 0.5
         pixels = (np.arange(size) + 0.5) * field.shape[axis] / size
@@ -120,7 +121,7 @@ def full_field(field: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 class FlatFieldStore:
-    """An image store that divides images by their plate's field and rounds them to the dtype of the wrapped store.
+    """An image store that divides images by their plate's field and rounds them to their own dtype.
 
     Args:
         store: The image store to wrap.
@@ -147,7 +148,7 @@ class FlatFieldStore:
         field = full_field(self._fields[experiment, plate], *images.shape[2:])
         highest = np.iinfo(images.dtype).max
         corrected = np.empty_like(images)
-        for s, image in enumerate(images):  # one site at a time: a whole plate in float32 takes four times its memory
+        for s, image in enumerate(images):  # one site at a time: float32 takes four times the memory
             corrected[s] = np.clip(np.rint(image / field), 0, highest)
         return corrected
 

@@ -15,7 +15,7 @@ from deepnoise.wells import places
 logger = logging.getLogger(__name__)
 
 MIN_WELLS = 2
-"""Fewest wells per row and column in use for a fit; with fewer, the effects would absorb the wells' values themselves."""
+"""Fewest wells per row and column in use; with fewer, the effects would absorb the wells' own values."""
 ROUNDS = 20
 TOLERANCE = 1e-8
 
@@ -28,14 +28,16 @@ def plate_grid(values: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.
 
 
 def median_polish(grid: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Two-way fit by medians: value = overall + row + column + residual (Tukey 1977, Exploratory Data Analysis, ch. 11).
+    """Two-way fit by medians: value = overall + row + column + residual.
+
+    Source: Tukey 1977, Exploratory Data Analysis, ch. 11.
 
     Args:
         grid: (R, Q, F) float; nan where there is no well.
 
     Returns:
-        Row effects (R, F), column effects (Q, F) and residuals (R, Q, F). The effects have median 0 over the rows or
-        columns with wells, and are 0 in empty ones.
+        Row effects (R, F), column effects (Q, F) and residuals (R, Q, F). The effects have median 0 over the
+        rows or columns with wells, and are 0 in empty ones.
     """
     residual = grid.copy()
     row_effect = np.zeros((grid.shape[0], grid.shape[2]))
@@ -69,8 +71,8 @@ def enough_wells(rows: np.ndarray, columns: np.ndarray) -> bool:
 def correct_positions(features: pd.DataFrame) -> pd.DataFrame:
     """Subtract each plate's row and column effects from its features, without using labels.
 
-    The effects are fitted to well means, so that all sites of a well shift together. Plates without enough wells
-    (:func:`enough_wells`) are left uncorrected; the log says how many.
+    The effects are fitted to well means, so that all sites of a well shift together. Plates without enough
+    wells (:func:`enough_wells`) are left uncorrected; the log says how many.
 
     Args:
         features: The table ``normalized_features``.

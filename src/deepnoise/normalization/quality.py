@@ -1,4 +1,4 @@
-"""Plate quality: focus, saturation, background, cells, position trends and control separation, with the reason for each flag."""
+"""Plate quality: focus, saturation, background, cells, trends and control separation, with flags and reasons."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from deepnoise.wells import places
 MIN_CONTROLS = 3
 """Fewest positive and fewest negative control wells for which Z' and SSMD are computed."""
 SHUFFLES = 40
-"""Random arrangements of a plate's wells to compare its trends with: rows of few wells have large trends by chance."""
+"""Random arrangements of a plate's wells that trends are compared with: few wells trend by chance."""
 LIMITS: dict[str, float] = {
-    "focus_shift": -6.0,  # robust z of the plate's focus among plates of its cell type and channel; and by 0.3 at least
+    "focus_shift": -6.0,  # robust z of the plate's focus in its cell type and channel; and at least 0.3 lower
     "saturated": 0.01,  # share of pixels at the ceiling
     "few_objects": 0.5,  # of the median plate of its cell type and channel
     "trend": 1.25,  # times the largest trend of SHUFFLES random arrangements of the same wells
@@ -28,8 +28,8 @@ LIMITS: dict[str, float] = {
 def check_plates(site_features: pd.DataFrame, wells: pd.DataFrame) -> pd.DataFrame:
     """The table ``plate_qc``.
 
-    ``z_prime`` and ``ssmd`` compare the mean intensities of all positive control wells with those of the negative ones.
-    They are missing with fewer than ``MIN_CONTROLS`` wells of either type.
+    ``z_prime`` and ``ssmd`` compare the mean intensities of all positive control wells with those of the
+    negative ones. They are missing with fewer than ``MIN_CONTROLS`` wells of either type.
 
     - z_prime = 1 - 3 (sd_p + sd_n) / |mean_p - mean_n| (Zhang et al. 1999, J. Biomol. Screen. 4, 67)
     - ssmd = (mean_p - mean_n) / sqrt(var_p + var_n) (Zhang 2007, Genomics 89, 552)
@@ -65,7 +65,7 @@ def check_plates(site_features: pd.DataFrame, wells: pd.DataFrame) -> pd.DataFra
 
 
 def _measure_channels(site_features: pd.DataFrame, key: list[str]) -> dict[str, pd.Series]:
-    """Measures of the images of each plate and channel, by column of ``plate_qc``; ``constant`` marks a dead channel."""
+    """Column of ``plate_qc`` -> values by plate and channel; ``constant`` is true for a dead channel."""
     by_channel = site_features.groupby(key, sort=False)
     medians = by_channel[["focus", "p01", "mean", "objects"]].median()
     return {
@@ -86,9 +86,10 @@ def position_trends(plate_wells: pd.DataFrame) -> dict[str, float]:
         plate_wells: One row per well of one plate and channel, with the columns ``well`` and ``mean``.
 
     Returns:
-        ``row_trend`` and ``column_trend``: standard deviation of the effects over the scaled MAD of the residuals, divided
-        by the largest value in ``SHUFFLES`` random arrangements of the same wells. ``edge_effect``: median of the
-        outermost used rows and columns minus that of the inner wells, over the scaled MAD of the inner wells.
+        ``row_trend`` and ``column_trend``: standard deviation of the effects over the scaled MAD of the
+        residuals, divided by the largest value in ``SHUFFLES`` random arrangements of the same wells.
+        ``edge_effect``: median of the outermost used rows and columns minus that of the inner wells, over the
+        scaled MAD of the inner wells.
     """
     missing = {"row_trend": np.nan, "column_trend": np.nan, "edge_effect": np.nan}
     row, column = places(plate_wells["well"])

@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 QUANTILES = {"p01": 0.01, "p10": 0.10, "p25": 0.25, "p50": 0.50, "p75": 0.75, "p90": 0.90, "p99": 0.99}
 MAD_TO_STD = 1.482602218505602
-"""1 / the third quartile of the standard normal distribution: the scaled MAD of a normal distribution is its std."""
+"""1 / the third quartile of the standard normal: the scaled MAD of a normal distribution is its std."""
 POOL_STATISTICS = ["mean", "std", *QUANTILES, "scaled_mad", "n_pixels"]
 """Columns of ``plate_statistics`` that describe the pool of pixels."""
 
@@ -23,8 +23,8 @@ POOL_STATISTICS = ["mean", "std", *QUANTILES, "scaled_mad", "n_pixels"]
 class Strategy:
     """How an image is normalized: (x - location) / scale.
 
-    ``location`` and ``scale`` are columns of the table ``plate_statistics`` (mean, std, p01 to p99, scaled_mad),
-    or the difference of two: ``p90 - p10``.
+    ``location`` and ``scale`` are columns of the table ``plate_statistics`` (mean, std, p01 to p99,
+    scaled_mad), or the difference of two: ``p90 - p10``.
     """
 
     pool: tuple[str, ...] | None  # columns within which pixels are pooled; None: no pooled statistic is used
@@ -113,7 +113,7 @@ def quantiles(counts: np.ndarray, shares: np.ndarray) -> np.ndarray:
 
 
 def scaled_mad(counts: np.ndarray) -> float:
-    """Median absolute deviation from the median (both by nearest rank) of one (L,) histogram, times ``MAD_TO_STD``."""
+    """Median absolute deviation (medians by nearest rank) of one (L,) histogram, times ``MAD_TO_STD``."""
     median = int(quantiles(counts, np.array([0.5]))[0])
     deviation_counts = np.bincount(np.abs(np.arange(len(counts)) - median), weights=counts).astype(np.int64)
     return MAD_TO_STD * float(quantiles(deviation_counts, np.array([0.5]))[0])
@@ -145,7 +145,8 @@ def histogram_table(total: dict[str, np.ndarray], key: dict[str, str], channels:
         channels: C names.
 
     Returns:
-        One row per well type and channel; ``levels`` holds the grey levels that occur, ``counts`` their pixel counts.
+        One row per well type and channel; ``levels`` holds the grey levels that occur, ``counts`` their pixel
+        counts.
     """
     rows = []
     for well_type, counts in total.items():
@@ -178,15 +179,16 @@ def plate_statistics(
     Args:
         plate_histograms: The table ``plate_histograms``.
         wells: The table ``wells``.
-        strategy: Key of ``STRATEGIES``. ``none`` gives location 0 and scale 1. With ``site`` each image is normalized
-            by its own mean and std; the plate's statistics are kept for information.
+        strategy: Key of ``STRATEGIES``. ``none`` gives location 0 and scale 1. With ``site`` each image is
+            normalized by its own mean and std; the plate's statistics are kept for information.
         reference: Key of ``REFERENCES``: the wells that the statistics are computed from.
-        scale_floor: Grey levels: the smallest scale of ``percentile`` and ``robust``, and the scale of a constant channel.
+        scale_floor: Grey levels: the smallest scale of ``percentile`` and ``robust``, and the scale of a
+            constant channel.
         illumination: How the images behind the histograms were corrected; written into the table.
 
     Returns:
-        One row per plate and channel, whatever the strategy, so that a new plate brings its own rows: mean, std,
-        quantiles and scaled MAD of the pool, and the location and scale to normalize with.
+        One row per plate and channel, whatever the strategy, so that a new plate brings its own rows: mean,
+        std, quantiles and scaled MAD of the pool, and the location and scale to normalize with.
 
     Raises:
         InputError: A pool (plate, experiment, cell type) has no reference well with images.
@@ -216,7 +218,7 @@ def plate_statistics(
 def _reference_histograms(
     plate_histograms: pd.DataFrame, wells: pd.DataFrame, rule: Strategy, reference: str
 ) -> pd.DataFrame:
-    """Histograms of the reference wells; without held-out plates where pixels of several experiments are pooled."""
+    """Histograms of the reference wells, without held-out plates if the pool spans experiments."""
     references = plate_histograms[plate_histograms["well_type"].isin(REFERENCES[reference])]
     if not rule.across_experiments:
         return references
@@ -270,9 +272,10 @@ def tier_of(strategy: str, reference: str, illumination: str = "none", withheld:
     Args:
         strategy: Key of ``STRATEGIES``.
         reference: Key of ``REFERENCES``.
-        illumination: A flat field is estimated from the plate's own unlabelled images, so the tier is at least T1.
-        withheld: Whether pools across experiments exclude held-out experiments. A cross-validated screen has none,
-            so such a pool contains images of plates that folds hold out.
+        illumination: A flat field is estimated from the plate's own unlabelled images, so the tier is at
+            least T1.
+        withheld: Whether pools across experiments exclude held-out experiments. A cross-validated screen has
+            none, so such a pool contains images of plates that folds hold out.
     """
     rule = STRATEGIES[strategy]
     if rule.pool is None or (rule.across_experiments and withheld):
