@@ -14,11 +14,14 @@ from deepnoise.wells import places
 MIN_CONTROLS = 3
 """Fewest positive and fewest negative control wells for which Z' and SSMD are computed."""
 SHUFFLES = 40
-"""Random arrangements of a plate's wells that trends are compared with: few wells trend by chance."""
+"""Random arrangements of a plate's wells to compare its trends with.
+
+Rows and columns of few wells have large trends by chance.
+"""
 LIMITS: dict[str, float] = {
-    "focus_shift": -6.0,  # robust z of the plate's focus in its cell type and channel; and at least 0.3 lower
+    "focus_shift": -6.0,  # robust z of the focus among these plates; and at least 0.3 below their median
     "saturated": 0.01,  # share of pixels at the ceiling
-    "few_objects": 0.5,  # of the median plate of its cell type and channel
+    "few_objects": 0.5,  # times the median of the plates of its cell type, in this channel
     "trend": 1.25,  # times the largest trend of SHUFFLES random arrangements of the same wells
     "edge": 1.5,  # outermost wells minus inner wells, in robust standard deviations
 }
