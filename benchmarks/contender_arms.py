@@ -1,4 +1,7 @@
-"""The arms of benchmarks/contenders.py, and the ideas that are not part of the package because they did not win (docs/experiments.md)."""
+"""The arms of benchmarks/contenders.py, and the ideas that lost and so are not in the package.
+
+Results are in docs/experiments.md.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +16,12 @@ from deepnoise.training.trainer import Trainer
 
 
 class RemembersBatch(Trainer):
-    """Knows which labelled images are in the present step."""
+    """A trainer that remembers which labelled images are in the current step."""
 
     index: torch.Tensor
 
     def pixels(self, batch, generator=None):
-        """Remember which images these are."""
+        """Normalized images of the batch; remembers their rows."""
         if generator is not None:
             self.index = torch.from_numpy(batch.index)
         return super().pixels(batch, generator)
@@ -30,68 +33,71 @@ class RemembersBatch(Trainer):
 
 
 class SupervisedContrast(RemembersBatch):
-    """Supervised contrast (Khosla et al., arXiv 2004.11362) with positives of one class in different experiments only."""
+    """Supervised contrast between images of one class in different experiments (Khosla et al., arXiv 2004.11362)."""
 
     weight, temperature = 0.3, 0.1
 
     def cross_entropy(self, network, features, cell_type, target, mixed=None):
-        """The usual loss and the further term."""
+        """The usual loss plus the contrast term."""
         loss = super().cross_entropy(network, features, cell_type, target, mixed)
         z = F.normalize(features.float())
         experiment = self.experiments()
         positive = (target[:, None] == target[None]) & (experiment[:, None] != experiment[None])
-        similar = z @ z.T / self.temperature
-        similar = similar.masked_fill(torch.eye(len(z), dtype=torch.bool), -1e9)
-        log_p = similar.log_softmax(dim=1)
-        has = positive.any(dim=1)
-        if not has.any():
+        similarity = z @ z.T / self.temperature
+        similarity = similarity.masked_fill(torch.eye(len(z), dtype=torch.bool), -1e9)
+        log_p = similarity.log_softmax(dim=1)
+        has_positive = positive.any(dim=1)
+        if not has_positive.any():
             return loss
-        contrast = -(log_p * positive).sum(dim=1)[has] / positive.sum(dim=1)[has]
+        contrast = -(log_p * positive).sum(dim=1)[has_positive] / positive.sum(dim=1)[has_positive]
         return loss + self.weight * contrast.mean()
 
 
 class Reverse(torch.autograd.Function):
-    """Identity forwards, minus the gradient backwards."""
+    """Gradient reversal: the identity forwards, the negative gradient backwards."""
 
     @staticmethod
     def forward(ctx, x, weight):
-        """As it is."""
+        """The input, unchanged."""
         ctx.weight = weight
         return x.view_as(x)
 
     @staticmethod
     def backward(ctx, gradient):
-        """Reversed."""
+        """The gradient, reversed and weighted."""
         return -ctx.weight * gradient, None
 
 
 class DomainAdversarial(RemembersBatch):
-    """A head that names the experiment, whose reversed gradient reaches the features (Ganin and Lempitsky, arXiv 1409.7495)."""
+    """A head that predicts the experiment; the features get its reversed gradient.
+
+    Source: Ganin and Lempitsky, arXiv 1409.7495.
+    """
 
     weight = 0.3
     adversary: nn.Module | None = None
 
     def cross_entropy(self, network, features, cell_type, target, mixed=None):
-        """The usual loss and the further term."""
+        """The usual loss plus the adversarial term."""
         loss = super().cross_entropy(network, features, cell_type, target, mixed)
         if self.adversary is None:
             count = self.view.labelled["experiment"].nunique()
             with torch.random.fork_rng():
                 torch.manual_seed(self.parameters.seed)
                 self.adversary = nn.Sequential(nn.Linear(features.shape[1], 64), nn.ReLU(), nn.Linear(64, count))
-            self.own = torch.optim.AdamW(self.adversary.parameters(), lr=1e-3)
+            self.adversary_optimizer = torch.optim.AdamW(self.adversary.parameters(), lr=1e-3)
         else:
-            self.own.step()  # gradients of the last backward pass
-        self.own.zero_grad()
-        named = self.adversary(Reverse.apply(features.float(), self.weight))
-        return loss + F.cross_entropy(named, self.experiments())
+            self.adversary_optimizer.step()  # gradients of the last backward pass
+        self.adversary_optimizer.zero_grad()
+        experiment_logits = self.adversary(Reverse.apply(features.float(), self.weight))
+        return loss + F.cross_entropy(experiment_logits, self.experiments())
 
 
 class FeatureStatistics(Trainer):
-    """Channel means and spreads of early feature maps are mixed between images (MixStyle, Zhou et al., arXiv 2104.02008)."""
+    """Mixes channel means and spreads of early feature maps between images (MixStyle, Zhou et al., arXiv 2104.02008)."""
 
     def new_network(self, pretrained_weights: str = "none") -> Network:
-        """With a hook behind each early layer."""
+        """A network with a hook after each early layer."""
         network = super().new_network(pretrained_weights)
         generator = torch.Generator().manual_seed(self.parameters.seed)
 
@@ -102,8 +108,12 @@ class FeatureStatistics(Trainer):
             spread, mean = (spread + 1e-6).detach(), mean.detach()
             partner = torch.randperm(len(x), generator=generator)
             share = torch.distributions.Beta(0.3, 0.3).sample((len(x), 1, 1, 1))
-            plain = (x - mean) / spread
-            return plain * (share * spread + (1 - share) * spread[partner]) + share * mean + (1 - share) * mean[partner]
+            standardized = (x - mean) / spread
+            return (
+                standardized * (share * spread + (1 - share) * spread[partner])
+                + share * mean
+                + (1 - share) * mean[partner]
+            )
 
         for name in ("layer1", "layer2"):
             if hasattr(network.backbone, name):
@@ -133,10 +143,16 @@ PUBLISHED = {
     "training.mean_teacher.pseudo_labels.views": 4, "training.mean_teacher.pseudo_labels.memory": 0.1,
     "training.mean_teacher.pseudo_labels.groups": True, "share": 0.5,
 }  # fmt: skip
-"""The recipe of Yang et al. 2022 in its T1 form: the unlabelled images are those of the training experiments. The moving average and the
-start of the pseudo-labels are those of conf/base: the published ones reckon with 165 epochs."""
+"""The recipe of Yang et al. 2022 in its T1 form: the unlabelled images are those of the training experiments.
+
+The moving average and the start of the pseudo-labels are those of conf/base; the published ones assume 165
+epochs.
+"""
 COST = {"test_resnet": 1.0, "resnet10t": 3.9, "resnet14t": 5.8, "resnet18": 5.4}
-"""Milliseconds of a training step an image (6 channels, 64 px, one thread) over those of test_resnet, 3.4 ms: `python benchmarks/contenders.py costs DATA`."""
+"""Milliseconds of a training step per image (6 channels, 64 px, one thread), relative to the 3.4 ms of test_resnet.
+
+Measured by `python benchmarks/contenders.py costs DATA`.
+"""
 
 ARMS: dict[str, dict[str, Any]] = {
     "supervised": {"training.batches": "mixed", "training.mean_teacher.epochs": 0},
@@ -151,11 +167,11 @@ PREFIX = {
 
 def arm(name: str, base: str, **changes: Any) -> None:
     """Register an arm that changes another: ``pre__ema_decay`` is training.pretrain.ema_decay, and so on."""
-    wanted = {}
+    changes_by_name = {}
     for key, value in changes.items():
-        first, _, rest = key.partition("__")
-        wanted[f"{PREFIX[first]}.{rest.replace('__', '.')}" if rest else key] = value
-    ARMS[name] = ARMS[base] | wanted
+        prefix, _, rest = key.partition("__")
+        changes_by_name[f"{PREFIX[prefix]}.{rest.replace('__', '.')}" if rest else key] = value
+    ARMS[name] = ARMS[base] | changes_by_name
 
 
 for rate in (0.0015, 0.006):

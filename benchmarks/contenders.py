@@ -1,13 +1,14 @@
-"""Which way of training names most perturbations on held-out experiments, at equal CPU time.
+"""Which way of training predicts most perturbations on held-out experiments, at equal compute.
 
-    python benchmarks/contenders.py screens DATA --profile default --seeds 101 102        simulate
-    python benchmarks/contenders.py run DATA --screens default_101 --arms supervised published --seeds 1 --budget 20
+    python benchmarks/contenders.py screens DATA --profile default --seeds 101 102        simulate python
+    benchmarks/contenders.py run DATA --screens default_101 --arms supervised published --seeds 1 --budget 20
     python benchmarks/contenders.py table DATA --base supervised
 
-Every arm gets the same compute: that of ``--budget`` supervised epochs of the default backbone, counted in forward passes (a backward pass
-counts as two) and in the cost of its backbone; the CPU seconds that it took are kept too. Scores are T1 top-1 by well on held-out
-experiments (all sites, eight views, no plate design) unless the arm says otherwise. Results are added to DATA/contenders.jsonl.
-What won and what did not stands in docs/experiments.md.
+Every arm gets the same compute: that of ``--budget`` supervised epochs of the default backbone. It is counted
+in forward passes (a backward pass counts as two) times the cost of the arm's backbone; CPU seconds are
+recorded too. Scores are T1 top-1 by well on held-out experiments (all sites, eight views, no plate design),
+unless the arm says otherwise. Results are appended to DATA/contenders.jsonl. What helped and what did not is
+in docs/experiments.md.
 """
 
 from __future__ import annotations
@@ -30,14 +31,14 @@ PROBED = ("experiment", "plate", "well_edge")
 
 
 def settings() -> dict[str, dict[str, Any]]:
-    """Arm -> changes to conf/base: dotted names of parameters, ``share`` of the budget that stage 1 gets, ``idea`` of IDEAS."""
+    """Arm -> changes to conf/base: parameters by dotted name, stage 1's ``share`` of the budget, an ``idea`` of IDEAS."""
     import contender_arms
 
     return contender_arms.ARMS
 
 
 def load_screen(folder: Path) -> tuple[dict[str, Any], Any]:
-    """Parameters and catalog of a simulated screen."""
+    """Load the parameters and the catalog of a simulated screen."""
     from kedro.framework.session import KedroSession
     from kedro.framework.startup import bootstrap_project
 
@@ -49,25 +50,25 @@ def load_screen(folder: Path) -> tuple[dict[str, Any], Any]:
 
 
 def epochs_for(training: Any, budget: float, share: float) -> tuple[int, int]:
-    """Epochs of both stages that cost as much as ``budget`` supervised epochs of the default backbone, by forward passes and measured cost."""
+    """Epochs of both stages that cost as much as ``budget`` supervised epochs of the default backbone."""
     from contender_arms import COST
 
     from deepnoise.growth_chart.arms import BACKWARD, forward_passes
 
-    def passes(pre: int, mean: int) -> float:
+    def cost(pretrain_epochs: int, mean_teacher_epochs: int) -> float:
         stages = {
-            "pretrain": training.pretrain.model_copy(update={"epochs": pre}),
-            "mean_teacher": training.mean_teacher.model_copy(update={"epochs": mean}),
+            "pretrain": training.pretrain.model_copy(update={"epochs": pretrain_epochs}),
+            "mean_teacher": training.mean_teacher.model_copy(update={"epochs": mean_teacher_epochs}),
         }
-        cost = COST[training.backbone] * (0.5 if training.sites_per_epoch == "one" else 1.0)
-        return cost * forward_passes(training.model_copy(update=stages)) / (1 + BACKWARD)
+        pass_cost = COST[training.backbone] * (0.5 if training.sites_per_epoch == "one" else 1.0)
+        return pass_cost * forward_passes(training.model_copy(update=stages)) / (1 + BACKWARD)
 
-    pre = max(1, round(budget * share / passes(1, 0)))
-    return pre, round(budget * (1 - share) / passes(0, 1)) if share < 1 else 0
+    pretrain_epochs = max(1, round(budget * share / cost(1, 0)))
+    return pretrain_epochs, round(budget * (1 - share) / cost(0, 1)) if share < 1 else 0
 
 
 def train_and_score(folder: Path, arm: str, seed: int, budget: float) -> dict[str, Any]:
-    """One arm on one screen."""
+    """Train one arm on one screen, and score it."""
     import torch
     from contender_arms import IDEAS
 
@@ -85,42 +86,38 @@ def train_and_score(folder: Path, arm: str, seed: int, budget: float) -> dict[st
 
     torch.set_num_threads(1)
     values, catalog = load_screen(folder)
-    wanted = dict(settings()[arm])
-    share, idea, adabn = wanted.pop("share", 1.0), wanted.pop("idea", None), wanted.pop("adabn", "none")
-    own = Settings(
+    changes = dict(settings()[arm])
+    share, idea, adabn = changes.pop("share", 1.0), changes.pop("idea", None), changes.pop("adabn", "none")
+    environment = Settings(
         NormalizationParameters.model_validate(values["normalization"]),
         TrainingParameters.model_validate(values["training"]),
     )
-    own = change(own, own, wanted)
+    arm_settings = change(environment, environment, changes)
     tables = [catalog.load(n) for n in ("image_store", "sites", "wells", "folds", "plate_histograms")]
     screen = Screen(*tables, layout=pd.DataFrame({"group": []}), illumination="none")
     truth = Truth(screen.wells, catalog.load("heldout_labels"), screen.folds)
-    training = own.training.model_copy(update={"seed": seed, "device": "cpu"})
-    statistics = screen.statistics(own)
+    training = arm_settings.training.model_copy(update={"seed": seed, "device": "cpu"})
+    statistics = screen.statistics(arm_settings)
     view = fold_view(screen.sites, screen.wells, screen.folds, screen.fold, training.unlabelled_source, training.sites)
-    kind = IDEAS[idea] if idea else Trainer
-
-    def trainer(pre: int, mean: int) -> Any:
-        stages = {
-            "pretrain": training.pretrain.model_copy(update={"epochs": pre}),
-            "mean_teacher": training.mean_teacher.model_copy(update={"epochs": mean}),
-        }
-        return kind(view, screen.store, statistics, training.model_copy(update=stages), NoState())
-
-    pre, mean = epochs_for(training, budget, share)
+    pretrain_epochs, mean_teacher_epochs = epochs_for(training, budget, share)
+    stages = {
+        "pretrain": training.pretrain.model_copy(update={"epochs": pretrain_epochs}),
+        "mean_teacher": training.mean_teacher.model_copy(update={"epochs": mean_teacher_epochs}),
+    }
+    trainer_class = IDEAS[idea] if idea else Trainer
     started = time.process_time()
-    real = trainer(pre, mean)
-    model, history = pretrain(real)
-    if mean:
-        _, model, more = train_mean_teacher(real, model)
-        history += more
+    trainer = trainer_class(view, screen.store, statistics, training.model_copy(update=stages), NoState())
+    model, history = pretrain(trainer)
+    if mean_teacher_epochs:
+        _, model, mean_teacher_history = train_mean_teacher(trainer, model)
+        history += mean_teacher_history
     seconds = time.process_time() - started
-    asked = sites_to_predict(model.facts, screen.sites, screen.wells, screen.folds)
-    asked = asked[asked["role"] == truth.role].reset_index(drop=True)
+    scored_sites = sites_to_predict(model.facts, screen.sites, screen.wells, screen.folds)
+    scored_sites = scored_sites[scored_sites["role"] == truth.role].reset_index(drop=True)
     logits, embeddings = predict_sites(
-        model, screen.store, asked, statistics, views="dihedral", adabn=adabn, batch_size=256, device_name="cpu"
+        model, screen.store, scored_sites, statistics, views="dihedral", adabn=adabn, batch_size=256, device_name="cpu"
     )
-    meta = asked[["role", "id_code", "experiment", "plate", "well", "site", "plate_seen"]].assign(
+    meta = scored_sites[["role", "id_code", "experiment", "plate", "well", "site", "plate_seen"]].assign(
         fold=0, tier=str(model.facts["tier"])
     )
     axes = [f"{i:04d}" for i in range(embeddings.shape[1])]
@@ -133,20 +130,21 @@ def train_and_score(folder: Path, arm: str, seed: int, budget: float) -> dict[st
     targets = set(screen.wells.loc[screen.wells["target"], "id_code"]) & set(truth.labels.index)
     called = wells[wells["id_code"].isin(targets)]
     right = (ranked_calls(called, called["id_code"].map(truth.labels))["rank"] == 0).to_numpy()
-    by = pd.Series(right).groupby(called["experiment"].to_numpy())
+    by_experiment = pd.Series(right).groupby(called["experiment"].to_numpy())
     unseen = embedded.assign(plate_seen=False) if model.facts["tier"] != "T1" else embedded
     measured = signal_and_leak(unseen, screen.wells, truth.labels)
     return {
         "arm": arm, "screen": folder.name, "seed": seed, "budget": budget, "tier": str(model.facts["tier"]),
-        "epochs": [pre, mean], "seconds": round(seconds, 1), "top1": float(right.mean()), "n": len(right),
-        "right": {str(e): int(n) for e, n in by.sum().items()}, "wells": {str(e): int(n) for e, n in by.size().items()},
+        "epochs": [pretrain_epochs, mean_teacher_epochs], "seconds": round(seconds, 1), "top1": float(right.mean()), "n": len(right),
+        "right": {str(e): int(n) for e, n in by_experiment.sum().items()},
+        "wells": {str(e): int(n) for e, n in by_experiment.size().items()},
         "validation": [history[-1]["student_top1"], history[-1]["teacher_top1"]], "map": measured["map"],
         "leak": {axis: value["balanced_accuracy"] for axis, value in measured["leaks"].items()},
     }  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> None:
-    """Every arm on every screen and seed, one process each; what is in the results already is not done again."""
+    """Run every arm on every screen and seed, one process each, except those already in the results."""
     out = args.data / "contenders.jsonl"
     done = set()
     if out.is_file():
@@ -157,32 +155,35 @@ def run(args: argparse.Namespace) -> None:
         if (arm, screen, seed, args.budget) not in done
     ]  # fmt: skip
 
-    def one(job: tuple[str, str, int]) -> None:
+    def run_job(job: tuple[str, str, int]) -> None:
         arm, screen, seed = job
         code = (
             "import sys, json, pathlib, contenders; "
             f"print('RESULT' + json.dumps(contenders.train_and_score(pathlib.Path({str(args.data / screen)!r}), {arm!r}, {seed}, {args.budget})))"
         )
         env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)}
-        ended = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
-        found = [line[6:] for line in ended.stdout.splitlines() if line.startswith("RESULT")]
-        if not found:
-            print(f"{job} failed: {ended.stderr.strip().splitlines()[-1:]}", flush=True)
+        process = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
+        results = [line[6:] for line in process.stdout.splitlines() if line.startswith("RESULT")]
+        if not results:
+            print(f"{job} failed: {process.stderr.strip().splitlines()[-1:]}", flush=True)
             return
         with out.open("a") as file:
-            file.write(found[0] + "\n")
-        row = json.loads(found[0])
+            file.write(results[0] + "\n")
+        row = json.loads(results[0])
         print(
             f"{arm:34} {screen} {seed}: {row['top1']:.1%} experiment {row['leak'].get('experiment', np.nan):.1%} epochs {row['epochs']} {row['seconds']} s",
             flush=True,
         )
 
     with ThreadPoolExecutor(args.processes) as pool:
-        list(pool.map(one, jobs))
+        list(pool.map(run_job, jobs))
 
 
 def table(args: argparse.Namespace) -> None:
-    """Means over screens and seeds, and the paired gain over a base arm with its one-sided sign-flip p over (screen, experiment)."""
+    """Print means over screens and seeds, and each arm's paired gain over a base arm.
+
+    The p of a gain is one-sided, by sign flips over (screen, experiment).
+    """
     from scipy.stats import permutation_test
 
     rows = pd.DataFrame([json.loads(line) for line in (args.data / "contenders.jsonl").read_text().splitlines()])
@@ -190,31 +191,32 @@ def table(args: argparse.Namespace) -> None:
         rows = rows[rows["screen"].isin(args.screens)]
     rows = rows[rows["budget"] == args.budget] if args.budget else rows
     accuracy = {}
-    for arm, part in rows.groupby("arm"):
+    for arm, arm_rows in rows.groupby("arm"):
         cells: dict[tuple[str, str], list[float]] = {}
-        for _, row in part.iterrows():
+        for _, row in arm_rows.iterrows():
             for experiment, right in row["right"].items():
                 cells.setdefault((row["screen"], experiment), []).append(right / row["wells"][experiment])
         accuracy[arm] = {key: float(np.mean(values)) for key, values in cells.items()}
     print(
-        "| arm | tier | runs | top-1 | range | gain | p | experiment named | epochs |\n|---|---|---|---|---|---|---|---|---|"
+        "| arm | tier | runs | top-1 | range | gain | p | experiment predicted | epochs |\n|---|---|---|---|---|---|---|---|---|"
     )
-    for arm, part in sorted(rows.groupby("arm"), key=lambda pair: -pair[1]["top1"].mean()):
+    for arm, arm_rows in sorted(rows.groupby("arm"), key=lambda pair: -pair[1]["top1"].mean()):
         gain, p = "", ""
         if arm != args.base:
-            both = accuracy[arm].keys() & accuracy[args.base].keys()
-            steps = np.array([accuracy[arm][k] - accuracy[args.base][k] for k in sorted(both)])
-            gain = f"{100 * steps.mean():+.1f}"
-            flips = permutation_test((steps,), np.mean, permutation_type="samples", alternative="greater", rng=0)
+            common = accuracy[arm].keys() & accuracy[args.base].keys()
+            gains = np.array([accuracy[arm][k] - accuracy[args.base][k] for k in sorted(common)])
+            gain = f"{100 * gains.mean():+.1f}"
+            flips = permutation_test((gains,), np.mean, permutation_type="samples", alternative="greater", rng=0)
             p = f"{flips.pvalue:.4f}"
-        leak = np.mean([row.get("experiment", np.nan) for row in part["leak"]])
+        leak = np.mean([row.get("experiment", np.nan) for row in arm_rows["leak"]])
         print(
-            f"| {arm} | {part['tier'].iloc[0]} | {len(part)} | {part['top1'].mean():.1%} | {part['top1'].min():.1%}-{part['top1'].max():.1%} | {gain} | {p} | {leak:.0%} | {part['epochs'].iloc[0]} |"
+            f"| {arm} | {arm_rows['tier'].iloc[0]} | {len(arm_rows)} | {arm_rows['top1'].mean():.1%} | "
+            f"{arm_rows['top1'].min():.1%}-{arm_rows['top1'].max():.1%} | {gain} | {p} | {leak:.0%} | {arm_rows['epochs'].iloc[0]} |"
         )
 
 
 def costs(args: argparse.Namespace) -> None:
-    """Milliseconds an image of a training step of each backbone, on one thread."""
+    """Print the milliseconds per image of a training step of each backbone, on one thread."""
     import torch
     from contender_arms import COST
 
@@ -229,11 +231,11 @@ def costs(args: argparse.Namespace) -> None:
             started = time.process_time()
             network.embed(x).sum().backward()
             seconds.append(time.process_time() - started)
-        print(f"{backbone}: {1000 * np.median(seconds[1:]) / len(x):.1f} ms an image")
+        print(f"{backbone}: {1000 * np.median(seconds[1:]) / len(x):.1f} ms per image")
 
 
 def screens(args: argparse.Namespace) -> None:
-    """Simulate, ingest and normalize."""
+    """Simulate, ingest and normalize the screens."""
     for seed in args.seeds:
         root = args.data / f"{args.profile}_{seed}"
         subprocess.run(
@@ -256,5 +258,5 @@ if __name__ == "__main__":
     parser.add_argument("--budget", type=float, default=20.0)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--base", default="supervised")
-    given = parser.parse_args()
-    {"screens": screens, "run": run, "table": table, "costs": costs}[given.action](given)
+    arguments = parser.parse_args()
+    {"screens": screens, "run": run, "table": table, "costs": costs}[arguments.action](arguments)

@@ -1,10 +1,10 @@
-"""The evaluation at the size of RxRx1, and its faults found when they are planted: python benchmarks/evaluation.py [wells | suspects DATA]
+"""Evaluation at the size of RxRx1, and on planted errors: python benchmarks/evaluation.py [wells | suspects DATA]
 
-``wells``: 56,000 wells of 1,108 perturbations in 512 dimensions on 2 cores: seconds and peak memory of each part, and the ratio of
-replicate retrieval to a double loop, both timed in this run.
+``wells``: 56,000 wells of 1,108 perturbations in 512 dimensions, on 2 cores. Prints seconds and peak memory
+of each part, and the speed of replicate retrieval relative to a double loop timed in the same run.
 
-``suspects DATA``: swaps and turned plates planted into the plate maps of a finished run of the demo (DATA: its data folder), five
-seeds: recall and false alarms. The figures go into docs/results.md.
+``suspects DATA``: plants swaps and turned plates into the plate maps of a finished run of the demo (DATA: its
+data folder), with five seeds. Prints recall and false alarms. The figures go into docs/results.md.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from deepnoise.tables import SCHEMAS
 
 @contextmanager
 def measured(name: str) -> Iterator[None]:
-    """Print seconds, and the peak of memory so far."""
+    """Print the seconds, and the peak memory so far."""
     start = time.perf_counter()
     yield
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
@@ -40,7 +40,7 @@ def measured(name: str) -> Iterator[None]:
 
 
 def rxrx1_profiles(dimensions: int) -> Profiles:
-    """Random profiles with class and experiment effects, in a design of the size of RxRx1 (52 experiments)."""
+    """Random profiles with class and experiment effects, in a design as large as RxRx1 (52 experiments)."""
     design = design_screen(
         treatments=1108, positive_controls=30, negative_wells=1, cell_types=4, labelled_experiments=9, heldout_experiments=4, plates=4,
         missing_wells=0.02, duplicate_layout=False, seed=1,
@@ -62,45 +62,47 @@ def rxrx1_profiles(dimensions: int) -> Profiles:
 
 
 def double_loop(profiles: Profiles) -> float:
-    """Mean average precision across experiments, one query after the other."""
+    """Mean average precision across experiments, one query at a time."""
     rows, unit = profiles.rows, profiles.values / np.linalg.norm(profiles.values, axis=1, keepdims=True)
-    name, experiment, kind = (rows[c].to_numpy(str) for c in ("perturbation", "experiment", "well_type"))
-    found = []
-    for query in np.flatnonzero(kind != "negative_control"):
-        positive = np.flatnonzero((name == name[query]) & (experiment != experiment[query]))
-        negative = np.flatnonzero((name != name[query]) & (experiment == experiment[query]))
+    perturbation, experiment, well_type = (rows[c].to_numpy(str) for c in ("perturbation", "experiment", "well_type"))
+    precisions = []
+    for query in np.flatnonzero(well_type != "negative_control"):
+        same_perturbation, same_experiment = perturbation == perturbation[query], experiment == experiment[query]
+        positive = np.flatnonzero(same_perturbation & ~same_experiment)
+        negative = np.flatnonzero(~same_perturbation & same_experiment)
         if len(positive):
             scores = unit[np.concatenate([positive, negative])] @ unit[query]
-            found.append(average_precision_score(np.arange(len(scores)) < len(positive), scores))
-    return float(np.mean(found))
+            precisions.append(average_precision_score(np.arange(len(scores)) < len(positive), scores))
+    return float(np.mean(precisions))
 
 
 def wells() -> None:
-    """Every part at the size of RxRx1."""
+    """Time every part of the evaluation at the size of RxRx1."""
     profiles = rxrx1_profiles(512)
     rows = profiles.rows
     print(
         f"{len(rows):,} wells, {rows['perturbation'].nunique():,} perturbations, {profiles.values.shape[1]} dimensions"
     )
-    part = profiles.take((rows["experiment"].isin(["ALPHA-01", "ALPHA-02", "ALPHA-03"])).to_numpy())
+    subset = profiles.take((rows["experiment"].isin(["ALPHA-01", "ALPHA-02", "ALPHA-03"])).to_numpy())
     times: dict[str, float] = {}
-    for label, function in (("ours", lambda: average_precisions(part, 0)[0]), ("loop", lambda: double_loop(part))):
+    for label, function in (("ours", lambda: average_precisions(subset, 0)[0]), ("loop", lambda: double_loop(subset))):
         start = time.perf_counter()
         result = function()
         times[label] = time.perf_counter() - start
         if label == "ours":
-            mine = result[result["level"] == "not_same_experiment"]["average_precision"].mean()
+            our_map = result[result["level"] == "not_same_experiment"]["average_precision"].mean()
         else:
-            np.testing.assert_allclose(mine, result, atol=1e-5)
+            np.testing.assert_allclose(our_map, result, atol=1e-5)
     print(
-        f"retrieval of {len(part.rows):,} wells: {times['ours']:.2f} s, double loop {times['loop']:.2f} s, {times['loop'] / times['ours']:.1f} times as fast"
+        f"retrieval of {len(subset.rows):,} wells: {times['ours']:.2f} s, double loop {times['loop']:.2f} s, "
+        f"{times['loop'] / times['ours']:.1f} times as fast"
     )
     with measured("replicate retrieval, 20 shuffles"):
         average_precisions(profiles, 20)
     with measured("leak probes, 20 shuffles"):
         stains = pd.DataFrame(np.random.default_rng(2).normal(size=(len(rows), 6)), index=rows["id_code"])
-        for answer in probe_leaks(profiles, stains, 20, 1.0):
-            print("  ", answer["axis"], answer["verdict"], answer.get("balanced_accuracy"))
+        for leak in probe_leaks(profiles, stains, 20, 1.0):
+            print("  ", leak["axis"], leak["verdict"], leak.get("balanced_accuracy"))
     with measured("activity"):
         activity(profiles)
     with measured("suspect wells"):
@@ -117,7 +119,7 @@ def wells() -> None:
 
 
 def suspects(data: Path) -> None:
-    """Plant swaps on eight of nine unseen plates and turn the ninth."""
+    """Swap two wells on eight of nine unseen plates, turn the ninth, and count what is flagged."""
 
     def table(name: str) -> pd.DataFrame:
         return pd.read_parquet(sorted(data.glob(f"0*/demo/{name}.parquet/*/{name}.parquet"))[-1])
@@ -135,40 +137,43 @@ def suspects(data: Path) -> None:
         rows = profiles.rows.copy()
         swapped: set[str] = set()
         turned: set[tuple[str, str]] = set()
-        for number, (plate, own) in enumerate(rows.groupby(["experiment", "plate"]).groups.items()):
+        for number, (plate, plate_rows) in enumerate(rows.groupby(["experiment", "plate"]).groups.items()):
             if number % 9 == 4:
-                where = dict(zip(rows.loc[own, "well"], rows.loc[own, "perturbation"], strict=True))
-                rows.loc[own, "perturbation"] = [where.get(w) for w in turned_wells(rows.loc[own, "well"])]
+                layout = dict(zip(rows.loc[plate_rows, "well"], rows.loc[plate_rows, "perturbation"], strict=True))
+                rows.loc[plate_rows, "perturbation"] = [
+                    layout.get(well) for well in turned_wells(rows.loc[plate_rows, "well"])
+                ]
                 turned.add(plate)
                 continue
-            treated = own[rows.loc[own, "well_type"] == "treatment"]
+            treated = plate_rows[rows.loc[plate_rows, "well_type"] == "treatment"]
             pair = rng.choice(treated, 2, replace=False)
             rows.loc[pair, "perturbation"] = rows.loc[pair[::-1], "perturbation"].to_numpy()
             swapped |= set(rows.loc[pair, "id_code"])
-        found = find_suspects(Profiles(rows, profiles.values), scores, features, "T1")
-        flagged = found[found["flagged"]]
-        swaps = flagged[flagged["kind"] == "swapped"]
-        ranked = set(found[found["kind"] == "swapped"].head(len(swapped))["id_code"])
+        suspect_wells = find_suspects(Profiles(rows, profiles.values), scores, features, "T1")
+        flagged = suspect_wells[suspect_wells["flagged"]]
+        flagged_swaps = set(flagged.loc[flagged["kind"] == "swapped", "id_code"])
+        top_swaps = set(suspect_wells[suspect_wells["kind"] == "swapped"].head(len(swapped))["id_code"])
         plates = flagged[flagged["kind"].str.startswith("plate")]
         right = {
             (r.experiment, r.plate) for r in plates.itertuples() if r.kind == "plate turned by 180 degrees"
         } & turned
         row = np.array([
-            len(set(swaps["id_code"]) & swapped), len(swapped), len(set(swaps["id_code"]) - swapped), len(ranked & swapped),
+            len(flagged_swaps & swapped), len(swapped), len(flagged_swaps - swapped), len(top_swaps & swapped),
             len(right), len(turned), len(plates) - len(right),
         ])  # fmt: skip
         totals += row
         print(
-            f"seed {seed}: {row[0]} of {row[1]} swapped wells flagged, {row[2]} others; {row[3]} among the first {row[1]}; {row[4]} of {row[5]} turned plates, {row[6]} others"
+            f"seed {seed}: {row[0]} of {row[1]} swapped wells flagged, {row[2]} false alarms; {row[3]} among the first "
+            f"{row[1]}; {row[4]} of {row[5]} turned plates, {row[6]} false alarms"
         )
     print(
         f"all: recall flagged {totals[0] / totals[1]:.0%}, false alarms {totals[2]:.0f} wells in {5 * len(profiles.rows):,}; recall among the "
-        f"first {totals[3] / totals[1]:.0%}; turned plates {totals[4]:.0f} of {totals[5]:.0f}, {totals[6]:.0f} others"
+        f"first {totals[3] / totals[1]:.0%}; turned plates {totals[4]:.0f} of {totals[5]:.0f}, {totals[6]:.0f} false alarms"
     )
 
 
 if __name__ == "__main__":
-    chosen: dict[str, Callable[..., None]] = {"wells": wells, "suspects": lambda: suspects(Path(sys.argv[2]))}
-    if len(sys.argv) < 2 or sys.argv[1] not in chosen or (sys.argv[1] == "suspects" and len(sys.argv) < 3):
+    benchmarks: dict[str, Callable[..., None]] = {"wells": wells, "suspects": lambda: suspects(Path(sys.argv[2]))}
+    if len(sys.argv) < 2 or sys.argv[1] not in benchmarks or (sys.argv[1] == "suspects" and len(sys.argv) < 3):
         sys.exit(__doc__)
-    chosen[sys.argv[1]]()
+    benchmarks[sys.argv[1]]()

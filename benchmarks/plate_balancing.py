@@ -1,12 +1,15 @@
-"""Speed and accuracy of plate balancing and of the input side of test-time augmentation, on simulated scores and images.
+"""Speed and accuracy of plate balancing, and speed of reading for test-time augmentation, on simulated data.
 
-    OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 python benchmarks/plate_balancing.py speed      # 204 plates of 277 wells, 1,108 perturbations
-    OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 python benchmarks/plate_balancing.py greedy     # against recounting after every step
-    OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 python benchmarks/plate_balancing.py accuracy   # each method, plain calls 60 to 95 % right
-    python benchmarks/plate_balancing.py tta                                                 # against sixteen decoding passes
+    OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 python benchmarks/plate_balancing.py speed      # 204 plates of
+    277 wells, 1,108 perturbations OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 python
+    benchmarks/plate_balancing.py greedy     # against a full recount after every step OMP_NUM_THREADS=1
+    OPENBLAS_NUM_THREADS=1 python benchmarks/plate_balancing.py accuracy   # each method, at plain accuracies
+    of 60 to 95 % python benchmarks/plate_balancing.py tta                                                 #
+    against decoding for each view and site
 
-Scores are cosines of noisy embeddings with the vectors of 1,108 perturbations in 250 families, with a bias of each plate; the layout is
-RxRx1's: four groups of 277, which change places between experiments, 2.6 % of the wells missing.
+Scores are cosines between noisy embeddings and the vectors of 1,108 perturbations in 250 families, with a
+bias per plate. The layout is that of RxRx1: four groups of 277, on other plates in each experiment, with 2.6
+% of the wells missing.
 """
 
 from __future__ import annotations
@@ -29,14 +32,14 @@ from deepnoise.tables import SCORE
 
 GROUPS, SIZE, DIMENSIONS, FAMILIES = 4, 277, 64, 250
 K = GROUPS * SIZE
-OWN = PlateBalancingParameters(
+PARAMETERS = PlateBalancingParameters(
     pooling="logits", temperature=1.0, unlisted=2.0, group_inference="infer", group_statistic="auto", group_posterior=0.95,
     method="auto", compare=[], precision=0.95,
 )  # fmt: skip
 
 
 def simulate(experiments: int, noise: float, seed: int) -> tuple[pd.DataFrame, pd.DataFrame, np.ndarray, np.ndarray]:
-    """Pooled scores, layout, true class of each well, true group of its plate."""
+    """Pooled scores, layout, the true class of each well, and the true group of its plate."""
     rng = np.random.default_rng(seed)
     family = rng.integers(0, FAMILIES, K)
     vectors = rng.normal(size=(FAMILIES, DIMENSIONS))[family] + 0.9 * rng.normal(size=(K, DIMENSIONS))
@@ -63,30 +66,29 @@ def simulate(experiments: int, noise: float, seed: int) -> tuple[pd.DataFrame, p
 
 def timed(run: Callable[[], object], rounds: int) -> list[float]:
     """Seconds of each round."""
-    found = []
+    seconds = []
     for _ in range(rounds):
         start = time.perf_counter()
         run()
-        found.append(time.perf_counter() - start)
-    return found
+        seconds.append(time.perf_counter() - start)
+    return seconds
 
 
-def told(name: str, seconds: list[float]) -> float:
-    """Print the median and the range; give the median."""
+def report_time(name: str, seconds: list[float]) -> float:
+    """Print the median and the range of some seconds; return the median."""
     print(f"{name:58} {np.median(seconds):7.2f} s ({min(seconds):.2f} to {max(seconds):.2f})", flush=True)
     return float(np.median(seconds))
 
 
 def speed(rounds: int, seed: int) -> None:
-    """All of plate balancing against the bare kernels."""
+    """Time all of plate balancing against its bare kernels."""
     table, layout, _, group = simulate(51, 2.0, seed)
     scores = table[[f"{SCORE}{c}" for c in range(K)]].to_numpy()
     plates = list(table.groupby(["experiment", "plate"]).indices.values())
 
     def kernels() -> None:
         for rows in plates:
-            own = scores[rows][:, group[rows[0]] * SIZE : (group[rows[0]] + 1) * SIZE]
-            log_p = log_softmax(own)
+            log_p = log_softmax(scores[rows][:, group[rows[0]] * SIZE : (group[rows[0]] + 1) * SIZE])
             p = np.vstack([np.exp(log_p), np.ones((1, SIZE))])
             mass = np.append(np.ones(len(rows)), max(SIZE - len(rows), 1e-9))
             a = np.ones(len(p))
@@ -95,18 +97,21 @@ def speed(rounds: int, seed: int) -> None:
                 a = mass / (p @ b)
             linear_sum_assignment(log_p, maximize=True)
 
-    known = DesignKnowledge(layout)
-    bare = told("softmax, 200 rounds of Sinkhorn, assignment: bare", timed(kernels, rounds))
-    given = told("all of balance(), temperature given", timed(lambda: balance(table, known, OWN), rounds))
-    auto = OWN.model_copy(update={"temperature": "auto"})
-    told("all of balance(), temperature by the design", timed(lambda: balance(table, known, auto), rounds))
+    design = DesignKnowledge(layout)
+    bare = report_time("softmax, 200 rounds of Sinkhorn, assignment: bare", timed(kernels, rounds))
+    fixed = report_time(
+        "all of balance(), temperature fixed", timed(lambda: balance(table, design, PARAMETERS), rounds)
+    )
+    auto = PARAMETERS.model_copy(update={"temperature": "auto"})
+    report_time("all of balance(), temperature from the design", timed(lambda: balance(table, design, auto), rounds))
     print(
-        f"balance() with groups takes {given / bare:.2f} times the bare kernels ({len(plates)} plates, {len(table)} wells, {K} perturbations)"
+        f"balance() with groups takes {fixed / bare:.2f} times as long as the bare kernels "
+        f"({len(plates)} plates, {len(table)} wells, {K} perturbations)"
     )
 
 
 def recounted(p: np.ndarray) -> np.ndarray:
-    """The greedy coefficients with every call counted again after every step."""
+    """The greedy coefficients, counting all calls again after every step."""
     wells, classes = p.shape
     best = np.ones(classes)
     calls = (p * best).argmax(axis=1)
@@ -129,50 +134,52 @@ def recounted(p: np.ndarray) -> np.ndarray:
 
 
 def greedy(plates: int, seed: int) -> None:
-    """Ours against recounting, the same calls."""
+    """Time the greedy coefficients against a full recount, and compare their calls."""
     table, _, _, group = simulate(plates // GROUPS, 2.0, seed)
     scores = table[[f"{SCORE}{c}" for c in range(K)]].to_numpy()
-    ours = theirs = 0.0
+    our_seconds = recount_seconds = 0.0
     for rows in table.groupby(["experiment", "plate"]).indices.values():
-        own = log_softmax(scores[rows][:, group[rows[0]] * SIZE : (group[rows[0]] + 1) * SIZE])
-        p = np.exp(log_softmax(own.T).T)
+        log_p = log_softmax(scores[rows][:, group[rows[0]] * SIZE : (group[rows[0]] + 1) * SIZE])
+        p = np.exp(log_softmax(log_p.T).T)
         start = time.perf_counter()
         fast = greedy_coefficients(p)
-        ours += time.perf_counter() - start
+        our_seconds += time.perf_counter() - start
         start = time.perf_counter()
         slow = recounted(p)
-        theirs += time.perf_counter() - start
+        recount_seconds += time.perf_counter() - start
         same = ((p * fast).argmax(axis=1) == (p * slow).argmax(axis=1)).all()
-        print(f"plate of {len(rows)} wells: the same calls: {same}", flush=True)
-    print(f"greedy coefficients: {ours:.2f} s, recounted {theirs:.2f} s: {theirs / ours:.0f} times as fast")
+        print(f"plate of {len(rows)} wells, same calls: {same}", flush=True)
+    print(
+        f"greedy coefficients: {our_seconds:.2f} s, full recount {recount_seconds:.2f} s: {recount_seconds / our_seconds:.0f} times as fast"
+    )
 
 
 def accuracy(seeds: list[int]) -> None:
-    """Right calls of each method at several levels of noise, 204 plates each; groups inferred, temperature by the design."""
-    print("simulated; right calls in %, groups inferred, temperature without labels")
+    """Print the accuracy of each method at several noise levels, on 204 plates each, with inferred groups."""
+    print("simulated; accuracy in %, groups inferred, temperature estimated without labels")
     print(
         f"{'seed':>5} {'noise':>6} {'plain':>7} {'filter':>7} {'sinkhorn':>9} {'assignment':>11} {'matching':>9} {'groups right':>13}"
     )
-    own = OWN.model_copy(update={"temperature": "auto", "compare": ["sinkhorn", "assignment"]})
+    parameters = PARAMETERS.model_copy(update={"temperature": "auto", "compare": ["sinkhorn", "assignment"]})
     for seed in seeds:
         for noise in (0.8, 1.2, 1.5, 2.0, 2.5):
             table, layout, label, group = simulate(51, noise, seed)
-            found = balance(table, DesignKnowledge(layout), own)
-            right = {
+            balanced = balance(table, DesignKnowledge(layout), parameters)
+            accuracy_of = {
                 step: float((rows["call"].to_numpy() == label.astype(str)).mean())
-                for step, rows in found.steps.groupby("step")
+                for step, rows in balanced.steps.groupby("step")
             }
-            true = table.assign(group=group).drop_duplicates(["experiment", "plate"])["group"].to_numpy()
-            good = int((found.groups["group"].to_numpy() == true).sum())
+            true_groups = table.assign(group=group).drop_duplicates(["experiment", "plate"])["group"].to_numpy()
+            correct_groups = int((balanced.groups["group"].to_numpy() == true_groups).sum())
             print(
-                f"{seed:5d} {noise:6.1f} {100 * right['plain']:7.2f} {100 * right['group_filter']:7.2f} {100 * right['sinkhorn']:9.2f} "
-                f"{100 * right['assignment']:11.2f} {100 * right['matching']:9.2f} {good:9d}/{len(true)}",
+                f"{seed:5d} {noise:6.1f} {100 * accuracy_of['plain']:7.2f} {100 * accuracy_of['group_filter']:7.2f} {100 * accuracy_of['sinkhorn']:9.2f} "
+                f"{100 * accuracy_of['assignment']:11.2f} {100 * accuracy_of['matching']:9.2f} {correct_groups:9d}/{len(true_groups)}",
                 flush=True,
             )
 
 
 def tta(rounds: int, seed: int) -> None:
-    """Eight views of two sites a well: sites read once from the image store and turned, against decoding the PNG files for each view."""
+    """Time eight views of two sites per well: read once from the image store and turned, or decoded for each view."""
     import torch
     from PIL import Image
 
@@ -201,31 +208,33 @@ def tta(rounds: int, seed: int) -> None:
         store = dataset.load()
         order = rng.permutation(16)
 
-        def once() -> list[torch.Tensor]:
-            """All views as the network takes them, raw counts; normalization is the same work for both."""
+        def read_once() -> list[torch.Tensor]:
+            """All views in raw counts; normalization takes the same time for both."""
             raw = torch.from_numpy(np.concatenate([store.read("E", "1", np.array([row])) for row in order]))
             return [view(raw) for view in VIEWS["dihedral"]]
 
-        def again() -> list[torch.Tensor]:
+        def decode_each_view() -> list[torch.Tensor]:
             views = []
             for view in VIEWS["dihedral"]:
-                read = [
+                sites_read = [
                     np.stack([np.asarray(Image.open(root / name)) for name in sites["files"][row]]) for row in order
                 ]
-                views.append(view(torch.from_numpy(np.stack(read))))
+                views.append(view(torch.from_numpy(np.stack(sites_read))))
             return views
 
         def logits(views: list[torch.Tensor]) -> torch.Tensor:
-            of_views = [
+            logits_of_views = [
                 network.classify(network.embed((v[:4].float() - 120) / 40), torch.zeros(4, dtype=torch.long))
                 for v in views
             ]
-            return torch.stack(of_views).mean(dim=0)
+            return torch.stack(logits_of_views).mean(dim=0)
 
         with torch.inference_mode():
-            print(f"greatest difference of logits: {float((logits(once()) - logits(again())).abs().max()):.1e}")
-            fast = told("input side, each site read once from the image store", timed(once, rounds))
-            slow = told("input side, sixteen decoding passes (8 views x 2 sites)", timed(again, rounds))
+            print(
+                f"largest difference in logits: {float((logits(read_once()) - logits(decode_each_view())).abs().max()):.1e}"
+            )
+            fast = report_time("each site read once from the image store", timed(read_once, rounds))
+            slow = report_time("decoded sixteen times (8 views x 2 sites)", timed(decode_each_view, rounds))
     print(f"{slow / fast:.1f} times as fast (16 sites of 6 x 512 x 512)")
 
 

@@ -1,6 +1,6 @@
-"""Speed as a ratio against a plainly written reference, both timed in turn in this one run: python benchmarks/run.py
+"""Speed relative to a plainly written reference, timed in alternation: python benchmarks/run.py
 
-Each pair must agree in its result before it is timed. The figures go into docs/results.md.
+Both must give the same result before they are timed. The figures go into docs/results.md.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ ROUNDS = 5
 
 
 def compare(name: str, ours: Callable, reference: Callable, unit: str, count: int) -> None:
-    """Print the median time of both, and the ratio pair by pair."""
+    """Print the rates of both by their median times, and the ratio over pairs of runs."""
     times = []
     for _ in range(ROUNDS):
         pair = []
@@ -40,30 +40,30 @@ def compare(name: str, ours: Callable, reference: Callable, unit: str, count: in
             function()
             pair.append(time.perf_counter() - start)
         times.append(pair)
-    mine, plain = np.array(times).T
-    ratio = plain / mine
+    our_times, reference_times = np.array(times).T
+    ratio = reference_times / our_times
     print(
-        f"{name}: {count / np.median(mine):.3g} {unit}/s, reference {count / np.median(plain):.3g} {unit}/s, "
+        f"{name}: {count / np.median(our_times):.3g} {unit}/s, reference {count / np.median(reference_times):.3g} {unit}/s, "
         f"{np.median(ratio):.1f} times as fast ({ratio.min():.1f} to {ratio.max():.1f})"
     )
 
 
 def simulation() -> None:
-    """Six-channel tiles of 64 px on one core, in blocks that fit the cache, against a whole plate at once."""
+    """Time six-channel tiles of 64 px on one core: in blocks that fit the cache, against a whole plate at once."""
     tiles = 192
     rng = np.random.default_rng(0)
-    traits, density, place = rng.normal(0, 1, (tiles, len(TRAITS))), np.ones(tiles), np.zeros((tiles, 2))
+    traits, density, offset = rng.normal(0, 1, (tiles, len(TRAITS))), np.ones(tiles), np.zeros((tiles, 2))
     _, optics = draw_conditions(NoiseLevels(), 1, 64, 6, rng)[0]
 
-    def photograph(block: int) -> list[np.ndarray]:
-        parts = np.array_split(np.arange(tiles), tiles // block)
-        return [expose(render_cells(traits[p], density[p], 64, rng), optics, place[p], rng) for p in parts]
+    def render(block_size: int) -> list[np.ndarray]:
+        blocks = np.array_split(np.arange(tiles), tiles // block_size)
+        return [expose(render_cells(traits[b], density[b], 64, rng), optics, offset[b], rng) for b in blocks]
 
-    compare("simulated tiles", lambda: photograph(BLOCK), lambda: photograph(tiles), "tiles", tiles)
+    compare("simulated tiles", lambda: render(BLOCK), lambda: render(tiles), "tiles", tiles)
 
 
 def balancing() -> None:
-    """Sinkhorn on a plate of 277 wells and classes, against every round in logs."""
+    """Time Sinkhorn on a plate of 277 wells and classes, against computing every round in logs."""
     scores = np.random.default_rng(0).normal(0, 3, (277, 277))
     log_p = scores - logsumexp(scores, axis=1, keepdims=True)
 
@@ -80,7 +80,7 @@ def balancing() -> None:
 
 
 def statistics() -> None:
-    """Mean, std and percentiles of a plate's channels from exact histograms, against numpy over the plate in float64."""
+    """Time a plate's mean, std and percentiles from exact histograms, against numpy over the plate in float64."""
     images = real_or_simulated(16)
     shares = np.array([0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99])
 
@@ -92,13 +92,13 @@ def statistics() -> None:
         x = images.astype(np.float64)
         return x.mean(axis=(0, 2, 3)), x.std(axis=(0, 2, 3)), np.quantile(x, shares, axis=(0, 2, 3), method="nearest").T
 
-    for mine, reference in zip(ours(), plain(), strict=True):
-        np.testing.assert_allclose(mine, reference, rtol=1e-9)
+    for our_value, reference in zip(ours(), plain(), strict=True):
+        np.testing.assert_allclose(our_value, reference, rtol=1e-9)
     compare("plate statistics", ours, plain, "six-channel sites", len(images))
 
 
 def measurements() -> None:
-    """Everything that is measured of a site: intensity, texture, focus and objects; no reference, only the rate."""
+    """Time all measurements of a site (intensity, texture, focus and objects), without a reference."""
     images = real_or_simulated(16)
     start = time.perf_counter()
     measure_sites(images, histograms(images))
@@ -106,9 +106,10 @@ def measurements() -> None:
 
 
 def packing() -> None:
-    """Reading six-channel sites of 512 px in random order from the image store, against decoding their PNG files.
+    """Time reading six-channel sites of 512 px in random order from the image store, against decoding their PNG files.
 
-    Both in a warm page cache, on one core; then packing itself with one and two threads, against decoding alone.
+    Both use a warm page cache and one core. Then time packing with one and two threads, against decoding
+    alone.
     """
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
@@ -141,16 +142,16 @@ def packing() -> None:
 
             def pack(workers: int = workers) -> None:
                 shutil.rmtree(root / "store")
-                again = SiteFiles(Folder(root), list("abcdef"), sites)
+                site_files = SiteFiles(Folder(root), list("abcdef"), sites)
                 ImageStoreDataset(root=str(root / "store"), workers=workers).save(
-                    plan_packing(sites, again, checksum=False)
+                    plan_packing(sites, site_files, checksum=False)
                 )
 
             compare(f"packing with {workers} threads, reference: decoding alone", pack, plain, "six-channel sites", 16)
 
 
 def real_or_simulated(count: int) -> np.ndarray:
-    """(count, 6, 512, 512) uint8: the real RxRx1 sites if they are at hand, else noise-like cells of the simulator."""
+    """(count, 6, 512, 512) uint8: real RxRx1 sites if they are available, else noise-like simulated cells."""
     shared = (
         Path(os.environ.get("DEEPNOISE_SHARED", Path(__file__).parents[2] / "shared" / "data"))
         / "rxrx1_images"

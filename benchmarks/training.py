@@ -1,7 +1,8 @@
-"""Speed of training, as ratios timed in turn in this one run: python benchmarks/training.py
+"""Speed of training, as ratios of alternating runs: python benchmarks/training.py
 
-Steps of the mean teacher against supervised steps at equal images a step; the input side against a DataLoader that decodes a PNG for each
-view and channel and looks statistics up in a table; bfloat16 against float32; peak memory. The figures go into docs/results.md.
+Compares mean-teacher steps with supervised steps at equal images per step; the input pipeline with a
+DataLoader that decodes a PNG for each view and channel and looks statistics up in a table; and bfloat16 with
+float32. Also prints peak memory. The figures go into docs/results.md.
 """
 
 from __future__ import annotations
@@ -33,31 +34,36 @@ from deepnoise.training.trainer import NoState, Trainer
 
 PROJECT = Path(__file__).resolve().parent.parent
 ROUNDS = 5
-PICTURES = 480
+IMAGES = 480
 SIZE = 64
 
 
-class Images:
+class RandomStore:
     """Random images with the interface of an image store."""
 
     channels = list(CHANNELS)
 
     def __init__(self, size: int = SIZE) -> None:
-        self.array = np.random.default_rng(0).integers(0, 255, (PICTURES, 6, size, size), dtype=np.uint8)
+        self.array = np.random.default_rng(0).integers(0, 255, (IMAGES, 6, size, size), dtype=np.uint8)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(C, H, W) of a site."""
+        return self.array.shape[1:]
 
     def read(self, experiment: str, plate: str, store_rows: np.ndarray | None = None) -> np.ndarray:
-        """(S, C, H, W) counts."""
+        """(S, C, H, W) raw counts."""
         return self.array if store_rows is None else self.array[store_rows]
 
     def checksum(self, experiment: str, plate: str) -> str:
-        """Always the same."""
+        """A constant: the images never change."""
         return "0"
 
 
 def tables() -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Sites of one plate, and statistics."""
-    sites = pd.DataFrame({"id_code": [f"a_1_{i}" for i in range(PICTURES)], "experiment": "a", "plate": "1", "site": 1})
-    sites = sites.assign(well=sites["id_code"], store_row=np.arange(PICTURES), target=True, cell_type=0)
+    """Sites of one plate, and its statistics."""
+    sites = pd.DataFrame({"id_code": [f"a_1_{i}" for i in range(IMAGES)], "experiment": "a", "plate": "1", "site": 1})
+    sites = sites.assign(well=sites["id_code"], store_row=np.arange(IMAGES), target=True, cell_type=0)
     statistics = pd.DataFrame(
         {"experiment": "a", "plate": "1", "channel": list(CHANNELS), "location": 127.0, "scale": 70.0}
     )
@@ -65,64 +71,67 @@ def tables() -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def trainer(changes: dict[str, Any]) -> Trainer:
-    """A trainer on random images, with conf/base and some changes."""
-    given = yaml.safe_load((PROJECT / "conf/base/parameters_training.yml").read_text())["training"]
-    own = replace_values(TrainingParameters.model_validate(given), "training", changes, "benchmark")
+    """A trainer on random images, with some changes to conf/base."""
+    base = yaml.safe_load((PROJECT / "conf/base/parameters_training.yml").read_text())["training"]
+    parameters = replace_values(TrainingParameters.model_validate(base), "training", changes, "benchmark")
     sites, statistics = tables()
     classes = [str(i) for i in range(57)]
-    labels = np.arange(PICTURES) % 57
+    labels = np.arange(IMAGES) % 57
     view = FoldView(
         0, classes, classes[:48], ["a"], sites.assign(label=labels), sites, sites.iloc[:0].assign(label=0.0), ["a/1"]
     )
-    if own.unlabelled_source == "none":
+    if parameters.unlabelled_source == "none":
         view = replace(view, unlabelled=sites.iloc[:0])
-    return Trainer(view, Images(), statistics, own, NoState())
+    return Trainer(view, RandomStore(), statistics, parameters, NoState())
 
 
-def per_step(changes: dict[str, Any]) -> Callable[[], float]:
-    """Seconds a step: of stage 2 where it has epochs, else of stage 1."""
+def timed_step(changes: dict[str, Any]) -> Callable[[], float]:
+    """A function that gives the seconds per step of stage 2 if it has epochs, else of stage 1."""
     common = {"training.batches": "mixed", "training.pretrain.keep": "last", "training.mean_teacher.keep": "last"}
-    made = trainer(common | {"training.pretrain.epochs": 1, "training.mean_teacher.epochs": 0} | changes)
-    if not made.parameters.mean_teacher.epochs:
-        steps = -(-PICTURES // made.parameters.batch_size)
+    step_trainer = trainer(common | {"training.pretrain.epochs": 1, "training.mean_teacher.epochs": 0} | changes)
+    steps = -(-IMAGES // step_trainer.parameters.batch_size)
+    if not step_trainer.parameters.mean_teacher.epochs:
 
-        def first() -> float:
+        def first_stage() -> float:
             started = time.perf_counter()
-            pretrain(made)
+            pretrain(step_trainer)
             return (time.perf_counter() - started) / steps
 
-        return first
-    start = made.trained(made.new_network())
-    steps = -(-PICTURES // made.parameters.batch_size)
+        return first_stage
+    student = step_trainer.trained(step_trainer.new_network())
 
-    def second() -> float:
+    def second_stage() -> float:
         started = time.perf_counter()
-        train_mean_teacher(made, start)
+        train_mean_teacher(step_trainer, student)
         return (time.perf_counter() - started) / steps
 
-    return second
+    return second_stage
 
 
 def in_turn(functions: dict[str, Callable[[], float]]) -> pd.DataFrame:
-    """Seconds of each function, in turn, a row a round."""
+    """Seconds of each function, called in turn, one row per round."""
     for function in functions.values():
         function()
     return pd.DataFrame([{name: function() for name, function in functions.items()} for _ in range(ROUNDS)])
 
 
 def steps() -> None:
-    """48 images a step: all labelled, or half of them unlabelled."""
+    """Time steps of 48 images: all labelled, or half of them unlabelled."""
     teacher = {
         "training.mean_teacher.epochs": 1, "training.batch_size": 24, "training.mean_teacher.unlabelled_ratio": 1.0,
         "training.unlabelled_source": "training",
     }  # fmt: skip
     for backbone in ("test_resnet", "resnet18"):
-        own = {"training.backbone": backbone, "training.augmentation.cutmix": 0.0, "training.augmentation.mixup": 0.0}
+        changes = {
+            "training.backbone": backbone,
+            "training.augmentation.cutmix": 0.0,
+            "training.augmentation.mixup": 0.0,
+        }
         seconds = in_turn(
             {
-                "supervised": per_step(own | {"training.batch_size": 48}),
-                "shared": per_step(own | teacher | {"training.mean_teacher.views": "shared"}),
-                "two": per_step(own | teacher | {"training.mean_teacher.views": "two"}),
+                "supervised": timed_step(changes | {"training.batch_size": 48}),
+                "shared": timed_step(changes | teacher | {"training.mean_teacher.views": "shared"}),
+                "two": timed_step(changes | teacher | {"training.mean_teacher.views": "two"}),
             }
         )
         base = seconds["supervised"]
@@ -137,10 +146,10 @@ def steps() -> None:
 
 
 def precision() -> None:
-    """bfloat16 against float32 on this device."""
+    """Time bfloat16 against float32 on this device."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    own = {"training.backbone": "resnet18" if device == "cuda" else "test_resnet", "training.device": device}
-    seconds = in_turn({p: per_step(own | {"training.precision": p}) for p in ("float32", "bfloat16")})
+    changes = {"training.backbone": "resnet18" if device == "cuda" else "test_resnet", "training.device": device}
+    seconds = in_turn({p: timed_step(changes | {"training.precision": p}) for p in ("float32", "bfloat16")})
     ratio = seconds["float32"] / seconds["bfloat16"]
     print(
         f"bfloat16 on {device}: {ratio.median():.2f} times as fast as float32 ({ratio.min():.2f} to {ratio.max():.2f})"
@@ -149,18 +158,18 @@ def precision() -> None:
         print(f"  {48 / seconds['bfloat16'].median():.0f} images/s")
 
 
-def input_side() -> None:
-    """Three views of each image (labels, consistency, teacher), normalized and as batches of 48."""
-    store, (sites, statistics) = Images(), tables()
+def input_pipeline() -> None:
+    """Time three views of each image (labels, consistency, teacher), normalized and in batches of 48."""
+    store, (sites, statistics) = RandomStore(), tables()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         for i, image in enumerate(store.array):
             for channel, plane in zip(CHANNELS, image, strict=True):
                 Image.fromarray(plane).save(root / f"{i}_{channel}.png")
 
-        class Plain(torch.utils.data.Dataset):
+        class DecodingDataset(torch.utils.data.Dataset):
             def __len__(self) -> int:
-                return PICTURES
+                return IMAGES
 
             def __getitem__(self, i: int) -> list[torch.Tensor]:
                 views = []
@@ -183,11 +192,11 @@ def input_side() -> None:
 
         def plain() -> float:
             started = time.perf_counter()
-            for _ in torch.utils.data.DataLoader(Plain(), batch_size=48, shuffle=True):
+            for _ in torch.utils.data.DataLoader(DecodingDataset(), batch_size=48, shuffle=True):
                 pass
             return time.perf_counter() - started
 
-        files = [tuple(f"{i}_{channel}.png" for channel in CHANNELS) for i in range(PICTURES)]
+        files = [tuple(f"{i}_{channel}.png" for channel in CHANNELS) for i in range(IMAGES)]
         packing = sites[["id_code", "experiment", "plate", "well", "site"]].assign(files=files)
         packed = ImageStoreDataset(root=str(root / "store"))
         packed.save(plan_packing(packing, SiteFiles(Folder(root), list(CHANNELS), packing), checksum=False))
@@ -198,7 +207,7 @@ def input_side() -> None:
 
             def batches() -> float:
                 started = time.perf_counter()
-                order = np.array_split(torch.randperm(PICTURES, generator=generator).numpy(), PICTURES // 48)
+                order = np.array_split(torch.randperm(IMAGES, generator=generator).numpy(), IMAGES // 48)
                 for batch in images.batches(order):
                     x = normalize(batch, "plate")
                     for _ in range(3):
@@ -208,16 +217,16 @@ def input_side() -> None:
             return batches
 
         seconds = in_turn({"plain": plain, "kept": ours(1.0), "read": ours(0.0)})
-    for name, words in (("kept", "kept in memory"), ("read", "read from the store each time")):
+    for name, description in (("kept", "kept in memory"), ("read", "read from the store each time")):
         ratio = seconds["plain"] / seconds[name]
         print(
-            f"input side, images {words}: {PICTURES / seconds[name].median():.0f} images of three views a second, "
-            f"{ratio.median():.1f} times as fast as the plain loader ({ratio.min():.1f} to {ratio.max():.1f})"
+            f"input pipeline, images {description}: {IMAGES / seconds[name].median():.0f} images of three views per second, "
+            f"{ratio.median():.1f} times as fast as the DataLoader ({ratio.min():.1f} to {ratio.max():.1f})"
         )
 
 
 if __name__ == "__main__":
     steps()
-    input_side()
+    input_pipeline()
     precision()
     print(f"peak memory of all this: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB")

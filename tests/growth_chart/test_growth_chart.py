@@ -98,7 +98,7 @@ def test_unknown_settings_and_names_are_refused():
         change(OWN, OWN, {"sites": "both"})
     with pytest.raises(InputError, match="cannot set {'normalization.strategy': 'wells'}: strategy"):
         change(OWN, OWN, {"normalization.strategy": "wells"})
-    with pytest.raises(InputError, match="'training.seed', which is one for all arms: give growth_chart.seeds"):
+    with pytest.raises(InputError, match="'training.seed', which is the same for all arms: give growth_chart.seeds"):
         change(OWN, OWN, {"training.seed": 3})
     with pytest.raises(InputError, match=r"seeds repeats a seed: \[1, 1\]"):
         plan_arms(chart(seeds=[1, 1]), OWN)
@@ -227,7 +227,7 @@ def check_summary(table, records, arms, block, complete):
     assert rows.loc["teacher", "control"] == "plate, trained as long"
     assert rows.loc["sinkhorn", "leak_plate"] == rows.loc["TTA", "leak_plate"]
     text = format_chart(table)
-    assert "over the control of equal compute" in text and "T2 and T3 rows are no headline" in text
+    assert "over the control of equal compute" in text and "T2 and T3 rows are not headline figures" in text
     bars = [arm for trace in draw_ladder(table).data if trace.type == "bar" for arm in trace.y]
     assert sorted(bars) == sorted(table["arm"])
     dots = [arm for trace in draw_scatter(table).data for arm in trace.text]

@@ -1,4 +1,4 @@
-"""Illumination and position: what was planted is found, what was not is left alone."""
+"""Illumination and position: planted effects are recovered, and clean plates are left as they are."""
 
 import numpy as np
 import pandas as pd
@@ -21,14 +21,14 @@ from deepnoise.tables import SCHEMAS, validate_table
 from tests.conftest import MemoryStore
 
 
-def planted(size):
+def planted_field(size):
     axis = np.linspace(-1, 1, size)
     field = 1 - 0.3 * ((axis[:, None] - 0.3) ** 2 + axis[None] ** 2) / 2
     return field / field.mean()
 
 
 def cells(sites, size, field, seed=0, dtype=np.uint16, brightness=20_000):
-    """Sites of random bright discs under one illumination."""
+    """Sites of random bright discs under the same illumination."""
     rng = np.random.default_rng(seed)
     images = np.full((sites, 1, size, size), 0.05)
     y, x = np.mgrid[:size, :size]
@@ -43,19 +43,19 @@ def cells(sites, size, field, seed=0, dtype=np.uint16, brightness=20_000):
 def test_block_means_agree_with_a_double_loop():
     images = np.random.default_rng(0).integers(0, 255, (2, 1, 37, 50)).astype(np.uint8)
     blocks = block_means(images)
-    down, along = (np.linspace(0, n, GRID + 1).round().astype(int) for n in (37, 50))
+    row_edges, column_edges = (np.linspace(0, n, GRID + 1).round().astype(int) for n in (37, 50))
     for i, j in np.ndindex(GRID, GRID):
-        wanted = images[1, 0, down[i] : down[i + 1], along[j] : along[j + 1]].mean()
-        assert blocks[1, 0, i, j] == pytest.approx(wanted, rel=1e-6)
+        block = images[1, 0, row_edges[i] : row_edges[i + 1], column_edges[j] : column_edges[j + 1]]
+        assert blocks[1, 0, i, j] == pytest.approx(block.mean(), rel=1e-6)
     assert block_means(images[..., :9, :9]).shape == (2, 1, 9, 9)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_a_planted_field_is_found_and_taken_out(seed):
-    field = planted(128)
+def test_a_planted_field_is_estimated_and_removed(seed):
+    field = planted_field(128)
     images = cells(300, 128, field, seed)
-    found = full_field(estimate_field(block_means(images)), 128, 128)[0]
-    assert np.abs(found / field - 1).mean() < 0.015 and np.corrcoef(found.ravel(), field.ravel())[0, 1] > 0.98
+    estimate = full_field(estimate_field(block_means(images)), 128, 128)[0]
+    assert np.abs(estimate / field - 1).mean() < 0.015 and np.corrcoef(estimate.ravel(), field.ravel())[0, 1] > 0.98
     store = MemoryStore({("E", "1"): images}, ["c"])
     table = validate_table(
         field_table(estimate_field(block_means(images)), "E", "1", ["c"]), "illumination_fields", "test"
@@ -70,21 +70,21 @@ def test_a_planted_field_is_found_and_taken_out(seed):
 
 
 @pytest.mark.parametrize("sites", [100, 200])
-def test_an_even_plate_keeps_its_images_nearly_as_they_are(sites):
-    """Where cells happen to lie is not taken for illumination."""
+def test_evenly_lit_images_are_hardly_changed(sites):
+    """Where cells happen to be is not mistaken for illumination."""
     deviations = [
         np.abs(estimate_field(block_means(cells(sites, 64, np.ones((64, 64)), s))) - 1).max() for s in range(6)
     ]
     assert np.median(deviations) == 0 and max(deviations) < 0.25
 
 
-def test_too_few_sites_and_a_dark_channel_keep_a_flat_field():
-    images = cells(MIN_SITES - 1, 32, planted(32))
+def test_too_few_sites_or_a_dark_channel_keep_a_flat_field():
+    images = cells(MIN_SITES - 1, 32, planted_field(32))
     assert (estimate_field(block_means(images)) == 1).all()
     assert (estimate_field(np.zeros((MIN_SITES, 1, 4, 4), np.float32)) == 1).all()
 
 
-def test_fields_survive_their_table_and_are_interpolated_between_block_centres():
+def test_fields_are_restored_from_their_table_and_interpolated_between_block_centres():
     field = 1 + 0.1 * np.arange(2 * 3 * 4).reshape(2, 3, 4)
     table = field_table(field, "E", "1", ["a", "b"])
     np.testing.assert_array_equal(field_of(table.sample(frac=1, random_state=0), ["a", "b"]), field)
@@ -96,7 +96,7 @@ def test_fields_survive_their_table_and_are_interpolated_between_block_centres()
     assert (full_field(np.ones((2, 1, 1)), 5, 7) == 1).all()
 
 
-def test_the_corrected_store_keeps_to_the_dtype_and_names_a_plate_without_a_field():
+def test_corrected_images_keep_their_dtype_and_a_plate_without_a_field_is_refused():
     images = np.full((1, 1, 8, 8), 250, np.uint8)
     field = np.ones((1, 2, 2))
     field[0, 0, 0] = 0.5
@@ -109,18 +109,28 @@ def test_the_corrected_store_keeps_to_the_dtype_and_names_a_plate_without_a_fiel
         corrected.read("E", "2")
 
 
-def test_median_polish_finds_planted_effects_under_outliers():
+def test_the_corrected_store_has_the_shape_and_channels_of_the_wrapped_store():
+    class ShapedStore(MemoryStore):
+        shape = (1, 8, 6)
+
+    store = ShapedStore({("E", "1"): np.zeros((2, 1, 8, 6), np.uint8)}, ["c"])
+    corrected = corrected_store(store, field_table(np.ones((1, 2, 2)), "E", "1", ["c"]))
+    assert isinstance(corrected, FlatFieldStore)
+    assert corrected.shape == store.shape == corrected.read("E", "1").shape[1:] and corrected.channels == ["c"]
+
+
+def test_median_polish_recovers_planted_effects_despite_outliers():
     rng = np.random.default_rng(0)
     row, column = rng.normal(0, 3, 8), rng.normal(0, 3, 12)
     grid = 100 + row[:, None] + column[None] + rng.normal(0, 0.1, (8, 12))
     grid[rng.random((8, 12)) < 0.1] += 50
     grid[2, 3] = np.nan
     before = grid.copy()
-    by_row, by_column, residual = median_polish(grid[..., None])
+    row_effect, column_effect, residual = median_polish(grid[..., None])
     np.testing.assert_array_equal(grid, before)
-    np.testing.assert_allclose(by_row[:, 0], row - np.median(row), atol=0.4)
-    np.testing.assert_allclose(by_column[:, 0], column - np.median(column), atol=0.4)
-    overall = np.nanmedian(grid - by_row - by_column.T)
+    np.testing.assert_allclose(row_effect[:, 0], row - np.median(row), atol=0.4)
+    np.testing.assert_allclose(column_effect[:, 0], column - np.median(column), atol=0.4)
+    overall = np.nanmedian(grid - row_effect - column_effect.T)
     assert abs(overall - 100 - np.median(row) - np.median(column)) < 0.5
     assert np.isnan(residual[2, 3, 0]) and np.nanmedian(np.abs(residual)) < 0.2
 
@@ -134,23 +144,23 @@ def test_median_polish_agrees_with_a_plain_loop():
     np.testing.assert_allclose(median_polish(grid[..., None])[2][..., 0], residual, atol=1e-9)
 
 
-def test_position_effects_leave_the_features_and_sites_of_a_well_move_together():
+def test_position_effects_are_removed_and_all_sites_of_a_well_shift_together():
     rng = np.random.default_rng(2)
     rows = [(f"{'ABCDEFGH'[r]}{c + 1:02d}", r, c, s) for r in range(8) for c in range(12) for s in (1, 2)]
     table = pd.DataFrame(rows, columns=["well", "row", "column", "site"]).assign(experiment="E", plate="1")
     table["id_code"] = "E_1_" + table["well"]
-    own = rng.normal(0, 1, len(table))
-    table["feature_x"], table["feature_y"] = own + 2 * table["row"] - table["column"], own
+    signal = rng.normal(0, 1, len(table))
+    table["feature_x"], table["feature_y"] = signal + 2 * table["row"] - table["column"], signal
     features = table.drop(columns=["row", "column"])
     before = features.copy()
     corrected = correct_positions(features)
     pd.testing.assert_frame_equal(features, before)
-    by_row = corrected.groupby(table["row"])["feature_x"].mean()
-    assert by_row.std() < 0.5 < features.groupby(table["row"])["feature_x"].mean().std()
-    moved = features["feature_x"] - corrected["feature_x"]
-    assert moved.groupby(features["well"]).std().max() < 1e-12
+    row_means = corrected.groupby(table["row"])["feature_x"].mean()
+    assert row_means.std() < 0.5 < features.groupby(table["row"])["feature_x"].mean().std()
+    shift = features["feature_x"] - corrected["feature_x"]
+    assert shift.groupby(features["well"]).std().max() < 1e-12
 
 
-def test_a_grid_has_holes_where_there_is_no_well():
+def test_a_grid_is_nan_where_there_is_no_well():
     grid = plate_grid(np.array([[1.0], [2.0]]), np.array([0, 1]), np.array([2, 0]))
     assert grid.shape == (2, 3, 1) and np.isnan(grid).sum() == 4 and grid[1, 0, 0] == 2

@@ -1,4 +1,4 @@
-"""Features of single images: against slow references, and as signs of what was done to an image."""
+"""Features of single images: checked against slow references, and sensitive to what was done to an image."""
 
 import numpy as np
 import pandas as pd
@@ -32,18 +32,19 @@ def test_measurements_agree_with_numpy(dtype):
     np.testing.assert_array_equal(measured["p50"], np.sort(exact.reshape(5, 3, -1))[..., round(0.5 * (27 * 29 - 1))])
     first = [np.diff(exact, axis=a) for a in (2, 3)]
     second = [np.diff(d, axis=a) for d, a in zip(first, (2, 3), strict=True)]
-    for name, parts in (("gradient", first), ("laplace", second)):
-        np.testing.assert_allclose(measured[name], sum(np.abs(p).mean(axis=(2, 3)) for p in parts) / 2, rtol=1e-12)
+    for name, differences in (("gradient", first), ("laplace", second)):
+        expected = sum(np.abs(d).mean(axis=(2, 3)) for d in differences) / 2
+        np.testing.assert_allclose(measured[name], expected, rtol=1e-12)
     np.testing.assert_allclose(measured["saturated"][0, 0], (exact[0, 0] == top).mean())
 
 
-def test_a_bright_pixel_below_the_ceiling_is_no_saturation():
+def test_a_bright_pixel_below_the_ceiling_is_not_saturated():
     images = RNG.integers(0, 200, (1, 1, 32, 32)).astype(np.uint8)
     images[0, 0, :9] = 201
     assert measure_sites(images, histograms(images))["saturated"][0, 0] == 0
 
 
-def test_shrinking_takes_block_means():
+def test_shrinking_averages_blocks():
     images = RNG.integers(0, 255, (2, 20, 26)).astype(np.uint8)
     np.testing.assert_allclose(shrink(images, 13), images.reshape(2, 10, 2, 13, 2).mean(axis=(2, 4)), rtol=1e-6)
     np.testing.assert_array_equal(shrink(images), images)
@@ -60,12 +61,12 @@ def spots(count, size=96, seed=0):
 
 
 @pytest.mark.parametrize("count", [4, 17, 24])
-def test_objects_are_counted_image_by_image(count):
+def test_objects_are_counted_in_each_image(count):
     images = np.stack([spots(count, seed=s) for s in range(3)])
     np.testing.assert_array_equal(count_objects(images, np.full(3, 85.0)), [count] * 3)
 
 
-def test_blur_lowers_the_power_slope_whatever_the_brightness():
+def test_blur_lowers_the_power_slope_and_brightness_does_not_change_it():
     sharp = np.stack([spots(20, seed=s) for s in range(4)])
     slopes = power_slope(sharp)
     blurred = power_slope(ndimage.gaussian_filter(sharp, (0, 1.5, 1.5)))
@@ -90,15 +91,15 @@ def test_power_slope_agrees_with_a_plain_computation():
 def measured_plates():
     wells = wells_of(("1", "2")).assign(well=["B02", "B03", "B04", "B05"] * 2)
     images = {p: (RNG.integers(0, 256, (4, 2, 8, 8)) // int(p)).astype(np.uint8) for p in ("1", "2")}
-    parts = []
-    for plate, own in images.items():
+    tables = []
+    for plate, plate_images in images.items():
         rows = wells[wells["plate"] == plate].assign(site=1)
-        parts.append(site_table(rows, ["a", "b"], measure_sites(own, histograms(own))))
-    return images, wells, pd.concat(parts, ignore_index=True)
+        tables.append(site_table(rows, ["a", "b"], measure_sites(plate_images, histograms(plate_images))))
+    return images, wells, pd.concat(tables, ignore_index=True)
 
 
 @pytest.mark.parametrize("strategy", ["none", "plate", "site"])
-def test_features_are_those_of_normalized_images(strategy):
+def test_normalized_features_equal_those_measured_on_normalized_images(strategy):
     images, wells, features = measured_plates()
     statistics = plate_statistics(levels_of(images, wells), wells, strategy, "all")
     wide = normalize_features(features, statistics)
@@ -107,14 +108,14 @@ def test_features_are_those_of_normalized_images(strategy):
         image = (image - image.mean(axis=(0, 2, 3), keepdims=True)) / image.std(axis=(0, 2, 3), keepdims=True)
     elif strategy == "site":
         image = (image - image.mean(axis=(2, 3), keepdims=True)) / image.std(axis=(2, 3), keepdims=True)
-    own = wide[wide["plate"] == "2"].sort_values("id_code")
-    np.testing.assert_allclose(own["feature_mean_b"], image[:, 1].mean(axis=(1, 2)), atol=1e-12)
-    np.testing.assert_allclose(own["feature_std_a"], image[:, 0].std(axis=(1, 2)), rtol=1e-12)
-    at = np.sort(image[:, 0].reshape(4, -1))[:, round(0.9 * 63)]
-    np.testing.assert_allclose(own["feature_p90_a"], at, atol=1e-12)
+    plate = wide[wide["plate"] == "2"].sort_values("id_code")
+    np.testing.assert_allclose(plate["feature_mean_b"], image[:, 1].mean(axis=(1, 2)), atol=1e-12)
+    np.testing.assert_allclose(plate["feature_std_a"], image[:, 0].std(axis=(1, 2)), rtol=1e-12)
+    p90 = np.sort(image[:, 0].reshape(4, -1))[:, round(0.9 * 63)]
+    np.testing.assert_allclose(plate["feature_p90_a"], p90, atol=1e-12)
 
 
-def test_a_plate_without_statistics_is_named():
+def test_a_plate_without_statistics_is_refused():
     images, wells, features = measured_plates()
     statistics = plate_statistics(levels_of(images, wells), wells, "plate", "all")
     with pytest.raises(InputError, match="plate E/2 has no statistics"):

@@ -15,7 +15,7 @@ def test_a_study_on_the_smoke_profile_goes_on_and_its_result_is_run(tmp_path):
     short = f"{roots},training.pretrain.epochs=2,training.mean_teacher.epochs=0"
     first = kedro("run", "--env", "test", "--pipelines", "tuning", "--params", f"{short},tuning.trials=2")
     second = kedro("run", "--env", "test", "--pipelines", "tuning", "--params", f"{short},tuning.trials=3")
-    assert "0 of 2 trials are done" in first and "2 of 3 trials are done" in second
+    assert "0 of 2 trials are finished" in first and "2 of 3 trials are finished" in second
     reports = tmp_path / "08_reporting" / "smoke"
     assert all(
         list((reports / f"tuned_training_{kind}_plot.png").rglob("*.png"))

@@ -1,4 +1,4 @@
-"""Contact sheets: tiles of sites, a composite and every channel, as one image."""
+"""Contact sheets: a composite and every channel of several sites, in one image."""
 
 from __future__ import annotations
 
@@ -24,16 +24,19 @@ def draw_contact_sheet(
     low: np.ndarray | None = None,
     high: np.ndarray | None = None,
 ) -> Image.Image:
-    """One row a tile: a composite and every channel, each channel on one grey scale for the whole sheet.
+    """Draw one row per tile: a composite, then every channel.
+
+    By default each channel has one grey scale for the whole sheet.
 
     Args:
         tiles: (title, (C, H, W) values) pairs.
         channels: C names.
-        low: (C,) or (T, C) values that are black, for all T tiles or each; None: 0.
-        high: (C,) or (T, C) values that are white; None: the highest 99.7 % quantile of any tile, so that differences of gain are seen.
+        low: Values drawn black, (C,) for all T tiles or (T, C) for each; None: 0.
+        high: Values drawn white, of the same shapes; None: the highest 99.7 % quantile of any tile, which
+            keeps differences in gain visible.
 
     Returns:
-        RGB.
+        An RGB image.
     """
     count = (len(tiles), len(channels))
     black = np.broadcast_to(np.zeros(count) if low is None else low, count)
@@ -45,9 +48,9 @@ def draw_contact_sheet(
     colours = np.array(CHANNEL_COLOURS)[np.arange(len(channels)) % len(CHANNEL_COLOURS)]
     for row, (title, tile), dark, bright in zip(axes, tiles, black, white, strict=True):
         span = np.maximum(bright - dark, 1e-6)
-        shown = np.clip((tile - dark[:, None, None]) / span[:, None, None], 0, 1)
-        row[0].imshow(np.clip(np.einsum("chw,ck->hwk", shown, colours) / 2, 0, 1))
-        for axis, image in zip(row[1:], shown, strict=True):
+        brightness = np.clip((tile - dark[:, None, None]) / span[:, None, None], 0, 1)
+        row[0].imshow(np.clip(np.einsum("chw,ck->hwk", brightness, colours) / 2, 0, 1))
+        for axis, image in zip(row[1:], brightness, strict=True):
             axis.imshow(image, cmap="gray", vmin=0, vmax=1)
         row[0].set_ylabel(title, fontsize=8, rotation=0, ha="right", va="center")
         for axis in row:
@@ -59,7 +62,7 @@ def draw_contact_sheet(
 
 
 def rendered(figure: Figure) -> Image.Image:
-    """A matplotlib figure as an image."""
+    """Render a matplotlib figure as an image."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())

@@ -1,7 +1,7 @@
-"""What all interactive figures share: colours that colour-blind readers tell apart, and a layout that fits any width.
+"""Colours that colour-blind readers can distinguish, and the style shared by all interactive figures.
 
-Figures are plotly's: drawn by the page that shows them, at its width and with text of readable size, so panels stand below one
-another, never side by side.
+These are plotly figures. The page draws them at its own width with text of readable size, so panels are
+stacked vertically, never side by side.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ TIER_COLOURS = {
     "T3": "#CC79A7",
     "T2+T3": "#D55E00",
 }
-"""Tier of knowledge -> colour; a tier that is not named here is black."""
+"""Tier -> colour; a tier that is not listed is black."""
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
-"""Eight colours that colour-blind readers tell apart (Okabe and Ito 2008)."""
+"""Eight colours that colour-blind readers can distinguish (Okabe and Ito 2008)."""
 
 REST = "#D0D0D0"
-"""For what is not named."""
+"""Grey, for items without a colour of their own."""
 
 
 def tier_colour(tier: str) -> str:
@@ -34,12 +34,12 @@ def tier_colour(tier: str) -> str:
 
 
 def new_figure(height: int, titles: Sequence[str] = ("",), heights: Sequence[float] | None = None) -> go.Figure:
-    """An empty figure with panels below one another.
+    """An empty figure with vertically stacked panels.
 
     Args:
         height: Pixels.
-        titles: One a panel.
-        heights: Share of each panel; None: all the same.
+        titles: One per panel.
+        heights: Relative height of each panel; None: all equal.
     """
     figure = make_subplots(
         rows=len(titles),
@@ -64,7 +64,7 @@ def new_figure(height: int, titles: Sequence[str] = ("",), heights: Sequence[flo
 
 
 def say(text: str) -> go.Figure:
-    """A figure that holds a sentence, where there is nothing to draw."""
+    """A figure with only a sentence, for when there is nothing to draw."""
     figure = new_figure(120)
     figure.add_annotation(text=text, showarrow=False, x=0.5, y=0.5, xref="paper", yref="paper")
     figure.update_xaxes(visible=False)
@@ -73,5 +73,5 @@ def say(text: str) -> go.Figure:
 
 
 def words(name: str) -> str:
-    """A name as it is read: ``group_filter`` -> "group filter"."""
+    """A name in plain words: ``group_filter`` -> "group filter"."""
     return name.replace("_", " ")

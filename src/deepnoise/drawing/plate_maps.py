@@ -1,4 +1,4 @@
-"""Heat maps in the plate's own geometry, one thing at a time. Colours (viridis) are readable by the colour-blind."""
+"""Heat maps in the geometry of the plate, one layer at a time, in colours that colour-blind people can read."""
 
 from __future__ import annotations
 
@@ -11,72 +11,73 @@ from plotly.subplots import make_subplots
 
 from deepnoise.wells import PLATE_FORMATS, places, plate_format_of, row_name
 
-ACROSS = 3
-"""Plates beside one another."""
-SHOWN = 12
-"""Plates in a figure, at most."""
+PLATES_PER_ROW = 3
+"""Most plates side by side."""
+MAX_PLATES = 12
+"""Most plates in a figure."""
 
 
-def spread(plates: Sequence[tuple[str, str]], number: int = SHOWN) -> list[tuple[str, str]]:
-    """At most so many of the plates, evenly from first to last."""
+def spread(plates: Sequence[tuple[str, str]], number: int = MAX_PLATES) -> list[tuple[str, str]]:
+    """At most ``number`` of the plates, evenly spaced from first to last."""
     return [plates[i] for i in np.unique(np.linspace(0, len(plates) - 1, number).round().astype(int))] if plates else []
 
 
 def draw_plate_maps(
-    layers: Mapping[str, pd.Series], shown: Sequence[tuple[str, str]], limits: tuple[float, float] | None = None
+    layers: Mapping[str, pd.Series], plates: Sequence[tuple[str, str]], limits: tuple[float, float] | None = None
 ) -> go.Figure:
-    """Plates beside one another; a menu chooses the layer.
+    """Plates side by side; a menu selects the layer.
 
     Args:
         layers: Name -> values by (experiment, plate, well).
-        shown: (experiment, plate) of the plates.
-        limits: Values of the darkest and the brightest colour; None: the 2 % and the 98 % quantile of each plate and layer.
+        plates: (experiment, plate) of the plates to draw.
+        limits: Values of the darkest and the brightest colour; None: the 2 % and the 98 % quantile of each
+            plate and layer.
     """
     rows, columns = PLATE_FORMATS[
-        plate_format_of(sorted({well for v in layers.values() for well in v.index.levels[2]}))
+        plate_format_of(sorted({well for values in layers.values() for well in values.index.levels[2]}))
     ]
-    across = min(ACROSS, len(shown))
-    down = -(-len(shown) // across)
-    height = 90 + down * 210
+    grid_columns = min(PLATES_PER_ROW, len(plates))
+    grid_rows = -(-len(plates) // grid_columns)
+    height = 90 + grid_rows * 210
     figure = make_subplots(
-        rows=down,
-        cols=across,
-        subplot_titles=[f"{experiment} / {plate}" for experiment, plate in shown],
-        vertical_spacing=min(0.9 / down, 50 / height),
+        rows=grid_rows,
+        cols=grid_columns,
+        subplot_titles=[f"{experiment} / {plate}" for experiment, plate in plates],
+        vertical_spacing=min(0.9 / grid_rows, 50 / height),
         horizontal_spacing=0.04,
     )
-    owners: list[str] = []
+    layer_of_trace: list[str] = []
     for layer, values in layers.items():
-        for place, (experiment, plate) in enumerate(shown):
+        for position, (experiment, plate) in enumerate(plates):
             grid = np.full((rows, columns), np.nan)
             colour = grid.copy()
             if (experiment, plate) in values.index:
-                own = values.loc[experiment, plate]
-                low, high = limits or np.quantile(own, [0.02, 0.98])
-                where = places(own.index)
-                grid[where] = own.to_numpy(float)
-                colour[where] = np.clip((own.to_numpy(float) - low) / max(high - low, 1e-9), 0, 1)
+                plate_values = values.loc[experiment, plate]
+                low, high = limits or np.quantile(plate_values, [0.02, 0.98])
+                wells = places(plate_values.index)
+                grid[wells] = plate_values.to_numpy(float)
+                colour[wells] = np.clip((plate_values.to_numpy(float) - low) / max(high - low, 1e-9), 0, 1)
             figure.add_heatmap(
-                z=_listed(colour, 3),
-                customdata=_listed(grid, 3 if limits else 1),
+                z=_rounded_lists(colour, 3),
+                customdata=_rounded_lists(grid, 3 if limits else 1),
                 x=[f"{c + 1:02d}" for c in range(columns)],
                 y=[row_name(r) for r in range(rows)],
                 colorscale="Viridis",
                 zmin=0,
                 zmax=1,
-                showscale=place == 0,
+                showscale=position == 0,
                 colorbar={"thickness": 10, "tickvals": [0, 1], "ticktext": ["low", "high"]},
                 hovertemplate=f"{experiment}/{plate} %{{y}}%{{x}}: %{{customdata}}<extra>{layer}</extra>",
                 hoverongaps=False,
                 xgap=1,
                 ygap=1,
-                visible=not owners or owners[0] == layer,
-                row=place // across + 1,
-                col=place % across + 1,
+                visible=not layer_of_trace or layer_of_trace[0] == layer,
+                row=position // grid_columns + 1,
+                col=position % grid_columns + 1,
             )
-            owners.append(layer)
+            layer_of_trace.append(layer)
     buttons = [
-        {"label": layer, "method": "restyle", "args": ["visible", [owner == layer for owner in owners]]}
+        {"label": layer, "method": "restyle", "args": ["visible", [drawn == layer for drawn in layer_of_trace]]}
         for layer in layers
     ]
     figure.update_xaxes(type="category", tickfont_size=8, tickangle=0, dtick=max(1, columns // 6), showgrid=False)
@@ -93,6 +94,6 @@ def draw_plate_maps(
     return figure
 
 
-def _listed(values: np.ndarray, digits: int) -> list[list[float | None]]:
-    """Rounded, as lists: a place without a well is None."""
+def _rounded_lists(values: np.ndarray, digits: int) -> list[list[float | None]]:
+    """Rounded values as lists; None where there is no well."""
     return [[None if np.isnan(v) else round(float(v), digits) for v in row] for row in values]

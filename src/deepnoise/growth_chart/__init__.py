@@ -1,1 +1,1 @@
-"""What each step of the method adds: arms, each a network and a way to read it, on one split with the same seeds."""
+"""What each step of the method adds: networks trained and read in different ways, on one split with the same seeds."""

@@ -1,4 +1,4 @@
-"""Which arms a growth chart has, and with which parameters each is trained and read."""
+"""The arms of a growth chart, and the settings with which each is trained and read."""
 
 from __future__ import annotations
 
@@ -15,21 +15,27 @@ from deepnoise.parameters import (
     replace_values,
 )
 
-OWN = "own"
-"""Value of a setting that stands for what the environment's own parameters say."""
+FROM_ENVIRONMENT = "own"
+"""Value of a setting that stands for the value in the environment's parameters."""
 FIXED = {
     "normalization.illumination": "images are corrected as normalization was run",
-    "normalization.position_correction": "it is for hand features, which no arm reads",
+    "normalization.position_correction": "it applies to hand features, which no arm uses",
     "training.seed": "give growth_chart.seeds",
 }
 """Parameters that no step can change, and why."""
+READING_VALUES = {
+    "sites": ("one", "all"),
+    "views": ("none", "dihedral"),
+    "adabn": ("auto", "none", "experiment", "plate"),
+}
+"""Allowed values of the settings that say how the images of an arm are read."""
 BACKWARD = 2
-"""A backward pass costs about as much as two forward passes."""
+"""Cost of a backward pass in forward passes."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What makes the network of an arm, and how its images are read."""
+    """How the network of an arm is trained, and how its images are read."""
 
     normalization: NormalizationParameters
     training: TrainingParameters
@@ -45,7 +51,7 @@ class Arm:
     name: str
     kind: str  # step | control | transductive | design | leave_one_out
     settings: Settings
-    reference: str  # arm that its gain is over; "" for the first
+    reference: str  # arm that its gain is measured against; "" for the first
     control: str = ""  # arm of equal compute
     balancing: str = ""  # step of plate balancing whose call is scored
 
@@ -56,105 +62,121 @@ class Arm:
 
 
 def forward_passes(training: TrainingParameters) -> float:
-    """Cost of a training in forward passes for each labelled site; a backward pass counts as two forward ones."""
-    student, stage = 1 + BACKWARD, training.mean_teacher
-    both = 1 + (stage.unlabelled_ratio if training.unlabelled_source != "none" else 0)
-    taught = student * (both if stage.views == "shared" else 1 + both) + both
-    return training.pretrain.epochs * student + stage.epochs * taught
+    """Cost of a training in forward passes per labelled site; a backward pass counts as two."""
+    student_cost, stage = 1 + BACKWARD, training.mean_teacher
+    images = 1 + (stage.unlabelled_ratio if training.unlabelled_source != "none" else 0)  # labelled and unlabelled
+    student_images = images if stage.views == "shared" else 1 + images
+    stage_cost = student_cost * student_images + images  # the teacher runs forward only
+    return training.pretrain.epochs * student_cost + stage.epochs * stage_cost
 
 
-def change(settings: Settings, own: Settings, changes: dict[str, Any]) -> Settings:
-    """Settings with some changed.
+def change(settings: Settings, environment: Settings, changes: dict[str, Any]) -> Settings:
+    """A copy of the settings with some values changed.
 
     Args:
-        settings: To start from.
-        own: Of the environment; what the value ``own`` stands for.
-        changes: Dotted names, ``normalization.strategy`` or ``training.head.name``, or ``sites``, ``views`` and ``adabn``.
+        settings: Settings to start from.
+        environment: Settings of the environment, for which the value ``own`` stands.
+        changes: New values by name: a dotted name such as ``normalization.strategy`` or
+            ``training.head.name``, or ``sites``, ``views`` or ``adabn``.
 
     Raises:
-        InputError: An unknown name, a wrong value, or one that no arm can have of its own.
+        InputError: An unknown name, an invalid value, or a parameter that is the same for all arms.
     """
-    owned = {"normalization": own.normalization.model_dump(), "training": own.training.model_dump()}
+    environment_values = {
+        "normalization": environment.normalization.model_dump(),
+        "training": environment.training.model_dump(),
+    }
     reading = {"sites": settings.sites, "views": settings.views, "adabn": settings.adabn}
-    where = "growth_chart"
-    wanted: dict[str, dict[str, Any]] = {"normalization": {}, "training": {}}
+    location = "growth_chart"
+    new_values: dict[str, dict[str, Any]] = {"normalization": {}, "training": {}}
     for name, value in changes.items():
         if name in FIXED:
-            raise InputError(f"growth_chart changes {name!r}, which is one for all arms: {FIXED[name]}")
+            raise InputError(f"growth_chart changes {name!r}, which is the same for all arms: {FIXED[name]}")
         if name in reading:
-            allowed = {
-                "sites": ("one", "all"),
-                "views": ("none", "dihedral"),
-                "adabn": ("auto", "none", "experiment", "plate"),
-            }[name]
-            reading[name] = getattr(own, name) if value == OWN else value
-            if reading[name] not in allowed:
-                raise InputError(f"growth_chart: {name} is {value!r}; allowed: {', '.join(allowed)}")
+            reading[name] = getattr(environment, name) if value == FROM_ENVIRONMENT else value
+            if reading[name] not in READING_VALUES[name]:
+                raise InputError(f"growth_chart: {name} is {value!r}; allowed: {', '.join(READING_VALUES[name])}")
             continue
-        holder, last = find_value(owned, name, where)
-        wanted[name.split(".")[0]][name] = holder[last] if value == OWN else value
-    normalization = replace_values(settings.normalization, "normalization", wanted["normalization"], where)
-    training = replace_values(settings.training, "training", wanted["training"], where)
+        block, key = find_value(environment_values, name, location)
+        new_values[name.split(".")[0]][name] = block[key] if value == FROM_ENVIRONMENT else value
+    normalization = replace_values(settings.normalization, "normalization", new_values["normalization"], location)
+    training = replace_values(settings.training, "training", new_values["training"], location)
     return Settings(normalization, training, reading["sites"], reading["views"], reading["adabn"])
 
 
-def plan_arms(parameters: GrowthChartParameters, own: Settings) -> list[Arm]:
+def plan_arms(parameters: GrowthChartParameters, environment: Settings) -> list[Arm]:
     """All arms in the order of the chart.
 
-    The steps are switched on in turn. A step that only trains longer gets a control: the arm before it, trained as long. Each
-    step that is not overwritten by a later one is also left out of the full model; transductive arms and the steps of plate balancing
-    start from the full model.
+    The steps are switched on in turn. A step that only trains longer gets a control: the arm before it,
+    trained for as long. Each step that no later step overrides is also left out of the full model.
+    Transductive arms and the steps of plate balancing start from the full model.
 
     Args:
         parameters: The block ``growth_chart``.
-        own: Settings of the environment.
+        environment: Settings of the environment.
+
+    Raises:
+        InputError: Two arms with one name, a repeated seed, or a step that :func:`change` refuses.
     """
-    settings = change(own, own, parameters.start)
-    arms = [Arm(parameters.start_name, "step", settings, "")]
-    before: dict[str, Any] = dict(parameters.start)
-    undone: dict[str, tuple[str, dict[str, Any]]] = {}  # last step of each setting -> how to undo it
-    for step in parameters.steps:
-        last = arms[-1] if arms[-1].kind == "step" else arms[-2]
-        settings = change(last.settings, own, step.set)
-        control = longer(last, settings)
-        arm = Arm(step.step, "step", settings, last.name, control.name if control else "")
-        arms += [control, arm] if control else [arm]
-        for name in step.set:
-            undone = {key: value for key, value in undone.items() if name not in value[1]}
-        undone[step.step] = (step.step, {name: before.get(name, OWN) for name in step.set})
-        before |= step.set
+    arms = _step_arms(parameters, environment)
     full = arms[-1]
-    # one read only the first seen before: leaving out "experiment normalization" is not asked once plates are normalized
-    for name, undo in undone.values():
-        settings = change(full.settings, own, undo)
-        control = longer(Arm("", "control", settings, ""), full.settings)
-        settings = control.settings if control else settings
-        arms.append(Arm(f"full without {name}", "leave_one_out", settings, full.name))
+    arms += _leave_one_out_arms(parameters, environment, full)
     for step in parameters.transductive:
-        arms.append(Arm(step.step, "transductive", change(full.settings, own, step.set), full.name))
+        settings = change(full.settings, environment, step.set)
+        arms.append(Arm(step.step, "transductive", settings, full.name))
     for balancing in parameters.design:
         arms.append(Arm(balancing.replace("_", " "), "design", full.settings, full.name, balancing=balancing))
     names = [slug(arm.name) for arm in arms]
-    twice = {name for name in names if names.count(name) > 1}
-    if twice:
-        raise InputError(f"growth_chart has two arms called {min(twice)!r}; give each step a name of its own")
+    repeated = {name for name in names if names.count(name) > 1}
+    if repeated:
+        raise InputError(f"growth_chart has two arms called {min(repeated)!r}; give each step a unique name")
     if len(set(parameters.seeds)) < len(parameters.seeds):
-        raise InputError(f"growth_chart.seeds repeats a seed: {parameters.seeds}")
+        raise InputError(f"growth_chart.seeds repeats a seed: {parameters.seeds}; list each seed once")
+    return arms
+
+
+def _step_arms(parameters: GrowthChartParameters, environment: Settings) -> list[Arm]:
+    """The first arm, then one per step, each after its control of equal compute if it has one."""
+    arms = [Arm(parameters.start_name, "step", change(environment, environment, parameters.start), "")]
+    for step in parameters.steps:
+        before = arms[-1]
+        settings = change(before.settings, environment, step.set)
+        control = longer(before, settings)
+        arm = Arm(step.step, "step", settings, before.name, control.name if control else "")
+        arms += [control, arm] if control else [arm]
+    return arms
+
+
+def _leave_one_out_arms(parameters: GrowthChartParameters, environment: Settings, full: Arm) -> list[Arm]:
+    """The full model without one step, for each step that no later step overrides, at the full model's compute."""
+    before: dict[str, Any] = dict(parameters.start)
+    undo_of_step: dict[str, dict[str, Any]] = {}  # step -> changes that undo it
+    for step in parameters.steps:
+        # leaving out "experiment normalization" has no effect once plates are normalized
+        undo_of_step = {name: undo for name, undo in undo_of_step.items() if not undo.keys() & step.set.keys()}
+        undo_of_step[step.step] = {name: before.get(name, FROM_ENVIRONMENT) for name in step.set}
+        before |= step.set
+    arms = []
+    for step_name, undo in undo_of_step.items():
+        settings = change(full.settings, environment, undo)
+        control = longer(Arm("", "control", settings, ""), full.settings)
+        settings = control.settings if control else settings
+        arms.append(Arm(f"full without {step_name}", "leave_one_out", settings, full.name))
     return arms
 
 
 def slug(name: str) -> str:
-    """An arm's name as it stands in a file name."""
+    """An arm's name as it appears in file names."""
     return re.sub(r"[^0-9A-Za-z]+", "_", name).strip("_")
 
 
 def longer(before: Arm, after: Settings) -> Arm | None:
-    """The arm before a step, trained as long as the step does; None where the step costs nothing more."""
+    """The arm before a step, trained for as long as the step; None if the step costs no more."""
     training = before.settings.training
-    wanted = forward_passes(after.training)
-    if wanted <= 1.05 * forward_passes(training):
+    target_cost = forward_passes(after.training)
+    if target_cost <= 1.05 * forward_passes(training):
         return None
-    epochs = round(training.pretrain.epochs + (wanted - forward_passes(training)) / (1 + BACKWARD))
+    epochs = round(training.pretrain.epochs + (target_cost - forward_passes(training)) / (1 + BACKWARD))
     stage = training.pretrain.model_copy(update={"epochs": epochs})
     settings = replace(before.settings, training=training.model_copy(update={"pretrain": stage}))
     return Arm(f"{before.name}, trained as long", "control", settings, before.name)

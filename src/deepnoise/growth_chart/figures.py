@@ -1,4 +1,4 @@
-"""Figures of the growth chart: the ladder of its arms, and signal against leak."""
+"""Figures of the growth chart: the accuracy of every arm, and signal against leak."""
 
 from __future__ import annotations
 
@@ -17,28 +17,31 @@ MARKERS = {
 
 
 def draw_ladder(table: pd.DataFrame) -> go.Figure:
-    """Top-1 of every arm with the range of its seeds; tiers by colour, controls hatched.
+    """Draw the top-1 of every arm with the range over its seeds; tiers by colour, controls hatched.
 
     Args:
         table: The table ``growth_chart``.
     """
     figure = new_figure(26 * len(table) + 140)
-    for tier, own in table.groupby("tier", sort=False):
-        hatched = own["kind"].isin(["control", "leave_one_out"])
+    for tier, arms in table.groupby("tier", sort=False):
+        hatched = arms["kind"].isin(["control", "leave_one_out"])
         figure.add_bar(
-            y=own["arm"].tolist(),
-            x=own["top1"].tolist(),
+            y=arms["arm"].tolist(),
+            x=arms["top1"].tolist(),
             orientation="h",
             name=f"tier {tier}",
-            marker={"color": tier_colour(str(tier)), "pattern": {"shape": ["/" if h else "" for h in hatched]}},
+            marker={
+                "color": tier_colour(str(tier)),
+                "pattern": {"shape": ["/" if arm_hatched else "" for arm_hatched in hatched]},
+            },
             error_x={
                 "type": "data",
                 "symmetric": False,
-                "array": (own["top1_high"] - own["top1"]).tolist(),
-                "arrayminus": (own["top1"] - own["top1_low"]).tolist(),
+                "array": (arms["top1_high"] - arms["top1"]).tolist(),
+                "arrayminus": (arms["top1"] - arms["top1_low"]).tolist(),
                 "color": "#333333",
             },
-            text=[f"{v:.1%}" for v in own["top1"]],
+            text=[f"{top1:.1%}" for top1 in arms["top1"]],
             textposition="inside",
             insidetextanchor="middle",
         )
@@ -49,38 +52,40 @@ def draw_ladder(table: pd.DataFrame) -> go.Figure:
         name="chance",
         marker={"symbol": "line-ns", "size": 14, "line": {"width": 2, "color": "black"}},
     )
-    figure.update_xaxes(title_text="top-1 by well (line: range of the seeds)", tickformat=".0%", rangemode="tozero")
+    figure.update_xaxes(title_text="top-1 by well (line: range over seeds)", tickformat=".0%", rangemode="tozero")
     figure.update_yaxes(categoryorder="array", categoryarray=table["arm"].tolist()[::-1])
     return figure
 
 
 def draw_scatter(table: pd.DataFrame) -> go.Figure:
-    """Signal against leak: top-1 over the experiment probe of the same embeddings.
+    """Draw signal against leak: top-1 against the accuracy of the experiment probe on the same embeddings.
 
     Args:
         table: The table ``growth_chart``; arms without a leak probe are left out.
     """
-    drawn = table.dropna(subset=["leak_experiment"])
-    if drawn.empty:
+    probed = table.dropna(subset=["leak_experiment"])
+    if probed.empty:
         return say("no arm has a leak probe of the experiment")
     figure = new_figure(480)
-    for (tier, kind), own in drawn.groupby(["tier", "kind"], sort=False):
+    for (tier, arm_type), arms in probed.groupby(["tier", "kind"], sort=False):
         figure.add_scatter(
-            x=own["leak_experiment"].tolist(),
-            y=own["top1"].tolist(),
+            x=arms["leak_experiment"].tolist(),
+            y=arms["top1"].tolist(),
             mode="markers+text",
-            name=f"{kind}, {tier}".replace("_", " "),
-            text=own["arm"].tolist(),
+            name=f"{arm_type}, {tier}".replace("_", " "),
+            text=arms["arm"].tolist(),
             textposition="top center",
             textfont_size=9,
-            marker={"color": tier_colour(str(tier)), "symbol": MARKERS[str(kind)], "size": 10},
+            marker={"color": tier_colour(str(tier)), "symbol": MARKERS[str(arm_type)], "size": 10},
             cliponaxis=False,
         )
     figure.add_vline(
-        x=float(drawn["leak_experiment_chance"].iloc[0]),
+        x=float(probed["leak_experiment_chance"].iloc[0]),
         line={"dash": "dot", "color": "black"},
         annotation_text="chance",
     )
-    figure.update_xaxes(title_text="leak: experiment named from the embedding", tickformat=".0%")
+    figure.update_xaxes(
+        title_text="leak: experiment predicted from the embedding (balanced accuracy)", tickformat=".0%"
+    )
     figure.update_yaxes(title_text="signal: top-1 by well", tickformat=".0%")
     return figure

@@ -1,1 +1,1 @@
-"""Statistics that take technical brightness out of an image, and the intensity features they are seen by."""
+"""Statistics that remove technical brightness from images, intensity features, and plate quality."""

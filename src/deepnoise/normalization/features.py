@@ -1,4 +1,4 @@
-"""Intensity, texture and quality of single images, and what normalization makes of them."""
+"""Intensity, texture and quality of single images, raw and as they would be after normalization."""
 
 from __future__ import annotations
 
@@ -12,58 +12,58 @@ from deepnoise.normalization.statistics import QUANTILES, moments, quantiles
 from deepnoise.tables import FEATURE
 
 SCALE_FEATURES = ("std", "gradient", "laplace")
-"""Features that a gain multiplies and an offset leaves alone; mean and quantiles shift with the offset too."""
+"""Features that scale with a gain and ignore an offset; the mean and the quantiles follow both."""
 QUALITY_SIZE = 256
-"""Images are brought to at most this many px a side before focus and objects are measured."""
+"""Largest side, in px, of the images on which focus and objects are measured."""
 RINGS = 12
-"""Rings of spatial frequency that a power spectrum is averaged over."""
+"""Number of rings of spatial frequency over which a power spectrum is averaged."""
 
 
 def measure_sites(images: np.ndarray, counts: np.ndarray) -> dict[str, np.ndarray]:
-    """Intensity, texture and quality of every image.
+    """Measure intensity, texture and quality of every image.
 
     Args:
         images: (S, C, H, W) uint8 or uint16 raw counts.
-        counts: (S, C, L) of :func:`deepnoise.normalization.statistics.histograms`.
+        counts: (S, C, L) from :func:`deepnoise.normalization.statistics.histograms`.
 
     Returns:
-        float64 (S, C) each: mean, std, quantiles (nearest rank), ``gradient`` and ``laplace`` (mean absolute first and
-        second difference along both axes, grey levels), ``focus`` (:func:`power_slope`), ``saturated`` (share of pixels
-        at the highest level, where that is the highest of an 8, 10, 12, 14 or 16 bit camera) and ``objects``
-        (:func:`count_objects`).
+        Feature -> (S, C) float64: mean, std, quantiles (nearest rank), ``gradient`` and ``laplace`` (mean
+        absolute first and second difference along both axes, grey levels), ``focus`` (:func:`power_slope`),
+        ``saturated`` (share of pixels at the highest level, if that is the highest level of an 8, 10, 12, 14
+        or 16 bit camera) and ``objects`` (:func:`count_objects`).
     """
     sites, channels, height, width = images.shape
     measured: dict[str, np.ndarray] = {}
     measured["mean"], measured["std"] = moments(counts)
-    at = quantiles(counts, np.array(list(QUANTILES.values()))).astype(np.float64)
-    measured |= {name: at[..., i] for i, name in enumerate(QUANTILES)}
+    percentiles = quantiles(counts, np.array(list(QUANTILES.values()))).astype(np.float64)
+    measured |= {name: percentiles[..., i] for i, name in enumerate(QUANTILES)}
     highest = counts.shape[-1] - 1 - np.argmax(counts[..., ::-1] > 0, axis=-1)
-    ceiling = np.isin(highest, CEILINGS[str(images.dtype)])
-    top = np.take_along_axis(counts, highest[..., None], axis=-1)[..., 0]
-    measured["saturated"] = np.where(ceiling, top / (height * width), 0.0)
+    is_ceiling = np.isin(highest, CEILINGS[str(images.dtype)])
+    pixels_at_highest = np.take_along_axis(counts, highest[..., None], axis=-1)[..., 0]
+    measured["saturated"] = np.where(is_ceiling, pixels_at_highest / (height * width), 0.0)
     measured["gradient"], measured["laplace"] = np.empty((sites, channels)), np.empty((sites, channels))
     signed = np.int16 if images.dtype == np.uint8 else np.int32
-    for s in range(sites):  # one site at a time: the working memory is that of one site
+    for s in range(sites):  # one site at a time, to bound the working memory
         planes = images[s].astype(signed)
-        down, along = planes[:, 1:] - planes[:, :-1], planes[:, :, 1:] - planes[:, :, :-1]
-        measured["gradient"][s] = (_mean_size(down) + _mean_size(along)) / 2
-        second = down[:, 1:] - down[:, :-1], along[:, :, 1:] - along[:, :, :-1]
-        measured["laplace"][s] = (_mean_size(second[0]) + _mean_size(second[1])) / 2
-    small = shrink(images.reshape(-1, height, width))
-    measured["focus"] = power_slope(small).reshape(sites, channels)
+        down, across = planes[:, 1:] - planes[:, :-1], planes[:, :, 1:] - planes[:, :, :-1]
+        measured["gradient"][s] = (_mean_absolute(down) + _mean_absolute(across)) / 2
+        second = down[:, 1:] - down[:, :-1], across[:, :, 1:] - across[:, :, :-1]
+        measured["laplace"][s] = (_mean_absolute(second[0]) + _mean_absolute(second[1])) / 2
+    shrunk = shrink(images.reshape(-1, height, width))
+    measured["focus"] = power_slope(shrunk).reshape(sites, channels)
     half_way = (measured["p10"] + measured["p99"]) / 2
     above_noise = measured["p50"] + 0.5 * measured["laplace"]
-    measured["objects"] = count_objects(small, np.maximum(half_way, above_noise).ravel()).reshape(sites, channels)
+    measured["objects"] = count_objects(shrunk, np.maximum(half_way, above_noise).ravel()).reshape(sites, channels)
     return measured
 
 
-def _mean_size(values: np.ndarray) -> np.ndarray:
-    """(C,) mean absolute value of (C, ...) whole numbers."""
+def _mean_absolute(values: np.ndarray) -> np.ndarray:
+    """(C,) mean absolute value of (C, ...) integers."""
     return np.asarray(np.abs(values).reshape(len(values), -1).sum(axis=1, dtype=np.int64) / (values[0].size or 1))
 
 
 def shrink(images: np.ndarray, size: int = QUALITY_SIZE) -> np.ndarray:
-    """(N, h, w) float32 block means of (N, H, W) images, at most ``size`` px a side."""
+    """(N, h, w) float32 block means of (N, H, W) images, at most ``size`` px per side."""
     count, height, width = images.shape
     step = -(-max(height, width) // size)
     total = np.zeros((count, height // step, width // step), np.float32)
@@ -74,7 +74,9 @@ def shrink(images: np.ndarray, size: int = QUALITY_SIZE) -> np.ndarray:
 
 
 def power_slope(images: np.ndarray) -> np.ndarray:
-    """Slope of log power against log spatial frequency: the lower, the more blurred (Bray et al. 2012, J. Biomol. Screen. 17, 266).
+    """Slope of log power against log spatial frequency; lower means more blurred.
+
+    Source: Bray et al. 2012, J. Biomol. Screen. 17, 266.
 
     Args:
         images: (N, H, W) float32.
@@ -88,60 +90,61 @@ def power_slope(images: np.ndarray) -> np.ndarray:
     spectrum = fft.rfft2(centred * window.astype(np.float32))
     power = (spectrum.real**2 + spectrum.imag**2).reshape(count, -1)
     radius = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
-    # rings of equal width in log frequency, from two periods an image to the Nyquist limit
+    # rings of equal width in log frequency, from two periods per image to the Nyquist limit
     edges = np.geomspace(2 / min(height, width), 0.5, RINGS + 1)
     ring = np.digitize(radius, edges).ravel() - 1
-    inside = (ring >= 0) & (ring < RINGS)
-    members = sparse.csr_array(
-        (np.ones(inside.sum()), (np.flatnonzero(inside), ring[inside])), shape=(len(ring), RINGS)
+    in_ring = (ring >= 0) & (ring < RINGS)
+    membership = sparse.csr_array(
+        (np.ones(in_ring.sum()), (np.flatnonzero(in_ring), ring[in_ring])), shape=(len(ring), RINGS)
     )
-    size = np.bincount(ring[inside], minlength=RINGS)
-    mean = np.asarray(power @ members)[:, size > 0] / size[size > 0]
-    x = np.log(np.sqrt(edges[1:] * edges[:-1]))[size > 0]
-    x -= x.mean()
+    size = np.bincount(ring[in_ring], minlength=RINGS)
+    mean_power = np.asarray(power @ membership)[:, size > 0] / size[size > 0]
+    log_frequency = np.log(np.sqrt(edges[1:] * edges[:-1]))[size > 0]
+    log_frequency -= log_frequency.mean()
     with np.errstate(divide="ignore", invalid="ignore"):
-        slopes = np.log(mean) @ x / (x @ x)
-    return np.where(mean.min(axis=1) > 0, slopes, 0.0)
+        slopes = np.log(mean_power) @ log_frequency / (log_frequency @ log_frequency)
+    return np.where(mean_power.min(axis=1) > 0, slopes, 0.0)
 
 
 def count_objects(images: np.ndarray, threshold: np.ndarray) -> np.ndarray:
-    """Bright connected objects: a proxy of the cell number, best in a channel of nuclei.
+    """Count bright connected objects: a proxy for the number of cells, best in a channel of nuclei.
 
-    The image is smoothed by a Gaussian of 1.5 px; objects below 9 px are left out.
+    The image is smoothed with a Gaussian of 1.5 px; objects smaller than 9 px are ignored.
 
     Args:
         images: (N, H, W) float32.
-        threshold: (N,) grey levels, above which a smoothed pixel is bright. :func:`measure_sites` takes the level half-way between
-            the 10 % and the 99 % quantile, and at least half of ``laplace`` above the median: of white noise of standard
-            deviation s, smoothed to 0.19 s, that is five of its standard deviations.
+        threshold: (N,) grey levels above which a smoothed pixel is bright. :func:`measure_sites` uses the
+            level half-way between the 10 % and the 99 % quantile, but at least half of ``laplace`` above the
+            median. For white noise of standard deviation s, smoothed to 0.19 s, that is five of its standard
+            deviations.
 
     Returns:
         (N,) float64 counts.
     """
     smooth = ndimage.gaussian_filter(images, (0, 1.5, 1.5))
-    flat = np.zeros((3, 3, 3), bool)
-    flat[1] = True  # objects of different images never touch
-    labels, count = ndimage.label(smooth > threshold[:, None, None], structure=flat)
-    image = np.zeros(count + 1, np.int64)
+    within_image = np.zeros((3, 3, 3), bool)
+    within_image[1] = True  # objects of different images are never connected
+    labels, count = ndimage.label(smooth > threshold[:, None, None], structure=within_image)
+    image_of_label = np.zeros(count + 1, np.int64)
     for n, plane in enumerate(labels):
-        image[plane.ravel()] = n
-    big = np.flatnonzero(np.bincount(labels.ravel(), minlength=count + 1) >= 9)
-    return np.bincount(image[big[big > 0]], minlength=len(images)).astype(np.float64)
+        image_of_label[plane.ravel()] = n
+    large = np.flatnonzero(np.bincount(labels.ravel(), minlength=count + 1) >= 9)
+    return np.bincount(image_of_label[large[large > 0]], minlength=len(images)).astype(np.float64)
 
 
 def site_table(rows: pd.DataFrame, channels: list[str], measured: dict[str, np.ndarray]) -> pd.DataFrame:
-    """Measurements of some sites as the table ``site_features``, one row a site and channel.
+    """Measurements of some sites as rows of the table ``site_features``, one row per site and channel.
 
     Args:
-        rows: The S rows of ``sites``, in the order of the images.
+        rows: S rows of the table ``sites``, in the order of the images.
         channels: C channel names.
         measured: Result of :func:`measure_sites`.
     """
-    sites, count = measured["mean"].shape
-    table = rows.loc[rows.index.repeat(count), ["id_code", "experiment", "plate", "well", "site"]].reset_index(
+    n_sites, n_channels = measured["mean"].shape
+    table = rows.loc[rows.index.repeat(n_channels), ["id_code", "experiment", "plate", "well", "site"]].reset_index(
         drop=True
     )
-    table["channel"] = np.tile(channels, sites)
+    table["channel"] = np.tile(channels, n_sites)
     for name, values in measured.items():
         table[name] = values.reshape(-1)
     return table
@@ -150,16 +153,18 @@ def site_table(rows: pd.DataFrame, channels: list[str], measured: dict[str, np.n
 def normalize_features(features: pd.DataFrame, statistics: pd.DataFrame) -> pd.DataFrame:
     """Intensity features as they would be measured on normalized images.
 
-    Exact, since (x - location) / scale moves means and quantiles alike and divides spreads.
+    The result is exact: (x - location) / scale transforms means and quantiles alike, and divides spreads by
+    the scale.
 
     Args:
         features: The table ``site_features``.
         statistics: The table ``plate_statistics``.
 
     Returns:
-        A wide table, one row a site: id_code, experiment, plate, well, site, then ``feature_<feature>_<channel>``.
+        A wide table, one row per site: id_code, experiment, plate, well, site, then
+        ``feature_<feature>_<channel>``.
     """
-    per_site = bool((statistics["strategy"] == "site").any())
+    normalized_per_site = bool((statistics["strategy"] == "site").any())
     joined = features.merge(
         statistics[["experiment", "plate", "channel", "location", "scale"]],
         on=["experiment", "plate", "channel"],
@@ -167,13 +172,13 @@ def normalize_features(features: pd.DataFrame, statistics: pd.DataFrame) -> pd.D
     )
     if joined["scale"].isna().any():
         row = joined[joined["scale"].isna()].iloc[0]
-        raise InputError(f"plate {row['experiment']}/{row['plate']} has no statistics; run normalization")
-    location = (joined["mean"] if per_site else joined["location"]).to_numpy(copy=True)
-    scale = (joined["std"].replace(0, 1) if per_site else joined["scale"]).to_numpy(copy=True)
+        raise InputError(f"plate {row['experiment']}/{row['plate']} has no statistics; run the pipeline normalization")
+    location = (joined["mean"] if normalized_per_site else joined["location"]).to_numpy(copy=True)
+    scale = (joined["std"].replace(0, 1) if normalized_per_site else joined["scale"]).to_numpy(copy=True)
     values = {name: (joined[name].to_numpy() - location) / scale for name in ("mean", *QUANTILES)}
     values |= {name: joined[name].to_numpy() / scale for name in SCALE_FEATURES}
-    key = ["id_code", "experiment", "plate", "well", "site"]
-    long = joined[[*key, "channel"]].assign(**values)
-    wide = long.pivot(index=key, columns="channel", values=list(values))
+    site_key = ["id_code", "experiment", "plate", "well", "site"]
+    long = joined[[*site_key, "channel"]].assign(**values)
+    wide = long.pivot(index=site_key, columns="channel", values=list(values))
     wide.columns = [f"{FEATURE}{feature}_{channel}" for feature, channel in wide.columns]
     return wide.reset_index()

@@ -15,62 +15,64 @@ from deepnoise.wells import places
 logger = logging.getLogger(__name__)
 
 MIN_WELLS = 2
-"""Wells for each row and column in use, from which on their effects can be told: with fewer, the fit takes the wells' own values."""
+"""Fewest wells per row and column in use; with fewer, the effects would absorb the wells' own values."""
 ROUNDS = 20
 TOLERANCE = 1e-8
 
 
 def plate_grid(values: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """(R, Q, F) grid of (W, F) values of wells at the given rows and columns; nan where there is no well."""
+    """Place (W, F) values of wells on an (R, Q, F) grid; nan where there is no well."""
     grid = np.full((rows.max() + 1, columns.max() + 1, values.shape[1]), np.nan)
     grid[rows, columns] = values
     return grid
 
 
 def median_polish(grid: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Two-way fit by medians: value = overall + row + column + residual (Tukey 1977, Exploratory Data Analysis, ch. 11).
+    """Two-way fit by medians: value = overall + row + column + residual.
+
+    Source: Tukey 1977, Exploratory Data Analysis, ch. 11.
 
     Args:
         grid: (R, Q, F) float; nan where there is no well.
 
     Returns:
-        Row effects (R, F), column effects (Q, F), both with median 0 over the rows and columns that have wells (0 for the
-        others), and residuals (R, Q, F).
+        Row effects (R, F), column effects (Q, F) and residuals (R, Q, F). The effects have median 0 over the
+        rows or columns with wells, and are 0 in empty ones.
     """
     residual = grid.copy()
-    row = np.zeros((grid.shape[0], grid.shape[2]))
-    column = np.zeros(grid.shape[1:])
+    row_effect = np.zeros((grid.shape[0], grid.shape[2]))
+    column_effect = np.zeros(grid.shape[1:])
     for _ in range(ROUNDS):
-        by_row = _median(residual, axis=1)
-        residual -= by_row[:, None]
-        by_column = _median(residual, axis=0)
-        residual -= by_column[None]
-        row, column = row + by_row, column + by_column
-        if max(np.abs(by_row).max(), np.abs(by_column).max()) < TOLERANCE:
+        row_median = _median(residual, axis=1)
+        residual -= row_median[:, None]
+        column_median = _median(residual, axis=0)
+        residual -= column_median[None]
+        row_effect, column_effect = row_effect + row_median, column_effect + column_median
+        if max(np.abs(row_median).max(), np.abs(column_median).max()) < TOLERANCE:
             break
     used_row, used_column = np.isfinite(grid).any(axis=(1, 2)), np.isfinite(grid).any(axis=(0, 2))
-    row = np.where(used_row[:, None], row - np.median(row[used_row], axis=0), 0.0)
-    column = np.where(used_column[:, None], column - np.median(column[used_column], axis=0), 0.0)
-    return row, column, residual
+    row_effect = np.where(used_row[:, None], row_effect - np.median(row_effect[used_row], axis=0), 0.0)
+    column_effect = np.where(used_column[:, None], column_effect - np.median(column_effect[used_column], axis=0), 0.0)
+    return row_effect, column_effect, residual
 
 
 def _median(values: np.ndarray, axis: int) -> np.ndarray:
-    """Median of the wells that are there; 0 in a row or column without wells."""
+    """Median over the wells present; 0 in a row or column without wells."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         return np.nan_to_num(np.nanmedian(values, axis=axis))
 
 
 def enough_wells(rows: np.ndarray, columns: np.ndarray) -> bool:
-    """Whether a plate has ``MIN_WELLS`` wells for each row and column in use."""
+    """Whether a plate has at least ``MIN_WELLS`` wells per row and column in use."""
     return len(rows) >= MIN_WELLS * (len(np.unique(rows)) + len(np.unique(columns)))
 
 
 def correct_positions(features: pd.DataFrame) -> pd.DataFrame:
-    """Take each plate's row and column effects out of its features; label-free.
+    """Subtract each plate's row and column effects from its features, without using labels.
 
-    The effects are fitted to the means of wells, so that sites of one well move together. Plates without enough wells
-    (:func:`enough_wells`) stay as they are; the log says how many.
+    The effects are fitted to well means, so that all sites of a well shift together. Plates without enough
+    wells (:func:`enough_wells`) are left uncorrected; the log says how many.
 
     Args:
         features: The table ``normalized_features``.
@@ -78,21 +80,23 @@ def correct_positions(features: pd.DataFrame) -> pd.DataFrame:
     Returns:
         A table of the same shape.
     """
-    names = [c for c in features.columns if str(c).startswith(FEATURE)]
+    feature_columns = [c for c in features.columns if str(c).startswith(FEATURE)]
     corrected = features.copy()
-    left = []
-    for (experiment, name), plate in features.groupby(["experiment", "plate"]):
-        wells = plate.groupby("well")[names].mean()
-        rows, columns = places(wells.index)
+    uncorrected = []
+    for (experiment, plate), plate_features in features.groupby(["experiment", "plate"]):
+        well_means = plate_features.groupby("well")[feature_columns].mean()
+        rows, columns = places(well_means.index)
         if not enough_wells(rows, columns):
-            left.append(f"{experiment}/{name}")
+            uncorrected.append(f"{experiment}/{plate}")
             continue
-        row, column, _ = median_polish(plate_grid(wells.to_numpy(), rows, columns))
-        effect = pd.DataFrame(row[rows] + column[columns], index=wells.index)
-        corrected.loc[plate.index, names] = plate[names].to_numpy() - effect.loc[plate["well"]].to_numpy()
-    if left:
+        row_effect, column_effect, _ = median_polish(plate_grid(well_means.to_numpy(), rows, columns))
+        effect = pd.DataFrame(row_effect[rows] + column_effect[columns], index=well_means.index)
+        corrected.loc[plate_features.index, feature_columns] = (
+            plate_features[feature_columns].to_numpy() - effect.loc[plate_features["well"]].to_numpy()
+        )
+    if uncorrected:
         logger.warning(
-            "position_correction: %s of %s plates have fewer than %s wells for each row and column in use and stay as they are (%s)",
-            len(left), features.groupby(["experiment", "plate"]).ngroups, MIN_WELLS, first_few(left, 3),
+            "position_correction: %s of %s plates have fewer than %s wells for each row and column in use and are left uncorrected (%s)",
+            len(uncorrected), features.groupby(["experiment", "plate"]).ngroups, MIN_WELLS, first_few(uncorrected, 3),
         )  # fmt: skip
     return corrected

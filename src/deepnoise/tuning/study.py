@@ -1,4 +1,4 @@
-"""An optuna study over named parameters: what it may try, how it goes on, what came out of it."""
+"""An optuna study over parameters: its search space, its trials, and the best values."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from deepnoise.errors import InputError
 from deepnoise.parameters import SearchRange, TuningParameters
 
 logger = logging.getLogger(__name__)
-optuna.logging.set_verbosity(optuna.logging.WARNING)  # its line a trial says what ours says
-DONE = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+optuna.logging.set_verbosity(optuna.logging.WARNING)  # our own log line per trial says the same
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 Objective = Callable[[optuna.Trial, dict[str, Any]], float]
-"""Takes a trial (to report to) and dotted names with values; gives the score."""
+"""Function of a trial (to report to) and of values by dotted name; returns the score."""
 
 
 def suggest(trial: optuna.Trial, space: Mapping[str, SearchRange]) -> dict[str, Any]:
-    """Values of one trial."""
+    """Draw the values of one trial from the search space."""
     values: dict[str, Any] = {}
     for name, range_ in space.items():
         if range_.choices is not None:
@@ -38,39 +38,40 @@ def suggest(trial: optuna.Trial, space: Mapping[str, SearchRange]) -> dict[str, 
 def run_study(
     storage: optuna.storages.BaseStorage,
     name: str,
-    mark: str,
+    fingerprint: str,
     space: Mapping[str, SearchRange],
     objective: Objective,
     parameters: TuningParameters,
 ) -> optuna.Study:
-    """Run the trials that a study still lacks, alone or beside other workers on the same storage.
+    """Run the remaining trials of a study, alone or alongside other workers on the same storage.
 
-    Each trial is drawn from a seed of its own, so that workers do not try the same values. A trial that fails is recorded with its
-    error, and the study goes on.
+    Each trial has its own seed, so that workers do not try the same values. A trial that fails is recorded
+    with its error, and the study continues.
 
     Args:
-        storage: Where the study is kept; several processes may share it.
-        name: Of the study.
-        mark: Fingerprint of all that the scores depend on beside the tried values.
-        space: Dotted name -> values.
-        objective: See Objective; greater is better.
+        storage: Storage of the study; several processes may share it.
+        name: Name of the study.
+        fingerprint: Fingerprint of everything the scores depend on besides the tried values.
+        space: Dotted name of a parameter -> values to try.
+        objective: See ``Objective``; greater is better.
         parameters: The block ``tuning``.
 
     Raises:
-        InputError: An empty space, a study of other data or parameters under the same name, or no trial that succeeded.
+        InputError: The space is empty, a study of that name has other data or parameters, or no trial
+            succeeded.
     """
     if not space:
-        raise InputError(f"the study {name!r} has no parameter to try; name some under tuning")
+        raise InputError(f"the study {name!r} has no parameter to try; list some under tuning")
     pruner = optuna.pruners.MedianPruner(parameters.startup_trials, parameters.warmup_epochs)
     study = optuna.create_study(
         storage=storage, study_name=name, direction="maximize", pruner=pruner, load_if_exists=True
     )
-    kept = study.user_attrs.get("mark")
-    if kept is None:
-        study.set_user_attr("mark", mark)
-    elif kept != mark:
+    stored_fingerprint = study.user_attrs.get("mark")
+    if stored_fingerprint is None:
+        study.set_user_attr("mark", fingerprint)
+    elif stored_fingerprint != fingerprint:
         raise InputError(
-            f"the study {name!r} was made from other data, other parameters or another search space; give tuning.study another name to begin a new one"
+            f"the study {name!r} was made from other data, other parameters or another search space; give tuning.study another name to start a new one"
         )
 
     def score(trial: optuna.Trial) -> float:
@@ -85,22 +86,25 @@ def run_study(
             trial.set_user_attr("error", f"{type(error).__name__}: {error}"[:500])
             raise
 
-    done = len(study.get_trials(deepcopy=False, states=DONE))
-    logger.info("study %s: %s of %s trials are done", name, done, parameters.trials)
+    finished_before = len(study.get_trials(deepcopy=False, states=FINISHED))
+    logger.info("study %s: %s of %s trials are finished", name, finished_before, parameters.trials)
     started = time.monotonic()
 
-    def tell(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
-        finished = len(study.get_trials(deepcopy=False, states=DONE))
-        left = (time.monotonic() - started) / max(1, finished - done) * max(0, parameters.trials - finished)
+    def log_progress(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
+        finished = len(study.get_trials(deepcopy=False, states=FINISHED))
+        seconds_per_trial = (time.monotonic() - started) / max(1, finished - finished_before)
+        seconds_left = seconds_per_trial * max(0, parameters.trials - finished)
         value = trial.user_attrs.get("error", "") if trial.value is None else f"{trial.value:.1%}"
         logger.info(
-            "study %s: trial %s %s %s, %s of %s done; about %.0f s left",
-            name, trial.number, trial.state.name.lower(), value, finished, parameters.trials, left,
+            "study %s: trial %s %s %s, %s of %s finished; about %.0f s left",
+            name, trial.number, trial.state.name.lower(), value, finished, parameters.trials, seconds_left,
         )  # fmt: skip
 
-    if done < parameters.trials:
-        enough = optuna.study.MaxTrialsCallback(parameters.trials, DONE)
-        study.optimize(score, n_trials=parameters.trials - done, callbacks=[tell, enough], catch=(Exception,))
+    if finished_before < parameters.trials:
+        stop = optuna.study.MaxTrialsCallback(parameters.trials, FINISHED)
+        study.optimize(
+            score, n_trials=parameters.trials - finished_before, callbacks=[log_progress, stop], catch=(Exception,)
+        )
     if not study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
         errors = [t.user_attrs["error"] for t in study.get_trials(deepcopy=False) if "error" in t.user_attrs]
         raise InputError(
@@ -110,7 +114,7 @@ def run_study(
 
 
 def trials_table(study: optuna.Study) -> pd.DataFrame:
-    """The table ``tuning_trials``: one row a trial and tried parameter."""
+    """The table ``tuning_trials``: one row per trial and tried parameter."""
     rows = []
     for trial in study.get_trials(deepcopy=False):
         seconds = trial.duration.total_seconds() if trial.duration is not None else None
@@ -127,12 +131,12 @@ def trials_table(study: optuna.Study) -> pd.DataFrame:
 
 
 def run_file(study: optuna.Study) -> dict[str, Any]:
-    """What ``kedro run --config FILE`` takes: the best trial's values as parameters of the run."""
+    """The best trial's values as run parameters, in the format of ``kedro run --config FILE``."""
     values: dict[str, Any] = {}
     for dotted, value in study.best_trial.params.items():
-        holder = values
-        *path, last = dotted.split(".")
-        for part in path:
-            holder = holder.setdefault(part, {})
-        holder[last] = value
+        block = values
+        *path, key = dotted.split(".")
+        for name in path:
+            block = block.setdefault(name, {})
+        block[key] = value
     return {"run": {"params": values}}
