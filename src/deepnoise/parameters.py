@@ -54,7 +54,8 @@ class Block(BaseModel):
 
 
 class NoiseParameters(Block):
-    """Levels of technical noise that replace those of `simulation.profile`; null keeps the level of the profile, 0 switches it off."""
+    """Levels of technical noise that replace those of `simulation.profile`; null keeps the level of the
+    profile, 0 switches it off."""
 
     experiment_gain: LogSd | None = None
     """Spread of brightness between experiments, drawn per channel."""
@@ -122,7 +123,8 @@ class SimulationParameters(Block):
     traits_changed: PositiveInt
     """Mean number of traits, out of 32, that a perturbation changes."""
     profile: Literal["default", "adversarial"]
-    """Set of noise levels in `simulation/noise.py`; `adversarial` raises the noise that no brightness correction removes."""
+    """Set of noise levels in `simulation/noise.py`; `adversarial` raises the noise that no brightness
+    correction removes."""
     noise: NoiseParameters
     """Single noise levels that differ from the profile, such as `{blur: 0.8}`."""
 
@@ -135,7 +137,8 @@ class FoldParameters(Block):
     run: list[int] | Literal["all"]
     """Folds to train, numbered from 0."""
     validation: bool | list[str]
-    """Whether each fold keeps experiments out of training to monitor the score; or the names of the experiments to keep out."""
+    """Whether each fold keeps experiments out of training to monitor the score; or the names of the
+    experiments to keep out."""
     split: Literal["separated", "stratified"]
     """`separated` holds out whole experiments; `stratified` holds out some plates of every experiment."""
 
@@ -178,7 +181,8 @@ class NormalizationParameters(Block):
     scale_floor: Annotated[PositiveFloat, Unit("grey levels")]
     """Smallest scale of `percentile` and `robust`, and the scale of a constant channel."""
     illumination: Literal["none", "flat_field"]
-    """`flat_field` divides each image by the illumination field of its plate and channel before anything else."""
+    """`flat_field` divides each image by the illumination field of its plate and channel before anything
+    else."""
     position_correction: Literal["none", "median_polish"]
     """`median_polish` removes row and column effects from the hand features; images are not changed."""
 
@@ -236,12 +240,15 @@ class StageParameters(Block):
     schedule: Annotated[list[RatePhase], Field(min_length=1)]
     """Phases of the learning rate, in order; warm-up, steps and warm restarts are all written this way."""
     ema_decay: Decay | dict[int, Decay]
-    """Decay of the moving average of the weights: one value, or a mapping from first epoch to decay that begins with epoch 0.
-    In stage 1 the average is used instead of the last weights, and 0 keeps none; in stage 2 it is the teacher."""
+    """Decay of the moving average of the weights: one value, or a mapping from first epoch to decay that begins
+    with epoch 0. In stage 1 the average is used instead of the last weights, and 0 keeps none; in stage 2 it is the
+    teacher."""
     ema_buffers: Literal["averaged", "reestimated"]
-    """BatchNorm statistics of the average: averaged like the weights, or re-estimated on labelled images at the end of each epoch."""
+    """BatchNorm statistics of the average: averaged like the weights, or re-estimated on labelled images at
+    the end of each epoch."""
     keep: Literal["last", "best"]
-    """Epoch to keep: the last, or the one with the best validation score (T1: one site, one view, no plate design)."""
+    """Epoch to keep: the last, or the one with the best validation score (T1: one site, one view, no plate
+    design)."""
 
     @model_validator(mode="after")
     def _schedule_starts_at_epoch_0(self) -> StageParameters:
@@ -256,7 +263,8 @@ class PseudoLabelParameters(Block):
     """Pseudo-labels: the teacher's predictions for unlabelled wells, used as targets."""
 
     method: Literal["none", "plain", "balanced", "soft"]
-    """`plain` takes the teacher's best class, `balanced` the best class after Sinkhorn per plate, `soft` those balanced probabilities."""
+    """`plain` takes the teacher's best class, `balanced` the best class after Sinkhorn per plate, `soft`
+    those balanced probabilities."""
     groups: bool
     """Whether plate groups are inferred first, so that only perturbations of the plate's group can be
     pseudo-labels (`balanced` and `soft` only)."""
@@ -267,7 +275,8 @@ class PseudoLabelParameters(Block):
     ramp_epochs: RampEpochs
     """Length of the ramp over which the weight rises; 0 applies the full weight at once."""
     refresh: PositiveInt | Literal["improved"]
-    """Number of epochs between updates; `improved` updates after an epoch with the best validation score so far."""
+    """Number of epochs between updates; `improved` updates after an epoch with the best validation score so
+    far."""
     views: PositiveInt
     """Number of random views over which the teacher's logits are averaged."""
     memory: Share
@@ -275,20 +284,24 @@ class PseudoLabelParameters(Block):
 
 
 class MeanTeacherParameters(StageParameters):
-    """Stage 2: the student also learns to agree with its moving average, the teacher, and from pseudo-labels."""
+    """Stage 2: the student also learns to agree with its moving average, the teacher, and from
+    pseudo-labels."""
 
     consistency: Literal["mse", "kl"]
-    """Distance of student and teacher: mean squared error of the probabilities, times classes / 1139; or the KL divergence in nats."""
+    """Distance of student and teacher: mean squared error of the probabilities, times classes / 1139; or the
+    KL divergence in nats."""
     consistency_weight: NonNegativeFloat
     """Weight of the consistency term in the loss."""
     ramp_epochs: RampEpochs
     """Length of the ramp over which the consistency weight rises; 0 applies the full weight at once."""
     views: Literal["shared", "two"]
-    """Views of the student per step: one shared by all terms of the loss, or one for the labels and another for the other terms."""
+    """Views of the student per step: one shared by all terms of the loss, or one for the labels and another
+    for the other terms."""
     strong_view: Literal["teacher", "student"]
     """The network that receives the strong view where `views` is `two`; the other receives the weak one."""
     unlabelled_ratio: NonNegativeFloat
-    """Unlabelled sites per labelled site in a step; 0 computes the consistency on the labelled batch alone."""
+    """Unlabelled sites per labelled site in a step; 0 computes the consistency on the labelled batch
+    alone."""
     pseudo_labels: PseudoLabelParameters
     """The teacher's predictions as targets."""
 
@@ -301,15 +314,18 @@ class TrainingParameters(Block):
     backbone: str
     """Name of any model of timm."""
     pretrained_weights: str
-    """Initial weights of the backbone: `none` (random), `timm` (downloaded), or the path of a `.safetensors` file."""
+    """Initial weights of the backbone: `none` (random), `timm` (downloaded), or the path of a `.safetensors`
+    file."""
     cell_type: Literal["none", "one_hot", "specialist"]
-    """`one_hot` appends the cell type to the features; `specialist` trains one network per cell type in stage 2."""
+    """`one_hot` appends the cell type to the features; `specialist` trains one network per cell type in stage
+    2."""
     head: HeadParameters
     """The classification head."""
     batch_size: Annotated[int, Field(ge=2), Unit("sites")]
     """Labelled sites per step."""
     batches: Literal["mixed", "experiment", "plate"]
-    """Images of a batch: from anywhere, or from a single experiment or plate, so that BatchNorm corrects for batch effects."""
+    """Images of a batch: from anywhere, or from a single experiment or plate, so that BatchNorm corrects for
+    batch effects."""
     sites: Literal["all"] | list[int]
     """Numbers of the sites of a well to train on."""
     sites_per_epoch: Literal["all", "one"]
@@ -325,7 +341,8 @@ class TrainingParameters(Block):
     mean_teacher: MeanTeacherParameters
     """Stage 2, with a mean teacher."""
     unlabelled_source: Literal["none", "training", "heldout"]
-    """Plates whose images are used without labels; `heldout` makes every later score T3, or T2+T3 with balanced or soft pseudo-labels."""
+    """Plates whose images are used without labels; `heldout` makes every later score T3, or T2+T3 with
+    balanced or soft pseudo-labels."""
     precision: Literal["auto", "float32", "bfloat16"]
     """Precision of the backbone; `auto` is bfloat16 on a GPU with hardware support, else float32."""
     channels_last: bool
@@ -338,7 +355,8 @@ class TrainingParameters(Block):
     """Whether TensorBoard events are written beside the training state; needs the extra `tensorboard`."""
 
     def recipe(self) -> dict[str, Any]:
-        """All values on which the trained weights depend: those that only say where and how to compute are left out."""
+        """All values on which the trained weights depend: those that only say where and how to compute are
+        left out."""
         return self.model_dump(mode="json", exclude={"device", "cache_gigabytes", "tensorboard"})
 
     @model_validator(mode="after")
@@ -368,15 +386,18 @@ class InferenceParameters(Block):
     """From a trained model to scores and embeddings."""
 
     only: str
-    """Part to predict: EXPERIMENT, EXPERIMENT/PLATE or EXPERIMENT/PLATE/WELL; empty predicts all plates new to the model."""
+    """Part to predict: EXPERIMENT, EXPERIMENT/PLATE or EXPERIMENT/PLATE/WELL; empty predicts all plates new
+    to the model."""
     views: Literal["none", "flips", "dihedral", "multicrop"]
-    """Test-time augmentation: one view, 4 flips, the 8 symmetries of the square, or 5 crops (corners and centre)."""
+    """Test-time augmentation: one view, 4 flips, the 8 symmetries of the square, or 5 crops (corners and
+    centre)."""
     pooling: Pooling
     """What is averaged over views, ensemble members and sites."""
     ensemble_weights: Literal["equal", "validation"]
     """Weights of the ensemble members (entry `ensemble_models`): equal, or fitted on validation wells."""
     adabn: Literal["auto", "none", "experiment", "plate"]
-    """Images on which BatchNorm statistics are re-estimated, without labels; `auto` follows `training.batches` of the model."""
+    """Images on which BatchNorm statistics are re-estimated, without labels; `auto` follows
+    `training.batches` of the model."""
     seen_experiments: Annotated[NonNegativeInt, Unit("per cell type")]
     """Training experiments that are predicted too, to measure the gap to unseen ones."""
     batch_size: Annotated[PositiveInt, Unit("sites")] | Literal["auto"]
@@ -394,17 +415,21 @@ class PlateBalancingParameters(Block):
     pooling: Pooling
     """What is averaged over several rows of a well (sites, folds, models)."""
     temperature: PositiveFloat | Literal["auto"]
-    """Divisor of the scores before the softmax; `auto` fits it to validation labels per cell type, or without labels to the design."""
+    """Divisor of the scores before the softmax; `auto` fits it to validation labels per cell type, or without
+    labels to the design."""
     unlisted: Annotated[NonNegativeFloat, Unit("nats")]
     """How much less likely a perturbation missing from a top-k list is than one listed with score 0."""
     group_inference: Literal["infer", "none"]
     """Whether the plate group of each plate is inferred."""
     group_statistic: Literal["auto", "raw", "centred", "rank"]
-    """Form in which scores are compared with plate groups; `auto` is `centred`, or `rank` where that is undecided and fits better."""
+    """Form in which scores are compared with plate groups; `auto` is `centred`, or `rank` where that is
+    undecided and fits better."""
     group_posterior: Annotated[float, Field(gt=0, le=1)]
-    """Posterior from which plate groups are accepted; random scores reach 0.95 in under 5 % of experiments."""
+    """Posterior from which plate groups are accepted; random scores reach 0.95 in under 5 % of
+    experiments."""
     method: BalancingMethod | Literal["auto"]
-    """Method that makes the design-aware calls; `auto` is `matching`, unless another is better on validation wells."""
+    """Method that makes the design-aware calls; `auto` is `matching`, unless another is better on validation
+    wells."""
     compare: list[BalancingMethod]
     """Further methods that are scored as separate steps."""
     precision: Annotated[float, Field(gt=0, le=1)]
@@ -450,7 +475,8 @@ class GrowthChartParameters(Block):
     start_name: str
     """Name of the first arm."""
     start: dict[str, Any]
-    """Settings of the first arm: dotted names of `normalization` and `training`, or `sites`, `views` and `adabn`."""
+    """Settings of the first arm: dotted names of `normalization` and `training`, or `sites`, `views` and
+    `adabn`."""
     steps: Annotated[list[GrowthStep], Field(min_length=1)]
     """Steps in order, each added to all steps before it."""
     transductive: list[GrowthStep]
@@ -530,13 +556,15 @@ class ProjectParameters(Block):
     data_root: str | None = None
     """Folder or URL to which results are written; the default is in `globals.yml` of the environment."""
     scores: str | None = None
-    """File or folder with the scores of an external model, for the environments `score_table` and `external_scores`."""
+    """File or folder with the scores of an external model, for the environments `score_table` and
+    `external_scores`."""
     scores_tier: str | None = None
     """Tier of those scores; `unknown` where it is not given."""
     contents: str | None = None
     """A csv of what is known to be on which plate: the table `plate_contents`."""
     ensemble: str | None = None
-    """Further model versions to average with the teacher, separated by spaces, such as `student teacher@VERSION`."""
+    """Further model versions to average with the teacher, separated by spaces, such as `student
+    teacher@VERSION`."""
     labels: str | None = None
     """A csv of held-out labels, for the environment `score_table`; only evaluation reads it."""
     profiles: str | None = None
@@ -552,7 +580,10 @@ BLOCKS: dict[str, type[Block]] = {
 }
 """Name -> model of the blocks of this project."""
 TOO_CLOSE = 0.76
-"""Similarity (difflib) from which a block's name counts as one of ours misspelt: ``train`` does, ``tracking`` does not."""
+"""Similarity (difflib) from which the name of a block counts as a misspelling of one of ours.
+
+High enough that ``tracking`` and ``segmentation`` pass, low enough that ``train`` does not.
+"""
 
 B = TypeVar("B", bound=Block)
 
@@ -657,7 +688,8 @@ def _block_at(location: tuple[int | str, ...]) -> type[Block]:
 
 
 def block_within(annotation: Any) -> type[Block] | None:
-    """The model in a type such as ``Block``, ``list[Block]`` or ``dict[str, Block]``; None where there is none."""
+    """The model in a type such as ``Block``, ``list[Block]`` or ``dict[str, Block]``; None where there is
+    none."""
     if isinstance(annotation, type) and issubclass(annotation, Block):
         return annotation
     return next((block for inner in get_args(annotation) if (block := block_within(inner))), None)

@@ -1,4 +1,4 @@
-"""The two reference pages ``docs/tables.md`` and ``docs/parameters.md``, written from the declarations in the code.
+"""The reference pages ``docs/tables.md`` and ``docs/parameters.md``, written from the code.
 
 ``python docs/generate.py`` saves them; tests compare them with the code.
 """
@@ -17,29 +17,35 @@ from deepnoise.tables import CARD_KEYS, PREFIXED, SCHEMAS, SCORES_KEYS, TableSch
 
 TABLES_START = """# Tables
 
-Look up a column, its type and its meaning here. The page covers every table that crosses a pipeline border; they are parquet files,
-checked whenever they are saved or loaded. A trailing `?` in a type allows missing values.
+Look up a column, its type and its meaning here. The page covers every table that crosses a pipeline border.
+Tables are parquet files, checked whenever they are saved or loaded. A trailing `?` allows missing values.
 
-The tier of a value is what was known for it: `T0` only the model's weights, `T1` also the unlabelled images of the plate itself, `T1c`
-also which of its wells are controls, `T2` also the plate design (which perturbations can be on the plate, each once), `T3` held-out
-images in training, `unknown` for scores of an external model whose tier was not given.
+The tier of a value says what was known for it:
+
+- `T0`: only the model's weights;
+- `T1`: also the unlabelled images of the plate itself;
+- `T1c`: also which of its wells are controls;
+- `T2`: also the plate design (which perturbations can be on the plate, each once);
+- `T3`: held-out images in training;
+- `unknown`: scores of an external model whose tier was not given.
 
 `python docs/generate.py` writes this page from `src/deepnoise/tables.py`.
 """
 PARAMETERS_START = """# Parameters
 
-Look up a parameter, its default and what it does here. Set one for a single run with `--params`, or for an environment in a file
-`conf/<env>/parameters*.yml`:
+Look up a parameter, its default and what it does here. Set it with `--params` for a single run, or in a file
+`conf/<env>/parameters*.yml` for an environment:
 
 ```
 kedro run --params training.pretrain.epochs=50,normalization.strategy=robust
 ```
 
-Parameters are checked before a run starts, and all faults are reported at once: unknown names, wrong types, values out of range.
-A top-level block of your own, for pipelines that you add, is left alone as long as its name is not close to one of those below.
+Parameters are checked before a run starts. All faults are reported at once: unknown names, wrong types, values
+out of range. You can add top-level blocks for pipelines of your own; they are left alone as long as their names
+are not close to one of those below.
 
-Defaults are those of `conf/base`, the demo; an environment may change them. `python docs/generate.py` writes this page from
-`src/deepnoise/parameters.py` and `conf/base`.
+Defaults are those of `conf/base`, the demo; an environment may change them. `python docs/generate.py` writes this
+page from `src/deepnoise/parameters.py` and `conf/base`.
 """
 LONGEST_DEFAULT = 60
 """Characters of a default that still fit into a cell of a table."""
@@ -141,7 +147,7 @@ def unit_of(declared: Any) -> str:
 
 
 def values_of(declared: Any) -> str:
-    """Allowed values of a type, in words: ``integer ≥ 1``, ``list of numbers``, ```plate`, `experiment```."""
+    """Allowed values of a type, in words, such as ``integer ≥ 1`` or ``list of numbers``."""
     constraints: list[Any] = []
     if get_origin(declared) is Annotated:
         declared, *metadata = get_args(declared)
@@ -173,7 +179,7 @@ def _plural(declared: Any) -> str:
 
 
 def _interval(declared: Any, constraints: list[Any]) -> str:
-    """The range of a number: ``` ≥ 0```, ``` in [0, 1)```; empty where it has no limits."""
+    """The range of a number, such as `` ≥ 0`` or `` in [0, 1)``; empty where it has no limits."""
     low = high = ""
     for constraint in constraints:
         match constraint:

@@ -33,7 +33,10 @@ TIERS = ("T0", "T1", "T1c", "T2", "T3", "T2+T3", "unknown", "T2+unknown")
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table: ``str``, ``int``, ``float``, ``bool`` or ``ints`` (a list of integers); a trailing ``?`` allows missing values."""
+    """A column of a table.
+
+    ``type`` is str, int, float, bool or ints (a list of integers); a trailing ``?`` allows missing values.
+    """
 
     type: str
     meaning: str
