@@ -24,12 +24,12 @@ def test_a_good_table_keeps_its_content_and_is_not_touched():
             LABELS.rename(columns={"perturbation": "perturbatoin"}),
             "'perturbation' is missing.*Did you mean 'perturbatoin'",
         ),
-        (LABELS.assign(more=1), "knows no column more"),
+        (LABELS.assign(more=1), "received unknown columns: more; allowed: id_code, perturbation"),
         (LABELS.assign(perturbation=["1", None]), "'perturbation' has 1 missing values"),
         (LABELS.assign(id_code="a"), "1 rows repeat their key"),
     ],
 )
-def test_a_bad_table_names_its_fault(table, message):
+def test_a_bad_table_is_refused_with_its_fault(table, message):
     with pytest.raises(InputError, match="labels.csv: .*" + message):
         validate_table(table, "heldout_labels", "labels.csv")
 
@@ -56,10 +56,11 @@ def test_natural_order():
     assert natural_order(["10", "9", "DMSO", "1", "9"]) == ["1", "9", "10", "DMSO"]
 
 
-def test_every_table_is_documented():
+def test_every_table_and_column_is_documented():
     page = (Path(__file__).parents[1] / "docs" / "tables.md").read_text()
     for name, schema in SCHEMAS.items():
         assert f"## {name}\n" in page
         section = page.split(f"## {name}\n")[1].split("\n## ")[0]
-        for column, kind in schema.columns.items():
-            assert f"| {column} | {kind} |" in section
+        for name_of_column, column in schema.columns.items():
+            assert f"| {name_of_column} | {column.type} | {column.meaning} |" in section and column.meaning
+        assert all(key in schema.columns for key in (*schema.key, *schema.allowed))

@@ -1,18 +1,23 @@
-"""Every parameter of every pipeline, with its type and range; checked before a run starts.
+"""All parameters of all pipelines: their types, ranges, units and meaning; checked before a run starts.
 
-One model a block of ``conf/*/parameters_<pipeline>.yml``. Unknown keys and wrong types name themselves.
+One model per block of ``conf/*/parameters_<pipeline>.yml``. The text under each field is its entry in
+``docs/parameters.md``, which :mod:`deepnoise.reference` writes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeVar
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
     NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
     PositiveInt,
     ValidationError,
     create_model,
@@ -22,134 +27,231 @@ from pydantic import (
 from deepnoise.errors import InputError, closest
 from deepnoise.ingestion.findings import KINDS
 
-Share = Field(ge=0, lt=1)
+
+@dataclass(frozen=True)
+class Unit:
+    """Unit of a parameter, for the documentation; goes into ``Annotated``."""
+
+    name: str
+
+
+Share = Annotated[float, Field(ge=0, lt=1)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+Decay = Annotated[float, Field(ge=0, le=1)]
+GreyLevels = Annotated[NonNegativeFloat, Unit("grey levels")]
+LogSd = Annotated[NonNegativeFloat, Unit("sd of the log")]
+TraitSd = Annotated[NonNegativeFloat, Unit("sd of a trait")]
+Epochs = Annotated[NonNegativeInt, Unit("epochs")]
+RampEpochs = Annotated[NonNegativeFloat, Unit("epochs")]
+Device = Literal["auto", "cpu", "cuda", "mps"]
+Pooling = Literal["logits", "probabilities"]
 
 
 class Block(BaseModel):
-    """A block of parameters: unknown keys are refused and values are not converted between kinds."""
+    """A block of parameters; unknown keys are refused and values are not converted to another type."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
 
 
 class NoiseParameters(Block):
-    """Dials of `simulation.noise.NoiseLevels`; None keeps the profile's value."""
+    """Levels of technical noise that replace those of `simulation.profile`; null keeps the level of the
+    profile, 0 switches it off."""
 
-    experiment_gain: NonNegativeFloat | None = None
-    plate_gain: NonNegativeFloat | None = None
-    experiment_offset: NonNegativeFloat | None = None
-    plate_offset: NonNegativeFloat | None = None
-    blur: NonNegativeFloat | None = None
+    experiment_gain: LogSd | None = None
+    """Spread of brightness between experiments, drawn per channel."""
+    plate_gain: LogSd | None = None
+    """Spread of brightness between the plates of an experiment, drawn per channel."""
+    experiment_offset: GreyLevels | None = None
+    """Standard deviation of the background between experiments, drawn per channel."""
+    plate_offset: GreyLevels | None = None
+    """Standard deviation of the background between the plates of an experiment, drawn per channel."""
+    blur: Annotated[NonNegativeFloat, Unit("px")] | None = None
+    """Standard deviation between experiments of the width of the blur."""
     illumination: NonNegativeFloat | None = None
+    """Relative loss of light from the centre of the image to its corner."""
     bleed_through: NonNegativeFloat | None = None
+    """Share of a channel's signal that appears in the neighbouring channel."""
     position_gain: NonNegativeFloat | None = None
-    edge: NonNegativeFloat | None = None
-    density: NonNegativeFloat | None = None
-    sensor: NonNegativeFloat | None = None
-    penetrance: NonNegativeFloat | None = None
-    experiment_trait_shift: NonNegativeFloat | None = None
-    plate_trait_shift: NonNegativeFloat | None = None
-    well_trait_shift: NonNegativeFloat | None = None
+    """Relative brightness gradient across the plate."""
+    edge: TraitSd | None = None
+    """Shift of traits in the outer wells; a third of the value is also the share of cells lost there."""
+    density: LogSd | None = None
+    """Spread of the cell number between experiments; half as much is added between wells."""
+    sensor: GreyLevels | None = None
+    """Standard deviation of the read noise; shot noise is added to it."""
+    penetrance: LogSd | None = None
+    """Spread of the strength of a perturbation between experiments."""
+    experiment_trait_shift: TraitSd | None = None
+    """Shift of each trait between experiments; brightness corrections cannot remove it."""
+    plate_trait_shift: TraitSd | None = None
+    """Shift of each trait between the plates of an experiment."""
+    well_trait_shift: TraitSd | None = None
+    """Shift of each trait between wells."""
     density_interaction: NonNegativeFloat | None = None
+    """Relative loss of a perturbation's effect per log unit of cell density."""
 
 
 class SimulationParameters(Block):
-    """The simulated screen."""
+    """The simulated screen: its design, its biology and its technical noise."""
 
     seed: int
+    """Seed of the screen; the same seed gives the same bytes."""
     treatments: PositiveInt
+    """Number of perturbations to be predicted; a multiple of `plates`."""
     positive_controls: PositiveInt
-    negative_wells: PositiveInt
+    """Number of positive controls, each in one well of every plate."""
+    negative_wells: Annotated[PositiveInt, Unit("wells per plate")]
+    """Untreated wells; one of them is always B02."""
     cell_types: PositiveInt
-    labelled_experiments: PositiveInt
-    heldout_experiments: int = Field(ge=0)
-    plates: PositiveInt
-    sites: PositiveInt
-    image_size: int = Field(ge=16)
-    missing_wells: float = Share
+    """Number of cell types, at most 6."""
+    labelled_experiments: Annotated[PositiveInt, Unit("per cell type")]
+    """Experiments with known labels; fold f validates on one of them."""
+    heldout_experiments: Annotated[NonNegativeInt, Unit("per cell type")]
+    """Experiments whose labels go to a separate file that only evaluation reads."""
+    plates: Annotated[PositiveInt, Unit("per experiment")]
+    """Number of plates, and of plate groups."""
+    sites: Annotated[PositiveInt, Unit("per well")]
+    """Number of imaged sites."""
+    image_size: Annotated[int, Field(ge=16), Unit("px")]
+    """Height and width of an image."""
+    missing_wells: Share
+    """Probability that a treatment well is missing."""
     duplicate_layout: bool
-    effect_strength: NonNegativeFloat
+    """Whether one experiment repeats the layout of another, with its plates in rotated order."""
+    effect_strength: TraitSd
+    """Standard deviation of the change of a trait that a perturbation moves."""
     traits_changed: PositiveInt
+    """Mean number of traits, out of 32, that a perturbation changes."""
     profile: Literal["default", "adversarial"]
+    """Set of noise levels in `simulation/noise.py`; `adversarial` raises the noise that no brightness
+    correction removes."""
     noise: NoiseParameters
+    """Single noise levels that differ from the profile, such as `{blur: 0.8}`."""
 
 
 class FoldParameters(Block):
-    """How the screen is split."""
+    """How the screen is split into training, validation and held-out plates."""
 
     n_folds: PositiveInt
+    """Number of folds among which the labelled experiments are divided."""
     run: list[int] | Literal["all"]
+    """Folds to train, numbered from 0."""
     validation: bool | list[str]
+    """Whether each fold keeps experiments out of training to monitor the score; or the names of the
+    experiments to keep out."""
     split: Literal["separated", "stratified"]
+    """`separated` holds out whole experiments; `stratified` holds out some plates of every experiment."""
 
 
 FindingPolicies: Any = create_model(
     "FindingPolicies",
     __base__=Block,
-    __doc__="What is done about each kind of finding.",
-    **{kind: (Literal[policies], ...) for kind, (_, policies) in KINDS.items() if kind != "excluded"},  # type: ignore[call-overload]
+    __doc__=(
+        "What to do about each kind of finding: `error` stops the run, `exclude` leaves the images out, "
+        "`report` lists the finding and keeps the images."
+    ),
+    **{
+        finding: (Literal[policies], Field(description=f"Policy for this finding: {text}."))
+        for finding, (text, policies) in KINDS.items()
+        if finding != "excluded"
+    },  # type: ignore[call-overload]
 )
 
 
 class IngestionParameters(Block):
-    """Checks of the tables and packing of the images."""
+    """Validation of the tables and images, packing of the image store, and the folds."""
 
     findings: FindingPolicies  # type: ignore[valid-type]
+    """What to do about each kind of finding."""
     checksum: bool
+    """Whether changed source files are detected by content instead of size and time; reads every file."""
     target_well_types: list[Literal["treatment", "positive_control", "negative_control"]]
+    """Types of the wells whose perturbation is predicted."""
     folds: FoldParameters
+    """How the screen is split."""
 
 
 class NormalizationParameters(Block):
-    """Which statistics normalize an image."""
+    """The statistics that normalize an image, and optional corrections of illumination and position."""
 
     strategy: Literal["none", "global", "cell_type", "experiment", "plate", "site", "percentile", "robust"]
+    """Images over which location and scale are computed; `percentile` and `robust` are computed per plate."""
     reference: Literal["all", "controls", "negative_controls"]
-    scale_floor: float = Field(gt=0)
+    """Wells from which the statistics are computed; either choice of controls gives tier T1c."""
+    scale_floor: Annotated[PositiveFloat, Unit("grey levels")]
+    """Smallest scale of `percentile` and `robust`, and the scale of a constant channel."""
     illumination: Literal["none", "flat_field"]
+    """`flat_field` divides each image by the illumination field of its plate and channel before anything
+    else."""
     position_correction: Literal["none", "median_polish"]
+    """`median_polish` removes row and column effects from the hand features; images are not changed."""
 
 
 class HeadParameters(Block):
     """The classification head."""
 
     name: Literal["arcface", "softmax"]
-    scale: float = Field(gt=0)
-    margin: float = Field(ge=0, lt=3.2)
+    """ArcFace (additive angular margin) or a plain linear layer."""
+    scale: PositiveFloat
+    """Factor of the cosines of ArcFace; unused by softmax."""
+    margin: Annotated[float, Field(ge=0, lt=3.2), Unit("radians")]
+    """Angular margin of ArcFace; unused by softmax."""
 
 
 class AugmentationParameters(Block):
-    """Views of an image, drawn on the device."""
+    """Random changes of training images, drawn per image on the device."""
 
     dihedral: bool
-    shift_scale: float = Share
-    erase: float = Field(ge=0, le=1)
-    statistics_jitter: float = Share
+    """Random flips and quarter turns."""
+    shift_scale: Share
+    """Largest relative shift, change of scale and change of aspect; 0 switches all three off."""
+    erase: Probability
+    """Probability that a random rectangle of the image is erased."""
+    statistics_jitter: Share
+    """Location and scale are each multiplied by a draw from U(1 - j, 1 + j), with j this value."""
     mixup: NonNegativeFloat
+    """Parameter a of the Beta(a, a) of MixUp; 0 switches it off."""
     cutmix: NonNegativeFloat
+    """Parameter a of the Beta(a, a) of CutMix; 0 switches it off."""
 
 
 class RatePhase(Block):
-    """A part of a stage in which the learning rate goes from one share of its peak to another, along half a cosine."""
+    """A phase of the learning rate: half a cosine from one share of the peak rate to another."""
 
-    share: float = Field(gt=0)
-    start: float = Field(ge=0, le=1)
-    end: float = Field(ge=0, le=1)
+    share: PositiveFloat
+    """Length of the phase relative to the other phases of the stage."""
+    start: Probability
+    """Rate at the start of the phase, as a share of the peak."""
+    end: Probability
+    """Rate at the end of the phase, as a share of the peak."""
 
 
 class StageParameters(Block):
-    """One stage of training."""
+    """Stage 1: the network learns from labelled wells."""
 
-    epochs: int = Field(ge=0)
+    epochs: Epochs
+    """Number of epochs; 0 skips the stage."""
     optimizer: str
-    learning_rate: float = Field(gt=0)
+    """Name of any optimizer of timm."""
+    learning_rate: PositiveFloat
+    """Peak learning rate."""
     weight_decay: NonNegativeFloat
+    """Weight decay; biases and BatchNorm are exempt."""
     schedule: Annotated[list[RatePhase], Field(min_length=1)]
-    ema_decay: Annotated[float, Field(ge=0, le=1)] | dict[int, Annotated[float, Field(ge=0, le=1)]]
+    """Phases of the learning rate, in order; warm-up, steps and warm restarts are all written this way."""
+    ema_decay: Decay | dict[int, Decay]
+    """Decay of the moving average of the weights: one value, or a mapping from first epoch to decay that begins
+    with epoch 0. In stage 1 the average is used instead of the last weights, and 0 keeps none; in stage 2 it is the
+    teacher."""
     ema_buffers: Literal["averaged", "reestimated"]
+    """BatchNorm statistics of the average: averaged like the weights, or re-estimated on labelled images at
+    the end of each epoch."""
     keep: Literal["last", "best"]
+    """Epoch to keep: the last, or the one with the best validation score (T1: one site, one view, no plate
+    design)."""
 
     @model_validator(mode="after")
-    def _decay_has_a_beginning(self) -> StageParameters:
+    def _schedule_starts_at_epoch_0(self) -> StageParameters:
         if isinstance(self.ema_decay, dict) and min(self.ema_decay, default=1) != 0:
             raise ValueError(
                 f"ema_decay is {self.ema_decay}: a schedule maps first epochs to decays and begins with epoch 0"
@@ -158,56 +260,103 @@ class StageParameters(Block):
 
 
 class PseudoLabelParameters(Block):
-    """What the teacher says of unlabelled wells, and how far it is believed."""
+    """Pseudo-labels: the teacher's predictions for unlabelled wells, used as targets."""
 
     method: Literal["none", "plain", "balanced", "soft"]
+    """`plain` takes the teacher's best class, `balanced` the best class after Sinkhorn per plate, `soft`
+    those balanced probabilities."""
     groups: bool
-    weight: float = Field(ge=0, le=1)
-    start: int = Field(ge=0)
-    ramp_epochs: NonNegativeFloat
+    """Whether plate groups are inferred first, so that only perturbations of the plate's group can be
+    pseudo-labels (`balanced` and `soft` only)."""
+    weight: Probability
+    """Weight of the pseudo-labels in the loss; the true labels get the rest."""
+    start: Annotated[NonNegativeInt, Unit("epoch")]
+    """First epoch of the stage with pseudo-labels, counted from 0."""
+    ramp_epochs: RampEpochs
+    """Length of the ramp over which the weight rises; 0 applies the full weight at once."""
     refresh: PositiveInt | Literal["improved"]
+    """Number of epochs between updates; `improved` updates after an epoch with the best validation score so
+    far."""
     views: PositiveInt
-    memory: float = Share
+    """Number of random views over which the teacher's logits are averaged."""
+    memory: Share
+    """Share of the previous logits that is kept at an update."""
 
 
 class MeanTeacherParameters(StageParameters):
-    """The second stage."""
+    """Stage 2: the student also learns to agree with its moving average, the teacher, and from
+    pseudo-labels."""
 
     consistency: Literal["mse", "kl"]
+    """Distance of student and teacher: mean squared error of the probabilities, times classes / 1139; or the
+    KL divergence in nats."""
     consistency_weight: NonNegativeFloat
-    ramp_epochs: NonNegativeFloat
+    """Weight of the consistency term in the loss."""
+    ramp_epochs: RampEpochs
+    """Length of the ramp over which the consistency weight rises; 0 applies the full weight at once."""
     views: Literal["shared", "two"]
+    """Views of the student per step: one shared by all terms of the loss, or one for the labels and another
+    for the other terms."""
     strong_view: Literal["teacher", "student"]
-    unlabelled_ratio: float = Field(ge=0)
+    """The network that receives the strong view where `views` is `two`; the other receives the weak one."""
+    unlabelled_ratio: NonNegativeFloat
+    """Unlabelled sites per labelled site in a step; 0 computes the consistency on the labelled batch
+    alone."""
     pseudo_labels: PseudoLabelParameters
+    """The teacher's predictions as targets."""
 
 
 class TrainingParameters(Block):
-    """The network and how it learns."""
+    """The network and how it is trained."""
 
     seed: int
+    """Seed of the weights, the order of the images and the augmentation."""
     backbone: str
+    """Name of any model of timm."""
     pretrained_weights: str
+    """Initial weights of the backbone: `none` (random), `timm` (downloaded), or the path of a `.safetensors`
+    file."""
     cell_type: Literal["none", "one_hot", "specialist"]
+    """`one_hot` appends the cell type to the features; `specialist` trains one network per cell type in stage
+    2."""
     head: HeadParameters
-    batch_size: int = Field(ge=2)
+    """The classification head."""
+    batch_size: Annotated[int, Field(ge=2), Unit("sites")]
+    """Labelled sites per step."""
     batches: Literal["mixed", "experiment", "plate"]
+    """Images of a batch: from anywhere, or from a single experiment or plate, so that BatchNorm corrects for
+    batch effects."""
     sites: Literal["all"] | list[int]
+    """Numbers of the sites of a well to train on."""
     sites_per_epoch: Literal["all", "one"]
-    label_smoothing: float = Share
+    """Whether an epoch shows all sites of a well or one drawn at random."""
+    label_smoothing: Share
+    """Probability mass that is moved from the true class to all classes."""
     gradient_clip: NonNegativeFloat
+    """Largest norm of the gradient; 0 switches clipping off."""
     augmentation: AugmentationParameters
+    """Random changes of the images."""
     pretrain: StageParameters
+    """Stage 1, on labelled wells."""
     mean_teacher: MeanTeacherParameters
+    """Stage 2, with a mean teacher."""
     unlabelled_source: Literal["none", "training", "heldout"]
+    """Plates whose images are used without labels; `heldout` makes every later score T3, or T2+T3 with
+    balanced or soft pseudo-labels."""
     precision: Literal["auto", "float32", "bfloat16"]
+    """Precision of the backbone; `auto` is bfloat16 on a GPU with hardware support, else float32."""
     channels_last: bool
-    cache_gigabytes: NonNegativeFloat
-    device: Literal["auto", "cpu", "cuda", "mps"]
+    """Whether images and weights are stored with channels last, the faster layout for most convolutions."""
+    cache_gigabytes: Annotated[NonNegativeFloat, Unit("GB")]
+    """Memory for images that are kept instead of being read again."""
+    device: Device
+    """Device for training; `auto` is a CUDA GPU where there is one, else the CPU."""
     tensorboard: bool
+    """Whether TensorBoard events are written beside the training state; needs the extra `tensorboard`."""
 
     def recipe(self) -> dict[str, Any]:
-        """All that the trained weights depend on: everything but where and how it is computed."""
+        """All values on which the trained weights depend: those that only say where and how to compute are
+        left out."""
         return self.model_dump(mode="json", exclude={"device", "cache_gigabytes", "tensorboard"})
 
     @model_validator(mode="after")
@@ -221,89 +370,132 @@ class TrainingParameters(Block):
             )
         if off and self.unlabelled_source == "heldout":
             raise ValueError(
-                "training.unlabelled_source is 'heldout', but training.mean_teacher.unlabelled_ratio is 0: no image of "
-                "theirs would be read; set it above 0"
+                "training.unlabelled_source is 'heldout', but training.mean_teacher.unlabelled_ratio is 0, so that no held-out "
+                "image would be read; set it above 0"
             )
         mixing = self.augmentation.mixup > 0 or self.augmentation.cutmix > 0
         if mixing and self.mean_teacher.epochs and self.mean_teacher.views == "shared":
             raise ValueError(
-                "training.augmentation mixes images, but with training.mean_teacher.views 'shared' the mixed view would be compared with "
-                "the teacher's view of one image; set views to two, or mixup and cutmix to 0"
+                "training.augmentation mixes images, but with training.mean_teacher.views 'shared' the student's mixed view would be "
+                "compared with the teacher's view of a single image; set views to two, or mixup and cutmix to 0"
             )
         return self
 
 
 class InferenceParameters(Block):
-    """From a model to scores."""
+    """From a trained model to scores and embeddings."""
 
     only: str
+    """Part to predict: EXPERIMENT, EXPERIMENT/PLATE or EXPERIMENT/PLATE/WELL; empty predicts all plates new
+    to the model."""
     views: Literal["none", "flips", "dihedral", "multicrop"]
-    pooling: Literal["logits", "probabilities"]
+    """Test-time augmentation: one view, 4 flips, the 8 symmetries of the square, or 5 crops (corners and
+    centre)."""
+    pooling: Pooling
+    """What is averaged over views, ensemble members and sites."""
     ensemble_weights: Literal["equal", "validation"]
+    """Weights of the ensemble members (entry `ensemble_models`): equal, or fitted on validation wells."""
     adabn: Literal["auto", "none", "experiment", "plate"]
-    seen_experiments: int = Field(ge=0)
-    batch_size: PositiveInt | Literal["auto"]
-    device: Literal["auto", "cpu", "cuda", "mps"]
+    """Images on which BatchNorm statistics are re-estimated, without labels; `auto` follows
+    `training.batches` of the model."""
+    seen_experiments: Annotated[NonNegativeInt, Unit("per cell type")]
+    """Training experiments that are predicted too, to measure the gap to unseen ones."""
+    batch_size: Annotated[PositiveInt, Unit("sites")] | Literal["auto"]
+    """Sites per batch; `auto` takes what fits the device."""
+    device: Device
+    """Device for inference; `auto` is a CUDA GPU where there is one, else the CPU."""
 
 
 BalancingMethod = Literal["none", "matching", "sinkhorn", "assignment", "greedy"]
 
 
 class PlateBalancingParameters(Block):
-    """What knowledge of the plate design adds."""
+    """What knowledge of the plate design adds to a table of well scores."""
 
-    pooling: Literal["logits", "probabilities"]
-    temperature: Annotated[float, Field(gt=0)] | Literal["auto"]
-    unlisted: NonNegativeFloat
+    pooling: Pooling
+    """What is averaged over several rows of a well (sites, folds, models)."""
+    temperature: PositiveFloat | Literal["auto"]
+    """Divisor of the scores before the softmax; `auto` fits it to validation labels per cell type, or without
+    labels to the design."""
+    unlisted: Annotated[NonNegativeFloat, Unit("nats")]
+    """How much less likely a perturbation missing from a top-k list is than one listed with score 0."""
     group_inference: Literal["infer", "none"]
+    """Whether the plate group of each plate is inferred."""
     group_statistic: Literal["auto", "raw", "centred", "rank"]
-    group_posterior: float = Field(gt=0, le=1)
+    """Form in which scores are compared with plate groups; `auto` is `centred`, or `rank` where that is
+    undecided and fits better."""
+    group_posterior: Annotated[float, Field(gt=0, le=1)]
+    """Posterior from which plate groups are accepted; random scores reach 0.95 in under 5 % of
+    experiments."""
     method: BalancingMethod | Literal["auto"]
+    """Method that makes the design-aware calls; `auto` is `matching`, unless another is better on validation
+    wells."""
     compare: list[BalancingMethod]
-    precision: float = Field(gt=0, le=1)
+    """Further methods that are scored as separate steps."""
+    precision: Annotated[float, Field(gt=0, le=1)]
+    """Share of confident calls that should be right; sets `plain_confident` and `design_confident`."""
 
 
 class EvaluationParameters(Block):
-    """What is scored."""
+    """What is scored, and how leaks are tested."""
 
     screen: str
+    """Name of the screen in the scores."""
     unit: Literal["well", "site"]
+    """What counts as one prediction."""
     pairs: list[Annotated[list[str], Field(min_length=2, max_length=2)]]
+    """Pairs of perturbations that are also scored by themselves."""
     permutations: PositiveInt
-    smallest_leak: float = Field(gt=0)
+    """Number of label shuffles; the smallest possible p is 1 / (permutations + 1)."""
+    smallest_leak: Annotated[PositiveFloat, Unit("standard deviations")]
+    """Size of the planted shift that a probe must find before its verdict can be "none seen"."""
 
 
 class ReportParameters(Block):
-    """The report."""
+    """The report page."""
 
     screen: str
+    """Name of the screen in the title."""
 
 
 class GrowthStep(Block):
     """A step of the growth chart."""
 
     step: str
+    """Name of the step."""
     set: dict[str, Any]
+    """Dotted parameter names and their values; `own` is the value of the environment."""
 
 
 class GrowthChartParameters(Block):
-    """Which steps of the method are switched on in turn."""
+    """The steps of the method that the growth chart switches on in turn."""
 
     seeds: Annotated[list[int], Field(min_length=1)]
+    """Seeds of training; every arm is trained once per seed."""
     start_name: str
+    """Name of the first arm."""
     start: dict[str, Any]
+    """Settings of the first arm: dotted names of `normalization` and `training`, or `sites`, `views` and
+    `adabn`."""
     steps: Annotated[list[GrowthStep], Field(min_length=1)]
+    """Steps in order, each added to all steps before it."""
     transductive: list[GrowthStep]
+    """Changes of the full model that use held-out images (tier T3)."""
     design: list[Literal["group_filter", "sinkhorn", "assignment", "matching"]]
+    """Steps of plate balancing applied to the full model (tier T2)."""
 
 
 class SearchRange(Block):
-    """Values of one parameter that a study may try: a range, or choices."""
+    """Values of one parameter that a study may try: either `low` and `high`, or `choices`."""
 
     low: float | int | None = None
+    """Lowest value."""
     high: float | int | None = None
+    """Highest value; the range is one of integers where both ends are."""
     log: bool = False
+    """Whether values are drawn on a log scale."""
     choices: Annotated[list[bool | int | float | str], Field(min_length=1)] | None = None
+    """List of values to choose from."""
 
     @model_validator(mode="after")
     def _range_or_choices(self) -> SearchRange:
@@ -318,55 +510,95 @@ class SearchRange(Block):
 
 
 class TuningParameters(Block):
-    """Studies that search for better parameters by the validation score."""
+    """Studies that search for better parameters by the score of validation experiments."""
 
     study: str
+    """Name of the study; an existing study continues under its name, a new name begins another."""
     seed: int
+    """Seed of the search; every trial has its own seed derived from it."""
     trials: PositiveInt
+    """Number of trials in total, over all workers."""
     startup_trials: PositiveInt
-    warmup_epochs: int = Field(ge=0)
+    """First trials, which are drawn at random; none is stopped early before them."""
+    warmup_epochs: Epochs
+    """Epochs before a trial that falls behind the median can be stopped early."""
     training: dict[str, SearchRange]
+    """Search space of the pipeline `tuning`, by dotted parameter name."""
     plate_balancing: dict[str, SearchRange]
+    """Search space of the pipeline `tuning_balancing`, by dotted parameter name."""
 
 
 class ProjectParameters(Block):
-    """All blocks together, and what may be given on the command line."""
+    """All blocks, and the values that are only given on the command line (`--params NAME=VALUE`)."""
 
     simulation: SimulationParameters
+    """See `simulation`."""
     ingestion: IngestionParameters
+    """See `ingestion`."""
     normalization: NormalizationParameters
+    """See `normalization`."""
     training: TrainingParameters
+    """See `training`."""
     inference: InferenceParameters
+    """See `inference`."""
     plate_balancing: PlateBalancingParameters
+    """See `plate_balancing`."""
     evaluation: EvaluationParameters
+    """See `evaluation`."""
     report: ReportParameters
+    """See `report`."""
     growth_chart: GrowthChartParameters
+    """See `growth_chart`."""
     tuning: TuningParameters
+    """See `tuning`."""
     raw_root: str | None = None
+    """Folder or URL of the raw tables and images; the default is in `globals.yml` of the environment."""
     data_root: str | None = None
+    """Folder or URL to which results are written; the default is in `globals.yml` of the environment."""
     scores: str | None = None
+    """File or folder with the scores of an external model, for the environments `score_table` and
+    `external_scores`."""
     scores_tier: str | None = None
+    """Tier of those scores; `unknown` where it is not given."""
     contents: str | None = None
+    """A csv of what is known to be on which plate: the table `plate_contents`."""
     ensemble: str | None = None
+    """Further model versions to average with the teacher, separated by spaces, such as `student
+    teacher@VERSION`."""
     labels: str | None = None
+    """A csv of held-out labels, for the environment `score_table`; only evaluation reads it."""
     profiles: str | None = None
+    """File with the embeddings of an external model, for the environment `external_profiles`."""
     study_url: str | None = None
+    """Database URL of tuning studies; the default is in `globals.yml` of the environment."""
 
+
+BLOCKS: dict[str, type[Block]] = {
+    name: field.annotation
+    for name, field in ProjectParameters.model_fields.items()
+    if isinstance(field.annotation, type) and issubclass(field.annotation, Block)
+}
+"""Name -> model of the blocks of this project."""
+TOO_CLOSE = 0.76
+"""Similarity (difflib) from which the name of a block counts as a misspelling of one of ours.
+
+High enough that ``tracking`` and ``segmentation`` pass, low enough that ``train`` does not.
+"""
 
 B = TypeVar("B", bound=Block)
 
 
 def replace_values(block: B, name: str, changes: Mapping[str, Any], where: str) -> B:
-    """A block with some values changed.
+    """A copy of a block with some values replaced.
 
     Args:
-        block: To start from; it stays as it is.
-        name: Its name, with which the dotted names begin.
+        block: The block to start from; it is not changed.
+        name: Name of the block, the first part of the dotted names.
         changes: Dotted name -> value.
-        where: Who asks, for the error.
+        where: Block that requests the changes, for the error message.
 
     Raises:
-        InputError: An unknown name or a wrong value.
+        InputError: An unknown name or an invalid value.
     """
     values = {name: block.model_dump()}
     for dotted, value in changes.items():
@@ -382,46 +614,82 @@ def replace_values(block: B, name: str, changes: Mapping[str, Any], where: str) 
 
 
 def find_value(values: dict[str, Any], dotted: str, where: str) -> tuple[dict[str, Any], str]:
-    """The dict that holds a dotted name, and the key in it.
+    """The dict that holds a dotted name, and its key in that dict.
 
     Raises:
         InputError: There is no such parameter.
     """
     holder: Any = values
     *path, last = dotted.split(".")
-    for depth, part in enumerate((*path, last)):
-        known = list(holder) if isinstance(holder, dict) else []
-        if part not in known or (depth == 0 and not path):
+    for depth, key in enumerate((*path, last)):
+        allowed = list(holder) if isinstance(holder, dict) else []
+        if key not in allowed or (depth == 0 and not path):
             raise InputError(
-                f"{where} changes {dotted!r}, which is no parameter; allowed at {part!r}: {', '.join(map(str, known))}.{closest(part, known)}"
+                f"{where} changes {dotted!r}, which is no parameter; allowed at {key!r}: {', '.join(map(str, allowed))}.{closest(key, allowed)}"
             )
         if depth < len(path):
-            holder = holder[part]
+            holder = holder[key]
     return holder, last
 
 
-def validate_parameters(parameters: dict[str, Any]) -> ProjectParameters:
+def validate_parameters(parameters: Mapping[str, Any]) -> ProjectParameters:
     """Check all parameters at once.
 
+    A top-level block (a mapping) of an unknown name belongs to pipelines that a user has added and is left alone, unless its name
+    is close to one of ours.
+
     Raises:
-        InputError: One line a fault: the full name, what was received, what is allowed.
+        InputError: One line per fault, with the full name, the value received and what is allowed.
     """
+    ours = {name: value for name, value in parameters.items() if not _is_foreign_block(name, value)}
     try:
-        return ProjectParameters.model_validate(parameters)
+        return ProjectParameters.model_validate(ours)
     except ValidationError as error:
-        lines = []
-        for fault in error.errors():
-            name = ".".join(str(part) for part in fault["loc"])
-            if fault["type"] == "extra_forbidden":
-                block: Any = ProjectParameters
-                for part in fault["loc"][:-1]:
-                    block = block.model_fields[part].annotation
-                known = list(block.model_fields)
-                lines.append(
-                    f"unknown parameter {name!r}; allowed here: {', '.join(known)}.{closest(str(fault['loc'][-1]), known)}"
-                )
-            elif fault["type"] == "value_error":
-                lines.append(str(fault["ctx"]["error"]))
-            else:
-                lines.append(f"parameter {name!r}: {fault['msg']}; received {fault['input']!r}")
-        raise InputError("\n".join(lines)) from error
+        raise InputError("\n".join(_describe_fault(fault) for fault in error.errors())) from error
+
+
+def _is_foreign_block(name: str, value: Any) -> bool:
+    """Whether a top-level key is a block of pipelines that a user has added."""
+    if name in ProjectParameters.model_fields or not isinstance(value, Mapping):
+        return False
+    return not get_close_matches(name, BLOCKS, n=1, cutoff=TOO_CLOSE)
+
+
+def _describe_fault(fault: Any) -> str:
+    """One line about an error of pydantic."""
+    location, received = fault["loc"], fault["input"]
+    name = ".".join(map(str, location))
+    if fault["type"] == "value_error":
+        return str(fault["ctx"]["error"])
+    if fault["type"] != "extra_forbidden":
+        return f"parameter {name!r}: {fault['msg']}; received {received!r}"
+    if len(location) > 1:
+        allowed = list(_block_at(location[:-1]).model_fields)
+        return f"unknown parameter {name!r}; allowed here: {', '.join(allowed)}.{closest(location[-1], allowed)}"
+    if isinstance(received, Mapping):
+        return (
+            f"unknown parameter {name!r}.{closest(name, BLOCKS)} A block of parameters for pipelines of your own needs a name that is "
+            f"less like those of this project: {', '.join(BLOCKS)}"
+        )
+    allowed = list(ProjectParameters.model_fields)
+    return (
+        f"unknown parameter {name!r}, received {received!r}; allowed here: {', '.join(allowed)}, or a block (a mapping) for pipelines "
+        f"of your own.{closest(name, allowed)}"
+    )
+
+
+def _block_at(location: tuple[int | str, ...]) -> type[Block]:
+    """The model of the block at a location, also within lists and dicts of blocks."""
+    block: type[Block] = ProjectParameters
+    for key in location:
+        if key in block.model_fields:  # else an index of a list or a key of a dict
+            block = block_within(block.model_fields[str(key)].annotation) or block
+    return block
+
+
+def block_within(annotation: Any) -> type[Block] | None:
+    """The model in a type such as ``Block``, ``list[Block]`` or ``dict[str, Block]``; None where there is
+    none."""
+    if isinstance(annotation, type) and issubclass(annotation, Block):
+        return annotation
+    return next((block for inner in get_args(annotation) if (block := block_within(inner))), None)

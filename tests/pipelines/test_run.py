@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import html
 import json
 import os
@@ -9,7 +10,9 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -18,6 +21,9 @@ import pytest
 from deepnoise.tables import CARD_KEYS
 from tests.browser import visit
 from tests.conftest import PROJECT, kedro, refused
+
+if TYPE_CHECKING:
+    from IPython.core.interactiveshell import InteractiveShell
 
 
 class Run:
@@ -339,62 +345,83 @@ def test_a_model_is_refused_on_images_normalized_otherwise(run):
     )
 
 
-def run_notebook(name: str, values: dict) -> dict:
-    """The code cells in their order, with other values of the cell of parameters; stored without outputs."""
+@contextlib.contextmanager
+def ipython_shell(folder: Path) -> Iterator[InteractiveShell]:
+    """A fresh IPython shell in a folder, as Jupyter starts one.
+
+    Kedro's extension imports the package anew; the modules from before are put back, so that other tests see one of each class.
+    """
     import matplotlib
+    from IPython.core.interactiveshell import InteractiveShell
+    from kedro.framework.project import configure_project
+    from traitlets.config import Config
 
     matplotlib.use("Agg")
-    cells = json.loads((PROJECT / "notebooks" / name).read_text())["cells"]
-    names: dict = {}
-    for cell in cells:
-        if cell["cell_type"] != "code":
-            continue
-        assert cell["outputs"] == [] and cell["execution_count"] is None
-        exec("".join(cell["source"]), names)
-        if "parameters" in cell["metadata"].get("tags", []):
-            assert set(values) <= set(names), "the cell does not have these parameters"
-            names |= values
-    return names
+    before = dict(sys.modules)
+    shell = InteractiveShell.instance(config=Config({"HistoryManager": {"enabled": False}}))
+    try:
+        with contextlib.chdir(folder):
+            yield shell
+    finally:
+        InteractiveShell.clear_instance()
+        for name in [name for name in sys.modules if name.split(".")[0] == "deepnoise"]:
+            del sys.modules[name]
+        sys.modules.update(before)
+        configure_project("deepnoise")
+
+
+def run_notebook(name: str, values: dict) -> dict:
+    """Run the code cells in order, with other values for the cell of parameters; returns all variables."""
+    path = PROJECT / "notebooks" / name
+    with ipython_shell(path.parent) as shell:
+        for cell in json.loads(path.read_text())["cells"]:
+            if cell["cell_type"] != "code":
+                continue
+            assert cell["outputs"] == [] and cell["execution_count"] is None, "notebooks are stored without outputs"
+            shell.run_cell("".join(cell["source"])).raise_error()
+            if "parameters" in cell["metadata"].get("tags", []):
+                assert set(values) <= set(shell.user_ns), "the cell does not have these parameters"
+                shell.user_ns.update(values)
+        return dict(shell.user_ns)
 
 
 def smoke(run) -> dict:
-    return {
-        "environment": "test",
-        "parameters": {"raw_root": str(run.root / "raw"), "data_root": str(run.root / "data")},
-    }
+    return {"environment": "test", "parameters": run.params}
 
 
 def test_the_notebooks_run(run):
-    names = run_notebook("1_explore_a_screen.ipynb", smoke(run))
-    assert names["calls"]["plain_call"].notna().all() and abs(names["normalized"].mean()) < 3
-    names = run_notebook("3_read_the_evaluation.ipynb", smoke(run))
-    assert names["main"]["tier"] == "T1" and len(names["figure"].data) > 10 and len(names["weak"]) == 8
-    names = run_notebook("4_plate_balancing.ipynb", smoke(run))
-    assert len(names["figure"].axes) == len(names["names"]) + 1  # a map a step, and the colour bar
+    variables = run_notebook("1_explore_a_screen.ipynb", smoke(run))
+    assert variables["context"].env == "test" and str(variables["calls"]["experiment"].iloc[0]).startswith("ALPHA")
+    assert variables["calls"]["plain_call"].notna().all() and abs(variables["normalized"].mean()) < 3
+    variables = run_notebook("3_read_the_evaluation.ipynb", smoke(run))
+    assert variables["main"]["tier"] == "T1" and len(variables["figure"].data) > 10 and len(variables["weak"]) == 8
+    variables = run_notebook("4_plate_balancing.ipynb", smoke(run))
+    assert len(variables["figure"].axes) == len(variables["step_names"]) + 1  # a map per step, and the colour bar
+
+
+def test_a_notebook_that_fails_fails_the_test(tmp_path):
+    with ipython_shell(tmp_path) as shell, pytest.raises(NameError, match="catalog"):
+        shell.run_cell("catalog.load('wells')").raise_error()
 
 
 @pytest.mark.slow
 def test_the_notebook_goes_from_a_folder_of_tiffs_to_calls(run, tmp_path):
     folder = PROJECT / "conf" / "notebook_test"
-    short = {
-        "training": {"pretrain": {"epochs": 6}, "mean_teacher": {"epochs": 0}, "batch_size": 32},
-        "evaluation": {"permutations": 20},
-    }
+    short = (
+        "training.pretrain.epochs=6,training.mean_teacher.epochs=0,training.batch_size=32,evaluation.permutations=20"
+    )
+    new = {"screen": folder.name, "data_root": str(tmp_path / "data"), "more_parameters": short}
     try:
-        names = run_notebook(
-            "2_bring_your_own_screen.ipynb",
-            smoke(run) | {"mine": folder.name, "data_root": str(tmp_path / "data"), "short": short},
-        )
+        variables = run_notebook("2_bring_your_own_screen.ipynb", smoke(run) | new)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    calls, plate_map = names["calls"], names["plate_map"]
+    calls, plate_map = variables["calls"], variables["plate_map"]
     truth = plate_map.assign(id_code=plate_map["experiment"] + "_" + plate_map["plate"] + "_" + plate_map["well"])
     truth = truth.set_index("id_code")["perturbation"].reindex(calls["id_code"])
     assert truth.notna().all() and (calls.set_index("id_code")["plain_call"] == truth).mean() > 2 / 16
-    assert (
-        names["report"]
-        and len(names["found"]) == 6 * names["found"].groupby(["experiment", "plate", "well", "site"]).ngroups
-    )
+    files = variables["files"]
+    assert variables["report"].is_file()
+    assert len(files) == 6 * files.groupby(["experiment", "plate", "well", "site"]).ngroups
 
 
 @pytest.mark.parametrize(
