@@ -8,31 +8,30 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from deepnoise.evaluation.probe import Probe, Question, ask, verdict
+from deepnoise.evaluation.probe import Probe, ProbeTask, run_probes, verdict
 from deepnoise.evaluation.profiles import GROUP, Profiles, centred, class_residuals
 from deepnoise.tables import FEATURE
 from deepnoise.wells import parse_well
 
 AXES = ("plate", "experiment", "well_row", "well_column", "well_edge", "raw_intensity")
-LEAST_BLOCKS = 4  # perturbations, to be left out in turn; with fewer, wells are left out one group at a time
-LEAST_WELLS = 3  # of a class, in one probe
+LEAST_BLOCKS = 4
+"""Perturbations needed to leave whole ones out in turn; with fewer, wells are left out one group at a time."""
+LEAST_WELLS = 3
+"""Wells of a class needed in one probe."""
 
 
-# questions -----------------------------------------------------------------------------------------------------------
-
-
-def _question(
+def _task(
     name: str, residual: Profiles, labels: np.ndarray, strata: str, together: list[str] | None = None
-) -> Question | None:
-    """A question, or None where there is too little to ask it.
+) -> ProbeTask | None:
+    """A probe task, or None if there are too few wells.
 
     Args:
         name: Experiment or cell type.
         residual: Wells.
-        labels: (W,) what is asked.
+        labels: (W,) what is predicted.
         strata: Column; labels move within each of its values.
-        together: Columns; wells that agree in them keep their labels together, since what a perturbation does in one experiment
-            they share. None: each well by itself.
+        together: Columns. Wells that agree in them keep their labels together, since they share the effect of a perturbation in an
+            experiment. None: each well by itself.
     """
     _, code, count = np.unique(labels, return_inverse=True, return_counts=True)
     kept = np.isin(code, np.flatnonzero(count >= LEAST_WELLS))
@@ -43,120 +42,135 @@ def _question(
     few = perturbation.max() + 1 < LEAST_BLOCKS
     # with few perturbations nothing could be shuffled but the names of the classes: then wells move one by one
     units = rows.groupby(together).ngroup().to_numpy() if together and not few else np.arange(len(rows))
-    first = np.unique(units, return_index=True)[1]
-    return Question(
-        name,
-        residual.values if kept.all() else residual.values[kept],
-        np.unique(code[kept], return_inverse=True)[1],
-        np.arange(len(rows)) if few else perturbation,
-        units,
-        pd.factorize(rows[strata])[0][first],
+    first_of_unit = np.unique(units, return_index=True)[1]
+    return ProbeTask(
+        name=name,
+        values=residual.values if kept.all() else residual.values[kept],
+        labels=np.unique(code[kept], return_inverse=True)[1],
+        blocks=np.arange(len(rows)) if few else perturbation,
+        units=units,
+        strata=pd.factorize(rows[strata])[0][first_of_unit],
     )
 
 
-def _plate(residual: Profiles) -> list[Question | None]:
+def _plate_tasks(residual: Profiles) -> list[ProbeTask | None]:
+    """Which plate of its experiment is a well on? Only perturbations on several plates: another one would reveal its plate."""
     rows = residual.rows
-    at = rows.groupby([*GROUP, "experiment", "perturbation"])["plate"].transform("nunique")
-    moving = residual.take((at > 1).to_numpy())  # where a class is tied to a plate, it would name it
-    asked = []
-    for (*_, experiment), members in moving.rows.groupby([*GROUP, "experiment"]).indices.items():
-        own = moving.take(members)
-        asked.append(
-            _question(experiment, own, own.rows["plate"].to_numpy(str), "perturbation", ["perturbation", "plate"])
-        )
-    return asked
+    plates = rows.groupby([*GROUP, "experiment", "perturbation"])["plate"].transform("nunique")
+    on_several = residual.take((plates > 1).to_numpy())
+    tasks = []
+    for (*_, experiment), members in on_several.rows.groupby([*GROUP, "experiment"]).indices.items():
+        wells = on_several.take(members)
+        labels = wells.rows["plate"].to_numpy(str)
+        tasks.append(_task(experiment, wells, labels, "perturbation", ["perturbation", "plate"]))
+    return tasks
 
 
-def _experiment(residual: Profiles) -> list[Question | None]:
-    asked = []
-    for (_, kind), members in residual.rows.groupby(GROUP).indices.items():
-        own = residual.take(members)
-        labels = own.rows["experiment"].to_numpy(str)
-        asked.append(_question(kind, own, labels, "perturbation", ["perturbation", "experiment"]))
-    return asked
+def _experiment_tasks(residual: Profiles) -> list[ProbeTask | None]:
+    """Which experiment of its cell type is a well from?"""
+    tasks = []
+    for (_, cell_type), members in residual.rows.groupby(GROUP).indices.items():
+        wells = residual.take(members)
+        labels = wells.rows["experiment"].to_numpy(str)
+        tasks.append(_task(cell_type, wells, labels, "perturbation", ["perturbation", "experiment"]))
+    return tasks
 
 
-def _position(residual: Profiles, part: Callable[[np.ndarray], np.ndarray]) -> list[Question | None]:
-    """``part``: (W, 2) rows and columns of the plate -> (W,) bool."""
+def _position_tasks(residual: Profiles, region: Callable[[np.ndarray], np.ndarray]) -> list[ProbeTask | None]:
+    """Is a well in a region of its plate? Only perturbations that change their well.
+
+    Args:
+        residual: Wells.
+        region: (W, 2) rows and columns of wells -> (W,) bool.
+    """
     rows = residual.rows
-    places = rows.groupby([*GROUP, "perturbation"])["well"].agg(["nunique", "size"])
-    tied = places.index[(places["nunique"] == 1) & (places["size"] > 1)]
-    free = residual.take(~pd.MultiIndex.from_frame(rows[[*GROUP, "perturbation"]]).isin(tied))
-    asked = []
-    for (_, experiment), members in free.rows.groupby(["fold", "experiment"]).indices.items():
-        own = _within_plates(free.take(members))
-        place = np.array([parse_well(well) for well in own.rows["well"]])
+    positions = rows.groupby([*GROUP, "perturbation"])["well"].agg(["nunique", "size"])
+    fixed = positions.index[(positions["nunique"] == 1) & (positions["size"] > 1)]
+    moving = residual.take(~pd.MultiIndex.from_frame(rows[[*GROUP, "perturbation"]]).isin(fixed))
+    tasks = []
+    for (_, experiment), members in moving.rows.groupby(["fold", "experiment"]).indices.items():
+        wells = _within_plates(moving.take(members))
+        position = np.array([parse_well(well) for well in wells.rows["well"]])
         # on replicate plates of one layout a perturbation keeps its well: such wells move together, among those on the same plates
-        plates = own.rows.groupby(["perturbation", "well"])["plate"].transform(lambda p: "+".join(sorted(p)))
-        own = Profiles(own.rows.assign(plates=plates), own.values)
-        asked.append(_question(experiment, own, part(place), "plates", ["perturbation", "well"]))
-    return asked
+        plates = wells.rows.groupby(["perturbation", "well"])["plate"].transform(lambda p: "+".join(sorted(p)))
+        wells = Profiles(wells.rows.assign(plates=plates), wells.values)
+        tasks.append(_task(experiment, wells, region(position), "plates", ["perturbation", "well"]))
+    return tasks
 
 
 def _within_plates(profiles: Profiles) -> Profiles:
+    """Profiles minus the mean of their plate."""
     plate = profiles.rows.groupby(["fold", "experiment", "plate"]).ngroup().to_numpy()
     return Profiles(profiles.rows, centred(profiles.values, plate).astype(np.float32))
 
 
-def upper_half(place: np.ndarray) -> np.ndarray:
-    """Whether a well lies above the middle of the used rows; likewise :func:`left_half`, :func:`outer_ring`."""
-    return place[:, 0] < (place[:, 0].min() + place[:, 0].max()) / 2
+def upper_half(position: np.ndarray) -> np.ndarray:
+    """(W,) bool: wells above the middle of the used rows, from (W, 2) rows and columns."""
+    return position[:, 0] < (position[:, 0].min() + position[:, 0].max()) / 2
 
 
-def left_half(place: np.ndarray) -> np.ndarray:
-    """Whether a well lies left of the middle of the used columns."""
-    return place[:, 1] < (place[:, 1].min() + place[:, 1].max()) / 2
+def left_half(position: np.ndarray) -> np.ndarray:
+    """(W,) bool: wells left of the middle of the used columns, from (W, 2) rows and columns."""
+    return position[:, 1] < (position[:, 1].min() + position[:, 1].max()) / 2
 
 
-def outer_ring(place: np.ndarray) -> np.ndarray:
-    """Whether a well lies in the first or last used row or column."""
-    return (place == place.min(axis=0)).any(axis=1) | (place == place.max(axis=0)).any(axis=1)
+def outer_ring(position: np.ndarray) -> np.ndarray:
+    """(W,) bool: wells in the first or last used row or column, from (W, 2) rows and columns."""
+    return (position == position.min(axis=0)).any(axis=1) | (position == position.max(axis=0)).any(axis=1)
 
 
-def _raw_intensity(residual: Profiles, intensity: pd.DataFrame) -> list[Question | None]:
-    """Is the well brighter than most of its plate, channel by channel? Perturbations are taken out of the intensity as well.
+def _raw_intensity_tasks(residual: Profiles, intensity: pd.DataFrame) -> list[ProbeTask | None]:
+    """Is a well brighter than most of its plate, channel by channel?
 
-    Within plates: else whatever tells experiments apart would answer, since their brightness differs.
+    The effect of perturbations is removed from the intensity as well. Wells are compared within plates: otherwise the brightness of
+    whole experiments would make this the same question as the experiment.
     """
-    known = residual.take(residual.rows["id_code"].isin(intensity.index).to_numpy())
-    if known.rows.empty:
+    measured = residual.take(residual.rows["id_code"].isin(intensity.index).to_numpy())
+    if measured.rows.empty:
         return []
-    bright = class_residuals(Profiles(known.rows, intensity.loc[known.rows["id_code"]].to_numpy(np.float32)))
+    brightness = class_residuals(
+        Profiles(measured.rows, intensity.loc[measured.rows["id_code"]].to_numpy(np.float32))
+    )
     key = ["fold", "id_code"]
-    known = _within_plates(known.take(known.rows.set_index(key).index.isin(bright.rows.set_index(key).index)))
-    bright = _within_plates(bright)
-    asked = []
-    for (_, kind), members in known.rows.groupby(GROUP).indices.items():
-        own, stain = known.take(members), bright.take(members)
-        own = Profiles(own.rows.assign(place=own.rows["experiment"] + "/" + own.rows["plate"]), own.values)
-        middle = pd.DataFrame(stain.values).groupby(own.rows["place"].to_numpy()).transform("median").to_numpy()
-        asked += [_question(kind, own, above, "place") for above in (stain.values > middle).T]
-    return asked
+    in_both = measured.rows.set_index(key).index.isin(brightness.rows.set_index(key).index)
+    measured = _within_plates(measured.take(in_both))
+    brightness = _within_plates(brightness)
+    tasks = []
+    for (_, cell_type), members in measured.rows.groupby(GROUP).indices.items():
+        wells, of_channel = measured.take(members), brightness.take(members)
+        plate = wells.rows["experiment"] + "/" + wells.rows["plate"]
+        wells = Profiles(wells.rows.assign(plate_of_well=plate), wells.values)
+        median = pd.DataFrame(of_channel.values).groupby(plate.to_numpy()).transform("median").to_numpy()
+        tasks += [_task(cell_type, wells, bright, "plate_of_well") for bright in (of_channel.values > median).T]
+    return tasks
 
 
-def _questions(residual: Profiles, axis: str, intensity: pd.DataFrame) -> list[Question]:
-    """The probes of an axis that can be asked."""
-    build: dict[str, Callable[[], list[Question | None]]] = {
-        "plate": lambda: _plate(residual),
-        "experiment": lambda: _experiment(residual),
-        "well_row": lambda: _position(residual, upper_half),
-        "well_column": lambda: _position(residual, left_half),
-        "well_edge": lambda: _position(residual, outer_ring),
-        "raw_intensity": lambda: _raw_intensity(residual, intensity),
+def probe_tasks(residual: Profiles, axis: str, intensity: pd.DataFrame) -> list[ProbeTask]:
+    """The probes of an axis for which there are enough wells."""
+    builders: dict[str, Callable[[], list[ProbeTask | None]]] = {
+        "plate": lambda: _plate_tasks(residual),
+        "experiment": lambda: _experiment_tasks(residual),
+        "well_row": lambda: _position_tasks(residual, upper_half),
+        "well_column": lambda: _position_tasks(residual, left_half),
+        "well_edge": lambda: _position_tasks(residual, outer_ring),
+        "raw_intensity": lambda: _raw_intensity_tasks(residual, intensity),
     }
-    return [question for question in build[axis]() if question is not None] if len(residual.rows) else []
+    return [task for task in builders[axis]() if task is not None] if len(residual.rows) else []
 
 
 def leak_scores(profiles: Profiles, axes: tuple[str, ...], seed: int = 0) -> dict[str, tuple[float, float]]:
-    """Balanced accuracy and chance of the probes of some axes, without permutations or planted shifts; axes that cannot be asked are left out."""
+    """Balanced accuracy and chance of some axes, without permutations or planted shifts; axes without tasks are left out."""
     residual = class_residuals(profiles)
-    found = {}
+    scores = {}
     for axis in axes:
-        questions = _questions(residual, axis, pd.DataFrame())
-        if questions:
-            scores = [Probe(q.values.astype(np.float64), q.blocks, seed).balanced_accuracy(q.labels) for q in questions]
-            found[axis] = (float(np.mean(scores)), float(np.mean([q.chance for q in questions])))
-    return found
+        tasks = probe_tasks(residual, axis, pd.DataFrame())
+        if tasks:
+            accuracies = [
+                Probe(task.values.astype(np.float64), task.blocks, seed).balanced_accuracy(task.labels)
+                for task in tasks
+            ]
+            scores[axis] = (float(np.mean(accuracies)), float(np.mean([task.chance for task in tasks])))
+    return scores
 
 
 def probe_leaks(
@@ -167,42 +181,43 @@ def probe_leaks(
     seed: int = 0,
     axes: tuple[str, ...] = AXES,
 ) -> list[dict[str, Any]]:
-    """Ask profiles along every axis.
+    """Probe profiles along every axis.
 
     Args:
-        profiles: Wells of plates that the model was not trained on; others are left out, since they collapse and hide a leak.
-        intensity: (wells, C) log of the raw mean intensity by id_code; no rows where there are no images.
-        permutations: See :func:`ask`.
-        smallest: See :func:`ask`.
-        seed: See :func:`ask`.
-        axes: Of AXES.
+        profiles: Wells. Plates that the model was trained on are left out: their profiles collapse and hide a leak.
+        intensity: (wells, C) log of the raw mean intensity by id_code; no rows if there are no images.
+        permutations: See :func:`~deepnoise.evaluation.probe.run_probes`.
+        smallest: See :func:`~deepnoise.evaluation.probe.run_probes`.
+        seed: See :func:`~deepnoise.evaluation.probe.run_probes`.
+        axes: Some of AXES.
 
     Returns:
-        One dict an axis: ``axis``, ``verdict``, and the answer of :func:`ask`; only ``axis``, ``verdict`` (void or not asked) and
-        ``reason`` where there is none.
+        One dict per axis: ``axis``, ``verdict``, ``reason`` and the result of :func:`~deepnoise.evaluation.probe.run_probes`. Without
+        a result (verdict void or not asked), only the first three.
     """
     seen = profiles.rows["plate_seen"].to_numpy(bool)
     residual = class_residuals(profiles.take(~seen))
-    why = {
-        "plate": "no experiment has one perturbation on several unseen plates, known elsewhere too",
+    fixed_wells = "each perturbation keeps its well, or there are too few wells"
+    reasons = {
+        "plate": "no experiment has one perturbation on several unseen plates that is elsewhere too",
         "experiment": "no cell type has one perturbation in two unseen experiments",
-        "well_row": "each perturbation keeps its well, or wells are too few",
-        "well_column": "each perturbation keeps its well, or wells are too few",
-        "well_edge": "each perturbation keeps its well, or wells are too few",
-        "raw_intensity": "no raw intensities of these wells" if intensity.empty else "wells are too few",
+        "well_row": fixed_wells,
+        "well_column": fixed_wells,
+        "well_edge": fixed_wells,
+        "raw_intensity": "no raw intensities of these wells" if intensity.empty else "there are too few wells",
     }
-    answers: list[dict[str, Any]] = []
+    results: list[dict[str, Any]] = []
     for axis in axes:
         if seen.all() and len(seen):
-            answers.append({"axis": axis, "verdict": "void", "reason": "the model was trained on every probed plate"})
+            results.append({"axis": axis, "verdict": "void", "reason": "the model was trained on every probed plate"})
             continue
-        questions = _questions(residual, axis, intensity)
-        if not questions:
-            answers.append({"axis": axis, "verdict": "not asked", "reason": why[axis]})
+        tasks = probe_tasks(residual, axis, intensity)
+        if not tasks:
+            results.append({"axis": axis, "verdict": "not asked", "reason": reasons[axis]})
             continue
-        found = ask(questions, permutations, smallest, seed)
-        answers.append({"axis": axis, "verdict": verdict(found), "reason": "", **found})
-    return answers
+        result = run_probes(tasks, permutations, smallest, seed)
+        results.append({"axis": axis, "verdict": verdict(result), "reason": "", **result})
+    return results
 
 
 def well_features(site_features: pd.DataFrame, columns: tuple[str, ...] = ("mean", "std")) -> pd.DataFrame:
@@ -210,7 +225,7 @@ def well_features(site_features: pd.DataFrame, columns: tuple[str, ...] = ("mean
 
     Args:
         site_features: The table ``site_features``.
-        columns: Measurements to take.
+        columns: Measurements to use.
     """
     if site_features.empty:
         return pd.DataFrame()
