@@ -176,7 +176,7 @@ class TrainingState:
         if not manifest.is_file():
             return None
         record = read_json(manifest)
-        if record["mark"] != fingerprint:
+        if record["mark"] != fingerprint:  # "mark" is the name of the fingerprint in the file
             logger.warning("%s: data or parameters have changed since it was saved; training starts over", manifest)
             return None
         return read_tensors(self.root / record["tensors"]), record
