@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import inspect
+import pkgutil
 import re
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 
 import pytest
+import yaml
 from kedro.config import OmegaConfigLoader
 from kedro.framework.project import configure_project, pipelines
-from kedro.io import CatalogConfigResolver, DataCatalog
+from kedro.io import AbstractDataset, CatalogConfigResolver, DataCatalog, DatasetError
 
+from deepnoise import datasets
 from deepnoise.parameters import Block, ProjectParameters
+from deepnoise.tables import SCHEMAS
 
 PROJECT = Path(__file__).parents[1]
 SOURCE = PROJECT / "src" / "deepnoise"
@@ -85,9 +94,6 @@ def test_pipelines_open_no_file_and_start_without_torch(path):
 
 
 def test_registering_pipelines_imports_neither_torch_nor_timm():
-    import subprocess
-    import sys
-
     code = "import deepnoise.pipeline_registry as r, sys; r.register_pipelines(); print([m for m in ('torch', 'timm') if m in sys.modules])"
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
@@ -200,6 +206,166 @@ def test_the_rule_catches_a_layer_that_flows_back(registered):
     catalog = catalog_config("base")
     catalog["wells"] = {"metadata": {"kedro-viz": {"layer": "reporting"}}}
     assert backward_edges(registered["ingestion"], catalog)
+
+
+def layers_that_contradict_their_folder(catalog: dict) -> list[str]:
+    """Entries whose layer is not that of their folder: a file in ``data/08_reporting`` is in the layer reporting."""
+    bad = []
+    for name in (n for n in catalog if not n.startswith("_")):
+        entry = catalog[name]
+        path = str(entry.get("filepath", entry.get("root", entry.get("folder", ""))))
+        folder = re.search(r"(?:^|/)0[1-8]_(\w+)/", path)
+        if folder and folder[1] != layer_of(catalog, name):
+            bad.append(name)
+    return bad
+
+
+@pytest.mark.parametrize("env", ENVIRONMENTS)
+def test_the_layer_of_an_entry_is_that_of_its_folder(env):
+    assert layers_that_contradict_their_folder(catalog_config(env)) == []
+
+
+def test_the_rule_catches_a_layer_that_contradicts_its_folder():
+    catalog = {
+        "wells": {
+            "filepath": "data/02_intermediate/demo/wells.parquet",
+            "metadata": {"kedro-viz": {"layer": "primary"}},
+        },
+        "store": {"root": "data/02_intermediate/demo/store", "metadata": {"kedro-viz": {"layer": "intermediate"}}},
+        "labels": {"filepath": "data/01_raw/labels.csv"},
+        "_anchor": {"filepath": "data/01_raw/labels.csv"},
+    }
+    assert layers_that_contradict_their_folder(catalog) == ["wells", "labels"]
+
+
+def tables_without_validator(catalog: dict) -> list[str]:
+    """Parquet tables that are loaded and saved without a check against a declared table."""
+    bad = []
+    for name, entry in catalog.items():
+        if not name.startswith("_") and entry["type"].endswith((".TableDataset", ".ParquetDataset")):
+            validator = entry.get("validator") or {}
+            known = validator.get("options", {}).get("table") in SCHEMAS
+            if validator.get("class") != "deepnoise.datasets.validators.TableValidator" or not known:
+                bad.append(name)
+    return bad
+
+
+@pytest.mark.parametrize("env", ENVIRONMENTS)
+def test_every_table_has_a_validator(env):
+    assert tables_without_validator(catalog_config(env)) == []
+
+
+def test_the_rule_catches_a_table_without_validator_or_with_an_unknown_table():
+    validator = {"class": "deepnoise.datasets.validators.TableValidator", "options": {"table": "well"}}
+    table = {"type": "deepnoise.datasets.table.TableDataset"}
+    good = table | {"validator": validator | {"options": {"table": "wells"}}}
+    assert tables_without_validator({"a": table, "b": table | {"validator": validator}, "c": good}) == ["a", "b"]
+
+
+def dataset_modules() -> list[str]:
+    return [f"deepnoise.datasets.{module.name}" for module in pkgutil.iter_modules(datasets.__path__)]
+
+
+def dataset_classes() -> list[type[AbstractDataset]]:
+    """Every class in ``deepnoise.datasets`` that can be the type of a catalog entry."""
+    return [
+        value
+        for module in map(importlib.import_module, dataset_modules())
+        for value in vars(module).values()
+        if inspect.isclass(value)
+        and issubclass(value, AbstractDataset)
+        and value.__module__ == module.__name__
+        and not inspect.isabstract(value)
+    ]
+
+
+def fault_of_the_example(dataset_class: type[AbstractDataset]) -> str | None:
+    """What is wrong with the ``Catalog::`` example in the docstring of a dataset class; None if it can be used."""
+    example = re.search(r"Catalog::\n\n((?:    .*\n?|\n)+)", inspect.cleandoc(dataset_class.__doc__ or ""))
+    if not example:
+        return "no example"
+    entries = yaml.safe_load(textwrap.dedent(example[1]))
+    for name, entry in entries.items():
+        if entry.get("type") != f"{dataset_class.__module__}.{dataset_class.__qualname__}":
+            return f"the type is {entry.get('type')}"
+        try:
+            DataCatalog.from_config({name: entry}).get(name)
+        except DatasetError as error:
+            return str(error)
+    return None
+
+
+@pytest.mark.parametrize("dataset_class", dataset_classes(), ids=lambda c: c.__name__)
+def test_every_dataset_class_has_a_catalog_example_that_works(dataset_class):
+    assert fault_of_the_example(dataset_class) is None
+
+
+class NoExample(AbstractDataset):
+    """A dataset without an example."""
+
+
+class WrongType(NoExample):
+    """A dataset.
+
+    Catalog::
+
+        table:
+          type: pandas.ParquetDataset
+          filepath: x.parquet
+    """
+
+
+class UnknownKey(NoExample):
+    """A dataset.
+
+    Catalog::
+
+        table:
+          type: tests.test_architecture.UnknownKey
+          file_path: x.parquet
+    """
+
+    def __init__(self, *, filepath: str) -> None:
+        self.filepath = filepath
+
+    load = save = _describe = lambda self: None
+
+
+def test_the_rule_catches_an_example_that_does_not_work():
+    assert fault_of_the_example(NoExample) == "no example"
+    assert fault_of_the_example(WrongType) == "the type is pandas.ParquetDataset"
+    assert "unexpected keyword argument 'file_path'" in (fault_of_the_example(UnknownKey) or "")
+    assert len(dataset_classes()) > 20
+
+
+def imports_private_kedro_datasets(source: str) -> bool:
+    return any(name.startswith("kedro_datasets._") for name in imported(source))
+
+
+@pytest.mark.parametrize("path", sorted(SOURCE.rglob("*.py")), ids=lambda p: str(p.relative_to(SOURCE)))
+def test_nothing_private_of_kedro_datasets_is_imported(path):
+    assert not imports_private_kedro_datasets(path.read_text())
+
+
+def test_the_rule_catches_a_private_import():
+    assert imports_private_kedro_datasets("from kedro_datasets._typing import TablePreview")
+    assert not imports_private_kedro_datasets("from kedro_datasets.pandas import ParquetDataset")
+
+
+SLOW_IMPORTS = ("plotly", "matplotlib", "sklearn", "scipy.stats")
+
+
+def slow_imports_of(modules: list[str]) -> str:
+    code = f"import sys, {', '.join(modules)}; print([m for m in {SLOW_IMPORTS} if m in sys.modules])"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_importing_the_datasets_imports_no_plotting_and_no_statistics():
+    assert slow_imports_of(dataset_modules()) == "[]"
+
+
+def test_the_rule_catches_a_dataset_that_imports_plotly():
+    assert slow_imports_of(["kedro_datasets.plotly.json_dataset"]) == "['plotly']"
 
 
 def test_heldout_labels_are_read_by_evaluation_alone(registered):

@@ -1,4 +1,4 @@
-"""Datasets: what is written is read back, what is damaged names itself, nothing half-written counts as done."""
+"""Datasets load what they saved, name a damaged file, and never take half a file for a whole one."""
 
 import numpy as np
 import pandas as pd
@@ -13,7 +13,7 @@ from deepnoise.datasets.long_table import LongTableDataset
 from deepnoise.datasets.model import ModelDataset, TrainingState
 from deepnoise.datasets.ome_zarr import OmeZarrImagesDataset
 from deepnoise.datasets.rxrx1 import RxRx1ImagesDataset, RxRx1LabelsDataset, RxRx1TablesDataset, RxRx1WellsDataset
-from deepnoise.datasets.simulated import MARK, SimulatedImagesDataset, SimulatedTablesDataset
+from deepnoise.datasets.simulated import COMPLETION_FILE, SimulatedImagesDataset, SimulatedTablesDataset
 from deepnoise.datasets.table import EmptyTableDataset, TableDataset
 from deepnoise.errors import InputError
 from deepnoise.network.trained_model import TrainedModel
@@ -21,7 +21,7 @@ from deepnoise.network.trained_model import TrainedModel
 # a simulated screen on disk ----------------------------------------------------------------------------------------
 
 
-def test_the_simulation_writes_what_the_reader_of_rxrx1_reads(raw):
+def test_a_simulated_screen_can_be_read_as_rxrx1(raw):
     root, small = raw
     table = RxRx1TablesDataset(root=str(root)).load()
     assert len(table) == len(small)
@@ -39,13 +39,13 @@ def test_the_simulation_writes_what_the_reader_of_rxrx1_reads(raw):
 def test_the_simulation_refuses_a_folder_that_is_not_its_own(tmp_path, design):
     (tmp_path / "thesis.docx").write_text("precious")
     with pytest.raises(
-        DatasetError, match=f"thesis.docx and no {MARK}: not a folder of the simulation, nothing was written"
+        DatasetError, match=f"thesis.docx and no {COMPLETION_FILE}: not a folder of the simulation, nothing was written"
     ):
         SimulatedTablesDataset(root=str(tmp_path)).save(design)
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.docx"]
 
 
-def test_simulating_again_leaves_nothing_of_the_old_screen(raw, tmp_path, design):
+def test_simulating_again_deletes_the_old_screen(raw, tmp_path, design):
     dataset = SimulatedTablesDataset(root=str(tmp_path / "s"))
     dataset.save(design)
     (tmp_path / "s" / "train").mkdir()
@@ -83,23 +83,9 @@ def test_missing_channels_are_listed_and_a_folder_without_images_is_refused(raw,
 # tables and models ---------------------------------------------------------------------------------------------------
 
 
-def test_tables_are_validated_on_save_and_load(tmp_path):
-    dataset = TableDataset(filepath=str(tmp_path / "labels.parquet"), schema="heldout_labels")
-    table = pd.DataFrame({"id_code": ["a"], "perturbation": ["1"]})
-    dataset.save(table)
-    pd.testing.assert_frame_equal(dataset.load(), table)
-    with pytest.raises(DatasetError, match="'perturbation' is missing"):
-        dataset.save(table.drop(columns="perturbation"))
-    table.assign(id_code=None).to_parquet(tmp_path / "labels.parquet")
-    with pytest.raises(DatasetError, match="labels.parquet: column 'id_code' has 1 missing values"):
-        dataset.load()
-    with pytest.raises(DatasetError, match="unknown table schema 'labels'"):
-        TableDataset(filepath="x", schema="labels")
-
-
-def test_a_table_that_is_killed_while_it_is_written_leaves_no_version(tmp_path, monkeypatch):
+def test_a_kill_while_a_table_is_written_leaves_no_version(tmp_path, monkeypatch):
     version = Version(None, "2026-01-01T00.00.00.000Z")
-    dataset = TableDataset(filepath=str(tmp_path / "labels.parquet"), schema="heldout_labels", version=version)
+    dataset = TableDataset(filepath=str(tmp_path / "labels.parquet"), version=version)
 
     def dies(self, file, **arguments):
         file.write(b"PAR1 half")
@@ -108,17 +94,17 @@ def test_a_table_that_is_killed_while_it_is_written_leaves_no_version(tmp_path, 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(pd.DataFrame, "to_parquet", dies)
         dataset.save(pd.DataFrame({"id_code": ["a"], "perturbation": ["1"]}))
-    latest = TableDataset(
-        filepath=str(tmp_path / "labels.parquet"), schema="heldout_labels", version=Version(None, None)
-    )
+    latest = TableDataset(filepath=str(tmp_path / "labels.parquet"), version=Version(None, None))
     assert not latest.exists()
 
 
-def test_an_entry_that_an_environment_does_not_have():
-    dataset = EmptyTableDataset(schema="site_logits")
+def test_an_absent_table_loads_empty_and_cannot_be_written():
+    dataset = EmptyTableDataset(table="site_logits")
     assert dataset.load().empty and "id_code" in dataset.load().columns
-    with pytest.raises(DatasetError, match="cannot be written"):
+    with pytest.raises(DatasetError, match="this environment has no site_logits; the entry cannot be written"):
         dataset.save(dataset.load())
+    with pytest.raises(InputError, match="unknown table 'site_logit'.*Did you mean 'site_logits'"):
+        EmptyTableDataset(table="site_logit")
 
 
 def models():
@@ -128,7 +114,7 @@ def models():
     }
 
 
-def test_models_come_back_whole(tmp_path):
+def test_models_load_as_they_were_saved(tmp_path):
     dataset = ModelDataset(filepath=str(tmp_path / "teacher"))
     assert not dataset.exists()
     dataset.save(models())
@@ -161,17 +147,17 @@ def test_training_state_survives_a_kill_between_its_two_files(tmp_path):
     state = TrainingState(tmp_path)
     state.save("fold_0", "m", {"w": torch.zeros(2)}, {"epoch": 0})
     (tmp_path / "fold_0_epoch_1.safetensors").write_bytes(b"half")  # killed before the manifest was replaced
-    tensors, facts = state.load("fold_0", "m")
-    assert facts["epoch"] == 0 and tensors["w"].tolist() == [0, 0]
+    tensors, record = state.load("fold_0", "m")
+    assert record["epoch"] == 0 and tensors["w"].tolist() == [0, 0]
     state.save("fold_0", "m", {"w": torch.ones(2)}, {"epoch": 1})
     assert state.load("fold_0", "m")[0]["w"].tolist() == [1, 1] and len(list(tmp_path.glob("*.safetensors"))) == 1
     assert state.load("fold_0", "other") is None and state.load("fold_1", "m") is None
 
 
-# scores of other models ------------------------------------------------------------------------------------------
+# external scores ------------------------------------------------------------------------------------------------
 
 
-def test_scores_in_every_form(tmp_path):
+def test_scores_are_read_from_submissions_neighbours_and_tables(tmp_path):
     (tmp_path / "votes").mkdir()
     for name, sirna in (("one", [3, 4]), ("two", [3, 5])):
         pd.DataFrame({"id_code": ["a", "b"], "sirna": sirna}).to_csv(tmp_path / "votes" / f"{name}.csv", index=False)
@@ -206,22 +192,22 @@ def test_scores_in_every_form(tmp_path):
     ("content", "message"),
     [
         (None, "no such file or folder; give the scores as --params scores=PATH"),
-        ("id_code,guess\na,3\n", "columns id_code, guess are no scores"),
-        ("id_code,score_1\na,abc\n", "column 'score_1' holds 'abc', expected numbers"),
+        ("id_code,guess\na,3\n", "columns id_code, guess are not scores"),
+        ("id_code,score_1\na,abc\n", "column 'score_1' has 'abc', expected numbers"),
         ("id_code,score_1\n,0.5\n", "column 'id_code' has 1 missing values"),
         ("id_code,score_1,tier\na,0.5,bogus\n", "column 'tier' has 'bogus'; allowed: T0"),
         ("", "cannot be read as csv"),
     ],
 )
-def test_what_is_no_table_of_scores_says_so(tmp_path, content, message):
+def test_a_bad_table_of_scores_is_refused(tmp_path, content, message):
     if content is not None:
         (tmp_path / "s.csv").write_text(content)
     with pytest.raises(DatasetError, match=message):
         ExternalScoresDataset(filepath=str(tmp_path / "s.csv")).load()
 
 
-def test_a_folder_without_submissions_and_an_unknown_tier(tmp_path):
-    with pytest.raises(DatasetError, match="holds no .csv"):
+def test_a_folder_without_submissions_and_an_unknown_tier_are_refused(tmp_path):
+    with pytest.raises(DatasetError, match="no .csv or .csv.gz file in this folder"):
         ExternalScoresDataset(filepath=str(tmp_path)).load()
     with pytest.raises(InputError, match="scores_tier is 'T9'; allowed: T0"):
         ExternalScoresDataset(filepath=str(tmp_path), tier="T9")
@@ -248,5 +234,5 @@ def test_a_list_of_excluded_wells_is_optional_and_names_its_lines(tmp_path):
     table = ExcludeListDataset(filepath=str(path)).load()
     assert table["source"].tolist() == ["excluded.csv line 2", "excluded.csv line 3"] and table["site"].isna().all()
     path.write_text("experiment,plate,well,site,reason\nE,,B02,,bubble\n")
-    with pytest.raises(DatasetError, match="'plate' is empty .excluded.csv line 2"):
+    with pytest.raises(DatasetError, match="'plate' is empty .excluded.csv line 2.; every row needs"):
         ExcludeListDataset(filepath=str(path)).load()

@@ -1,4 +1,4 @@
-"""Profiles of another pipeline: columns mapped, wells averaged, bad tables told."""
+"""External profiles: columns are mapped, wells are averaged, bad tables are refused."""
 
 import numpy as np
 import pandas as pd
@@ -43,14 +43,14 @@ def path(request, tmp_path):
     return file
 
 
-def test_rows_of_a_well_are_averaged_and_features_with_holes_left_out(path, caplog):
+def test_rows_of_a_well_are_averaged_and_non_finite_features_left_out(path, caplog):
     profiles = ExternalProfilesDataset(filepath=str(path), columns=COLUMNS, tier="T1").load()
     assert profiles["id_code"].tolist() == ["b1_1_A01", "b1_2_B02", "b2_1_A01"]
     assert [c for c in profiles.columns if c.startswith("embedding_")] == ["embedding_0000", "embedding_0001"]
     assert profiles["embedding_0000"].tolist() == [2.0, 5.0, 7.0] and set(profiles["tier"]) == {"T1"}
     assert "1 of 3 features are not finite" in caplog.text and not profiles["plate_seen"].any()
-    chosen = ExternalProfilesDataset(filepath=str(path), columns=COLUMNS, features=["Cells_"]).load()
-    assert sum(c.startswith("embedding_") for c in chosen.columns) == 1
+    cell_profiles = ExternalProfilesDataset(filepath=str(path), columns=COLUMNS, features=["Cells_"]).load()
+    assert sum(c.startswith("embedding_") for c in cell_profiles.columns) == 1
 
 
 def test_wells_come_from_the_metadata(path):
@@ -98,20 +98,20 @@ def test_whether_a_plate_was_seen_comes_from_the_table(tmp_path):
             lambda t: t.rename(columns={"Metadata_Gene": "Metadata_Genes"}),
             "column 'Metadata_Gene' is missing.*Did you mean 'Metadata_Genes'",
         ),
-        (lambda t: t.head(0), "holds no row"),
+        (lambda t: t.head(0), "has no rows"),
         (lambda t: t.assign(Metadata_Well="Z99"), "'Z99' is not a well"),
         (lambda t: t.assign(Metadata_Batch=None), "experiment is empty in row 1"),
         (lambda t: t.assign(Cells_Area=np.inf, Object_Number=np.inf), "each of its 3 features is missing or infinite"),
         (lambda t: t.drop(columns=["Cells_Area", "Nuclei_Ratio", "Object_Number"]), "has no feature column"),
     ],
 )
-def test_a_bad_table_is_told_in_one_error(tmp_path, change, message):
+def test_a_bad_table_is_refused(tmp_path, change, message):
     change(table()).to_parquet(tmp_path / "p.parquet")
     with pytest.raises(DatasetError, match=message):
         ExternalProfilesDataset(filepath=str(tmp_path / "p.parquet"), columns=COLUMNS).load()
 
 
-def test_bad_files_and_bad_entries_are_told(tmp_path):
+def test_bad_files_and_bad_entries_are_refused(tmp_path):
     with pytest.raises(DatasetError, match="no such file; give the profiles as --params profiles=PATH"):
         ExternalProfilesDataset(filepath=str(tmp_path / "none.parquet"), columns=COLUMNS).load()
     (tmp_path / "broken.parquet").write_text("no parquet")

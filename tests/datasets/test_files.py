@@ -1,4 +1,4 @@
-"""Csv files and images: what is good is read as it is, what is damaged names itself in one line."""
+"""Csv files and images: good files are read unchanged, damaged ones are named in a one-line error."""
 
 import fsspec
 import numpy as np
@@ -24,7 +24,7 @@ RNG = np.random.default_rng(0)
         (b"well,sirna\nA01,3,\n", "more fields than its header"),
     ],
 )
-def test_a_bad_csv_names_itself(tmp_path, content, message):
+def test_an_error_names_the_bad_csv(tmp_path, content, message):
     path = tmp_path / "train.csv"
     if content is not None:
         path.write_bytes(content)
@@ -33,9 +33,9 @@ def test_a_bad_csv_names_itself(tmp_path, content, message):
     assert "\n" not in str(raised.value).strip()
 
 
-def test_a_folder_in_place_of_a_csv_says_so(tmp_path):
+def test_a_folder_in_place_of_a_csv_is_refused(tmp_path):
     (tmp_path / "train.csv").mkdir()
-    with pytest.raises(InputError, match="train.csv: a folder, expected a csv"):
+    with pytest.raises(InputError, match="train.csv is a folder, expected a csv"):
         read_csv(tmp_path / "train.csv", ["well"])
 
 
@@ -67,7 +67,7 @@ def test_images_keep_their_counts(tmp_path, dtype, suffix):
 
 @pytest.mark.parametrize("compression", [None, "zlib", "lzw"])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_tiffs_of_several_channels_come_channel_first_however_they_are_laid_out(tmp_path, dtype, compression):
+def test_tiffs_of_several_channels_are_read_channel_first(tmp_path, dtype, compression):
     stack = RNG.integers(0, np.iinfo(dtype).max, (3, 6, 8)).astype(dtype)
     folder = Folder(tmp_path)
     tifffile.imwrite(tmp_path / "pages.tif", stack, photometric="minisblack", compression=compression)
@@ -109,7 +109,7 @@ def test_big_endian_images_are_read(tmp_path, suffix):
     np.testing.assert_array_equal(read, image)
 
 
-def test_strange_images_say_what_they_are(tmp_path):
+def test_unusable_images_are_refused_with_the_reason(tmp_path):
     (tmp_path / "empty.npy").touch()
     (tmp_path / "folder.png").mkdir()
     np.save(tmp_path / "float.npy", np.zeros((4, 4)))
@@ -148,7 +148,7 @@ def test_channels_of_one_site_must_agree(tmp_path, second, finding, message):
     assert raised.value.finding == finding
 
 
-def test_a_file_of_all_channels_must_have_as_many_as_the_screen(tmp_path):
+def test_a_file_must_have_as_many_channels_as_the_screen(tmp_path):
     np.save(tmp_path / "c.npy", np.arange(24, dtype=np.uint16).reshape(2, 4, 3))
     assert site(tmp_path, list("abc")).read(("c.npy",)).shape == (3, 2, 4)
     with pytest.raises(ImageError, match="c.npy: 3 channels, expected 2 .a, b.") as raised:
@@ -189,7 +189,7 @@ def test_images_tables_and_json_behind_a_url(tmp_path):
     fs.pipe("/files/t.csv", b"well\nB02\n")
     folder = Folder("memory://files")
     assert (read_image(folder, "sub/a.npy") == 7).all() and folder.folders() == ["sub"]
-    assert folder.facts("sub/a.npy")["size"] > 0 and folder.facts("sub/b.npy") is None
+    assert folder.info("sub/a.npy")["size"] > 0 and folder.info("sub/b.npy") is None
     assert read_csv("memory://files/t.csv", ["well"])["well"].tolist() == ["B02"]
     write_json("memory://files/x.json", {"a": np.int64(3)})
     write_json("memory://files/x.json", {"a": np.int64(4)})
@@ -198,7 +198,7 @@ def test_images_tables_and_json_behind_a_url(tmp_path):
 
 def test_damaged_json_names_its_file(tmp_path):
     (tmp_path / "x.json").write_text('{"a": ')
-    with pytest.raises(InputError, match="x.json: damaged .*delete it to start afresh"):
+    with pytest.raises(InputError, match="x.json: damaged .*delete it to start over"):
         read_json(tmp_path / "x.json")
-    with pytest.raises(TypeError, match="cannot be kept as JSON"):
+    with pytest.raises(TypeError, match="cannot be written as JSON"):
         write_json(tmp_path / "y.json", {"a": object()})

@@ -1,4 +1,4 @@
-"""The image store: whole or not at all, resumable, bounded, on a disk or behind a URL."""
+"""The image store: complete or absent, resumable, bounded in memory, on a disk or behind a URL."""
 
 import json
 import os
@@ -44,7 +44,7 @@ def contents(root):
 
 
 @pytest.mark.parametrize("compressor", ["zstd", "lz4"])
-def test_the_store_holds_the_images_in_their_dtype_one_chunk_a_site(raw, tmp_path, compressor):
+def test_the_store_keeps_the_images_in_their_dtype_one_chunk_per_site(raw, tmp_path, compressor):
     steps, images, _ = plan(raw[0])
     dataset = ImageStoreDataset(root=str(tmp_path), compressor=compressor)
     dataset.save(steps)
@@ -53,11 +53,11 @@ def test_the_store_holds_the_images_in_their_dtype_one_chunk_a_site(raw, tmp_pat
     assert len(rows) == len(images.found) and len(store.plates) == 6
     assert store.shape == (6, 24, 24) and store.dtype == "uint8"
     for row in rows.sample(8, random_state=0).itertuples():
-        found = images.found.query(
+        site = images.found.query(
             "experiment == @row.experiment and plate == @row.plate and well == @row.well and site == @row.site"
         )
         image = store.read(row.experiment, row.plate, np.array([row.store_row]))[0]
-        np.testing.assert_array_equal(image, images.read(found["files"].iloc[0]))
+        np.testing.assert_array_equal(image, images.read(site["files"].iloc[0]))
     array = store.array("ALPHA-01", "1")
     assert array.dtype == np.uint8 and array.chunks == (1, 6, 24, 24) and array.metadata.zarr_format == 3
     assert compressor in str(array.metadata.codecs)
@@ -84,7 +84,7 @@ ImageStoreDataset(root=sys.argv[2]).save(steps)
 """
 
 
-def test_a_packing_killed_in_the_middle_goes_on_and_equals_an_undisturbed_one(raw, tmp_path):
+def test_a_killed_packing_resumes_and_equals_an_uninterrupted_one(raw, tmp_path):
     steps, _, reads = plan(raw[0])
     ImageStoreDataset(root=str(tmp_path / "whole")).save(steps)
     broken = tmp_path / "broken"
@@ -109,7 +109,7 @@ def test_a_packing_killed_in_the_middle_goes_on_and_equals_an_undisturbed_one(ra
 
 
 @pytest.mark.parametrize("checksum", [False, True])
-def test_a_changed_source_is_packed_again_a_new_plate_is_added_and_one_that_is_gone_is_dropped(raw, tmp_path, checksum):
+def test_changed_and_new_plates_are_packed_and_removed_ones_deleted(raw, tmp_path, checksum):
     root = tmp_path / "raw"
     shutil.copytree(raw[0], root)
     later = tmp_path / "later"
@@ -164,29 +164,33 @@ def memory_plan(images, dtype=None):
         return image
 
     plates = []
-    for plate, own in images.items():
+    for plate, plate_images in images.items():
         sites = pd.DataFrame(
-            {"id_code": [f"E_{plate}_{i}" for i in range(len(own))], "well": "B02", "site": range(1, len(own) + 1)}
+            {
+                "id_code": [f"E_{plate}_{i}" for i in range(len(plate_images))],
+                "well": "B02",
+                "site": range(1, len(plate_images) + 1),
+            }
         )
-        sites["files"] = [(f"{plate}-{i}",) for i in range(len(own))]
-        plates.append(PlateImages("E", plate, sites, f"{plate} {len(own)}"))
+        sites["files"] = [(f"{plate}-{i}",) for i in range(len(plate_images))]
+        plates.append(PlateImages("E", plate, sites, f"{plate} {len(plate_images)}"))
     return PackingPlan(["c"], plates, read, dtype)
 
 
 GOOD = [np.full((1, 4, 4), i, np.uint8) + np.eye(4, dtype=np.uint8) for i in range(1, 10)]
 
 
-def test_what_cannot_be_packed_is_in_no_row_and_named(tmp_path):
+def test_an_unusable_image_has_no_row_and_is_named_in_the_record(tmp_path):
     odd = [*GOOD[:4], "torn", GOOD[4].astype(np.uint16), GOOD[5][:, :2], *GOOD[6:]]
     dataset = ImageStoreDataset(root=str(tmp_path))
     dataset.save(memory_plan({"1": odd, "2": GOOD}))
     store = dataset.load()
     assert store.rows().query("plate == '1'")["store_row"].tolist() == [0, 1, 2, 3, 7, 8, 9]
     np.testing.assert_array_equal(store.read("E", "1", np.array([9]))[0], GOOD[8])
-    found = {f["finding"]: f for f in pixel_findings(store.records(), ["c"])}
-    assert found["unreadable_image"]["file"] == "1-4" and found["unreadable_image"]["plate"] == "1"
-    assert found["wrong_dtype"]["detail"] == "uint16, expected uint8"
-    assert found["wrong_shape"]["detail"] == "2x4 px, expected 4x4 px"
+    findings = {f["finding"]: f for f in pixel_findings(store.records(), ["c"])}
+    assert findings["unreadable_image"]["file"] == "1-4" and findings["unreadable_image"]["plate"] == "1"
+    assert findings["wrong_dtype"]["detail"] == "uint16, expected uint8"
+    assert findings["wrong_shape"]["detail"] == "2x4 px, expected 4x4 px"
 
 
 def test_a_promised_dtype_counts_and_a_plate_without_a_good_image_is_empty(tmp_path):
@@ -204,8 +208,8 @@ def test_black_saturated_and_repeated_images_are_found(tmp_path):
     images = [GOOD[0], np.zeros((1, 4, 4), np.uint8), bright, GOOD[0], GOOD[1]]
     dataset = ImageStoreDataset(root=str(tmp_path))
     dataset.save(memory_plan({"1": images, "2": [GOOD[1]]}))
-    found = [(f["finding"], f["file"], f["detail"]) for f in pixel_findings(dataset.load().records(), ["c"])]
-    assert found == [
+    findings = [(f["finding"], f["file"], f["detail"]) for f in pixel_findings(dataset.load().records(), ["c"])]
+    assert findings == [
         ("black_image", "1-1", "every pixel is 0"),
         ("saturated_image", "1-2", "25% of the pixels are 255"),
         ("duplicate_image", "1-3", "the same pixels as 1-0"),
@@ -221,12 +225,12 @@ def test_a_camera_of_12_bits_saturates_at_4095(tmp_path):
     assert [f["detail"] for f in pixel_findings(dataset.load().records(), ["c"])] == ["25% of the pixels are 4095"]
 
 
-def test_nothing_readable_is_an_error_that_names_a_image(tmp_path):
+def test_a_screen_without_a_readable_image_is_refused(tmp_path):
     with pytest.raises(DatasetError, match="none of 3 sampled images can be read; the first: 1-"):
         ImageStoreDataset(root=str(tmp_path)).save(memory_plan({"1": ["torn"] * 3}))
 
 
-def test_a_new_plate_of_which_nothing_can_be_read_costs_no_other_plate(tmp_path):
+def test_a_new_unreadable_plate_affects_no_other_plate(tmp_path):
     dataset = ImageStoreDataset(root=str(tmp_path))
     dataset.save(memory_plan({"1": GOOD}))
     dataset.save(memory_plan({"1": GOOD, "2": ["torn"] * 3}))
@@ -235,7 +239,7 @@ def test_a_new_plate_of_which_nothing_can_be_read_costs_no_other_plate(tmp_path)
     assert [f["finding"] for f in pixel_findings(store.records(), ["c"])] == ["unreadable_image"] * 3
 
 
-def test_too_little_space_is_said_before_work_starts(tmp_path, monkeypatch):
+def test_a_full_disk_is_refused_before_packing_starts(tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**6, 10**6 - 100, 100))
     with pytest.raises(DatasetError, match=r"needs about .* in .*18 sites.*, 100 bytes are free; free some space"):
@@ -245,7 +249,7 @@ def test_too_little_space_is_said_before_work_starts(tmp_path, monkeypatch):
     ImageStoreDataset(root=str(tmp_path)).save(memory_plan({"1": GOOD, "2": GOOD}))
 
 
-def test_a_store_with_an_unknown_compressor_or_plate_says_so(raw, tmp_path):
+def test_an_unknown_compressor_or_plate_is_refused(raw, tmp_path):
     with pytest.raises(InputError, match="compressor 'gzip'; allowed: zstd, lz4"):
         ImageStoreDataset(root=str(tmp_path), compressor="gzip")
     dataset = ImageStoreDataset(root=str(tmp_path))

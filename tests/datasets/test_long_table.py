@@ -1,4 +1,4 @@
-"""Long tables: columns mapped by templates, files a channel or a site, the mappings of JUMP and BBBC021."""
+"""Long tables: column templates, one file per channel or per site, and the mappings of JUMP and BBBC021."""
 
 import gzip
 
@@ -49,7 +49,7 @@ def test_a_name_may_be_na_but_no_field_may_be_empty(cells):
         LongTableDataset(**cells).load()
 
 
-def test_long_table_errors(cells, tmp_path):
+def test_a_bad_entry_or_table_is_refused(cells, tmp_path):
     with pytest.raises(InputError, match="2 channels, expected 3"):
         LongTableImagesDataset(**cells | {"channels": ["a", "b", "c"]}).load().read(("a.npy",))
     with pytest.raises(InputError, match="lack 'well'"):
@@ -95,13 +95,13 @@ def image(folder, name, dtype):
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 @pytest.mark.parametrize("suffix", ["png", "tif", "npy"])
-def test_the_generic_environment_reads_a_file_a_channel_and_control_types(tmp_path, dtype, suffix):
+def test_the_generic_environment_reads_one_file_per_channel_and_control_types(tmp_path, dtype, suffix):
     rows, images = [], {}
-    for well, kind, name in (("a1", "negcon", "DMSO"), ("r02c03", "", "drug"), ("P24", "poscon", "toxin")):
+    for well, control_type, name in (("a1", "negcon", "DMSO"), ("r02c03", "", "drug"), ("P24", "poscon", "toxin")):
         for site in (1, 2):
             files = [f"{well}_{site}_{channel}.{suffix}" for channel in ("dna", "actin")]
             images[well, site] = np.stack([image(tmp_path / "p", file, dtype) for file in files])
-            rows.append(("E1", "7", well, site, "MCF7", name, kind, *(f"p/{file}" for file in files)))
+            rows.append(("E1", "7", well, site, "MCF7", name, control_type, *(f"p/{file}" for file in files)))
     columns = [
         "experiment",
         "plate",
@@ -209,7 +209,7 @@ def test_joined_tables_must_share_a_column_and_have_one_row_each(cells, tmp_path
         LongTableDataset(**cells | {"columns": columns, "join": ["plates.csv"]}).load()
 
 
-def test_one_well_may_be_written_in_several_ways(cells):
+def test_one_well_may_be_spelled_in_several_ways(cells):
     table = pd.read_csv(cells["filepath"])
     table.loc[1, "well"] = "B2"
     table.to_csv(cells["filepath"], index=False)
@@ -244,7 +244,7 @@ def test_unlabelled_rows_may_lack_their_perturbation(cells):
     assert len(labels) == 2
 
 
-def test_a_folder_in_place_of_a_image_and_a_site_that_is_no_number(cells, tmp_path):
+def test_a_folder_in_place_of_an_image_and_a_site_without_a_number_are_refused(cells, tmp_path):
     (tmp_path / "c.npy").mkdir()
     images = LongTableImagesDataset(**cells).load()
     with pytest.raises(ImageError, match="c.npy: is a folder, expected an image"):

@@ -20,7 +20,7 @@ WELLS = ("A/1", "B/3")
 
 
 def write_plate(path, ngff, axes="cyx", shape=(2, 32, 40), dtype=np.uint16, wells=WELLS):
-    """A plate of two sites a well; well -> its images."""
+    """Write a plate with two sites per well. Returns well -> its images."""
     import ome_zarr.format as formats
 
     fmt = getattr(formats, FORMATS[ngff])()
@@ -48,15 +48,15 @@ def write_table(root, experiment="E1", plate="P7"):
 
 @pytest.mark.parametrize("axes", ["cyx", "tczyx"])
 @pytest.mark.parametrize("ngff", ["0.4", "0.5"])
-def test_plates_of_both_versions_go_through_the_environment(tmp_path, ngff, axes):
+def test_plates_of_both_versions_are_ingested(tmp_path, ngff, axes):
     (tmp_path / "E1").mkdir()
     shape = (2, 32, 40) if axes == "cyx" else (1, 2, 1, 32, 40)
     images = write_plate(tmp_path / "E1" / "P7.ome.zarr", ngff, axes, shape)
     write_table(tmp_path)
     wells, sites, read, findings = ingest(catalog_of("ome_zarr", tmp_path))
     assert wells["well"].tolist() == ["A01", "B03"] and sites["site"].tolist() == [1, 2, 1, 2] and findings == []
-    for row, wanted in zip(sites.itertuples(), (p for well in WELLS for p in images[well]), strict=True):
-        np.testing.assert_array_equal(read.read(row.files), wanted.reshape(2, 32, 40))
+    for row, expected in zip(sites.itertuples(), (p for well in WELLS for p in images[well]), strict=True):
+        np.testing.assert_array_equal(read.read(row.files), expected.reshape(2, 32, 40))
 
 
 def test_big_endian_arrays_are_read(tmp_path):
@@ -81,11 +81,11 @@ def test_wells_and_images_that_were_never_written_are_missing(tmp_path):
     plate = tmp_path / "P7.zarr"
     write_plate(plate, "0.5")
     shutil.rmtree(plate / "B" / "3" / "1")
-    found = load(tmp_path, experiment="E1").found
-    assert found["missing"].map(len).tolist() == [0, 0, 0, 1]
+    sites = load(tmp_path, experiment="E1").found
+    assert sites["missing"].map(len).tolist() == [0, 0, 0, 1]
     shutil.rmtree(plate / "A" / "1")
     assert load(tmp_path, experiment="E1").found["well"].tolist() == ["B3", "B3"]
-    with pytest.raises(DatasetError, match="P7.zarr lies in no folder of an experiment"):
+    with pytest.raises(DatasetError, match="P7.zarr is not in the folder of an experiment"):
         load(tmp_path)
     with pytest.raises(DatasetError, match="no plate <plate>.zarr"):
         load(plate / "A")
@@ -99,7 +99,7 @@ def test_wells_and_images_that_were_never_written_are_missing(tmp_path):
         ({"dtype": np.float32}, "wrong_dtype", "float32, expected uint8 or uint16"),
     ],
 )
-def test_images_that_do_not_fit_say_why(tmp_path, changes, finding, message):
+def test_images_that_do_not_fit_are_refused_with_the_reason(tmp_path, changes, finding, message):
     write_plate(tmp_path / "P7.zarr", "0.5", **changes)
     images = load(tmp_path, experiment="E1")
     with pytest.raises(ImageError, match=message) as raised:

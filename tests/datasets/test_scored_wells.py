@@ -1,4 +1,4 @@
-"""Wells from a table of scores alone, and what is known to stand on a plate."""
+"""Wells from a table of scores alone, and the known contents of plates."""
 
 import pandas as pd
 import pytest
@@ -8,7 +8,7 @@ from deepnoise.datasets.external_scores import ScoredWellsDataset
 from deepnoise.datasets.plate_contents import PlateContentsDataset
 
 
-def test_places_are_read_from_the_codes_or_from_their_columns(tmp_path):
+def test_wells_are_read_from_id_codes_or_from_their_own_columns(tmp_path):
     path = tmp_path / "scores.csv"
     pd.DataFrame(
         {"id_code": ["my_exp_1_B02", "my_exp_1_B02", "my_exp_2_C03"], "perturbation": "x", "score": 1.0}
@@ -33,19 +33,19 @@ def test_places_are_read_from_the_codes_or_from_their_columns(tmp_path):
         ({"id": ["a"]}, "column 'id_code' is missing"),
         (
             {"id_code": ["a-b-c"]},
-            "id_code 'a-b-c' does not tell the place of the well; expected <experiment>_<plate>_<well>",
+            "id_code 'a-b-c' is not <experiment>_<plate>_<well>; rename it, or add the columns",
         ),
         ({"id_code": ["E_1_B2"]}, "id_code of well E/1/B02 is not 'E_1_B02'; expected"),
         ({"id_code": ["E_1_2B"]}, "scores.csv: .*2B"),
     ],
 )
-def test_bad_tables_are_named(tmp_path, table, message):
+def test_a_bad_table_of_scores_is_refused(tmp_path, table, message):
     pd.DataFrame(table).to_csv(tmp_path / "scores.csv", index=False)
     with pytest.raises(DatasetError, match=message):
         ScoredWellsDataset(filepath=str(tmp_path / "scores.csv")).load()
 
 
-def test_plate_contents_are_a_csv_and_none_where_there_is_none(tmp_path):
+def test_plate_contents_are_optional(tmp_path):
     path = tmp_path / "contents.csv"
     dataset = PlateContentsDataset(filepath=str(path))
     assert dataset.load().empty
@@ -60,13 +60,13 @@ def test_plate_contents_are_a_csv_and_none_where_there_is_none(tmp_path):
     [
         (
             "experiment,plate,perturbation,wells\nE,1,a,6\nE,1,b,many\n",
-            "wells is 'many' in line 3; expected a number from 1 on",
+            "wells is 'many' in line 3; expected a number of at least 1",
         ),
         ("experiment,plate,perturbation\nE,1,a\nE,1,a\n", "1 rows repeat their key"),
         ("experiment,plate\nE,1\n", "column 'perturbation' is missing"),
     ],
 )
-def test_bad_contents_are_named(tmp_path, text, message):
+def test_bad_plate_contents_are_refused(tmp_path, text, message):
     (tmp_path / "contents.csv").write_text(text)
     with pytest.raises(DatasetError, match=message):
         PlateContentsDataset(filepath=str(tmp_path / "contents.csv")).load()

@@ -126,6 +126,7 @@ def test_kedro_viz_builds_offline_with_layers_and_one_box_a_stage():
     main = json.loads((PROJECT / "build" / "api" / "main").read_text())
     assert main["layers"] == [
         "raw",
+        "intermediate",
         "primary",
         "feature",
         "model_input",

@@ -225,7 +225,7 @@ def test_kedro_viz_shows_the_flow_previews_and_the_last_run(run, tmp_path):
             page.screenshot(path=tmp_path / "flow.png")
             shown = page.locator(".pipeline-node__text").all_text_contents()
             assert boxes <= set(shown) and len(shown) <= 46 and max(map(len, shown)) <= 24
-            assert page.locator(".pipeline-layer-name").count() == len(main["layers"]) == 7
+            assert page.locator(".pipeline-layer-name").count() == len(main["layers"]) == 8
             assert {"Tier T1", "Tier T2", "Tier T3"} <= set(page.locator(".row-text__label").all_inner_texts())
             page.goto(f"{base}/?pid=evaluation&sid={identity}")
             page.wait_for_selector(".plot-container .main-svg")

@@ -1,4 +1,4 @@
-"""Records of the arms of a growth chart, one JSON file an arm and seed."""
+"""Results of the arms of a growth chart: one JSON file per arm and seed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,16 @@ logger = logging.getLogger(__name__)
 
 
 class ArmsDataset(AbstractDataset[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]):
-    """A folder of records by name; saving adds to it, each file whole or not at all. An empty or absent folder loads as {}.
+    """A folder of records by name.
+
+    Saving adds records to the folder; each file is written completely or not at all. An empty or absent
+    folder loads as an empty dict. A damaged record is left out and logged.
+
+    Catalog::
+
+        growth_arms:
+          type: deepnoise.datasets.arms.ArmsDataset
+          root: data/08_reporting/demo/growth_arms
 
     Args:
         root: The folder.
@@ -37,7 +46,7 @@ class ArmsDataset(AbstractDataset[dict[str, dict[str, Any]], dict[str, dict[str,
             try:
                 records[path.stem] = read_json(path)
             except InputError as error:
-                logger.warning("%s; the arm will be done again", error)
+                logger.warning("%s; this arm will be run again", error)
         return records
 
     def _exists(self) -> bool:

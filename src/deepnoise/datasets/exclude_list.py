@@ -1,4 +1,4 @@
-"""The list of plates, wells and sites that a person has excluded: a csv to be edited by hand."""
+"""The list of plates, wells and sites to exclude from a screen: a csv that is edited by hand."""
 
 from __future__ import annotations
 
@@ -6,22 +6,30 @@ from typing import Any
 
 import fsspec
 import pandas as pd
-from kedro.io import AbstractDataset
 
 from deepnoise.datasets.files import read_csv
+from deepnoise.datasets.read_only import ReadOnlyDataset
 from deepnoise.errors import InputError
 from deepnoise.ingestion.validation import EXCLUDED_COLUMNS
 
 
-class ExcludeListDataset(AbstractDataset[pd.DataFrame, pd.DataFrame]):
-    """A csv with the columns experiment, plate, well, site and reason; no file means that nothing is excluded.
+class ExcludeListDataset(ReadOnlyDataset[pd.DataFrame]):
+    """A csv with the columns experiment, plate, well, site and reason. Without a file nothing is excluded.
 
-    An empty well excludes the plate, an empty site the well.
+    A row without a well excludes the whole plate; a row without a site excludes the whole well.
+
+    Catalog::
+
+        excluded_wells:
+          type: deepnoise.datasets.exclude_list.ExcludeListDataset
+          filepath: data/01_raw/excluded_wells/demo.csv
 
     Args:
         filepath: The csv: a path or an fsspec URL.
         metadata: For kedro-viz.
     """
+
+    read_only = "the list of excluded wells is edited by hand and never written"
 
     def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
         self._path = filepath
@@ -36,12 +44,10 @@ class ExcludeListDataset(AbstractDataset[pd.DataFrame, pd.DataFrame]):
         for column in ("experiment", "plate"):
             if table[column].isna().any():
                 raise InputError(
-                    f"{self._path}: column {column!r} is empty ({table.loc[table[column].isna(), 'source'].iloc[0]})"
+                    f"{self._path}: column {column!r} is empty ({table.loc[table[column].isna(), 'source'].iloc[0]}); "
+                    "every row needs an experiment and a plate"
                 )
         return table
-
-    def save(self, data: pd.DataFrame) -> None:
-        raise InputError("the list of excluded wells is edited by hand and never written")
 
     def _describe(self) -> dict[str, Any]:
         return {"filepath": self._path}

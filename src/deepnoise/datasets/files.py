@@ -1,11 +1,12 @@
-"""Small helpers of the datasets: folders behind any fsspec URL, csv files with clear errors, images, atomic writes."""
+"""Reading and writing of files for the datasets: folders, csv, images, JSON and atomic writes."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -13,16 +14,19 @@ import fsspec
 import numpy as np
 import pandas as pd
 import tifffile
+from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 from PIL import Image
 
 from deepnoise.errors import ImageError, InputError, closest, first_few
 
-PICTURES = (".png", ".tif", ".tiff", ".npy")
+IMAGE_SUFFIXES = (".png", ".tif", ".tiff", ".npy")
 
 
 class Folder:
-    """A folder on a local disk or behind any other fsspec URL, such as ``s3://`` or ``memory://``.
+    """A folder on a local disk or behind another fsspec URL, such as ``s3://`` or ``memory://``.
+
+    Names of files and folders are relative to it.
 
     Args:
         url: Path or URL.
@@ -35,15 +39,15 @@ class Folder:
         self._listed: dict[str, dict[str, dict[str, Any]]] = {}
 
     def join(self, name: str) -> str:
-        """The path of a file in here, as the file system knows it. An absolute name stays as it is."""
+        """The path of a file for the file system. An absolute local name is returned unchanged."""
         return name if os.path.isabs(name) and self.local else f"{self.path}/{name}"
 
     def sub(self, name: str) -> Folder:
-        """A folder in here."""
+        """A subfolder."""
         return Folder(f"{self.url}/{name}")
 
     def listing(self, name: str) -> dict[str, dict[str, Any]]:
-        """Name -> facts of what lies in a folder in here; each folder is listed once."""
+        """Name -> fsspec info of each file and folder in a subfolder. The listing is cached."""
         path = self.join(name).rstrip("/")
         if path not in self._listed:
             try:
@@ -53,42 +57,43 @@ class Folder:
             self._listed[path] = {entry["name"].rstrip("/").rsplit("/", 1)[-1]: entry for entry in entries}
         return self._listed[path]
 
-    def facts(self, name: str) -> dict[str, Any] | None:
-        """What the listing says of a file; None if it is not there."""
+    def info(self, name: str) -> dict[str, Any] | None:
+        """The fsspec info of a file; None if it does not exist."""
         folder, _, last = name.rpartition("/")
         return self.listing(folder).get(last)
 
     def folders(self, name: str = "") -> list[str]:
-        """Names of the folders in a folder in here, sorted."""
-        return sorted(n for n, facts in self.listing(name).items() if self.is_folder(facts))
+        """Sorted names of the folders in a subfolder."""
+        return sorted(n for n, info in self.listing(name).items() if self.is_folder(info))
 
-    def is_folder(self, facts: dict[str, Any]) -> bool:
+    def is_folder(self, info: dict[str, Any]) -> bool:
         """Whether a listed entry is a folder, or a link to one."""
-        return facts["type"] == "directory" or bool(facts.get("islink") and self.fs.isdir(facts["name"]))
+        return info["type"] == "directory" or bool(info.get("islink") and self.fs.isdir(info["name"]))
 
     def read(self, name: str) -> bytes:
         """All bytes of a file."""
         return bytes(self.fs.cat_file(self.join(name)))
 
 
-def time_of(facts: dict[str, Any]) -> str:
-    """When a listed file was last changed, or what else its file system tells of a change."""
-    if facts.get("islink"):  # the listing tells the time of the link, not of what it points to
-        return str(os.stat(facts["name"]).st_mtime)
-    return str(next((facts[k] for k in ("mtime", "ETag", "LastModified", "updated", "created") if k in facts), None))
+def modification_stamp(info: dict[str, Any]) -> str:
+    """The time of a file's last change, or the ETag where the file system has no such time."""
+    if info.get("islink"):  # the listing has the time of the link, not of the file it points to
+        return str(os.stat(info["name"]).st_mtime)
+    return str(next((info[k] for k in ("mtime", "ETag", "LastModified", "updated", "created") if k in info), None))
 
 
 def read_csv(path: str | Path, needed: Sequence[str]) -> pd.DataFrame:
-    """A csv (a byte-order mark is ignored) with at least the needed columns, everything as text.
+    """Read a csv as text, with at least the needed columns.
 
-    Only an empty field is missing; "NA" or "null" is a name like any other. May be compressed (.csv.gz).
+    Only an empty field counts as missing; "NA" and "null" are ordinary names. A byte-order mark is ignored.
+    The file may be compressed (.csv.gz).
 
     Raises:
-        InputError: The file is absent, empty, not a csv, or lacks a column.
+        InputError: The file does not exist, is empty or not a csv, or lacks a column.
     """
     fs, name = fsspec.core.url_to_fs(str(path))
     if fs.isdir(name):
-        raise InputError(f"{path}: a folder, expected a csv with columns {', '.join(needed)}. Check raw_root")
+        raise InputError(f"{path} is a folder, expected a csv with columns {', '.join(needed)}. Check raw_root")
     if not fs.exists(name):
         raise InputError(f"{path}: no such file; expected a csv with columns {', '.join(needed)}. Check raw_root")
     try:
@@ -103,7 +108,8 @@ def read_csv(path: str | Path, needed: Sequence[str]) -> pd.DataFrame:
             )
         if not isinstance(table.index, pd.RangeIndex):
             raise InputError(
-                f"{path}: its lines have more fields than its header ({first_few(table.columns, 12)}); is there a comma too many?"
+                f"{path}: its lines have more fields than its header ({first_few(table.columns, 12)}); "
+                "is there an extra comma?"
             )
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, OSError, EOFError) as error:
         raise InputError(f"{path}: cannot be read as csv: {error}") from error
@@ -111,19 +117,21 @@ def read_csv(path: str | Path, needed: Sequence[str]) -> pd.DataFrame:
     if missing:
         hint = " Is it separated by commas?" if len(table.columns) == 1 else closest(missing[0], table.columns)
         raise InputError(
-            f"{path}: column {missing[0]!r} is missing; needed: {', '.join(needed)}; found: {first_few(table.columns, 12)}.{hint}"
+            f"{path}: column {missing[0]!r} is missing; needed: {', '.join(needed)}; "
+            f"received: {first_few(table.columns, 12)}.{hint}"
         )
     return table
 
 
 def read_image(folder: Folder, name: str) -> np.ndarray:
-    """One image file (.png, .tif, .npy) as it is stored.
+    """Read one image file (.png, .tif, .npy) without rescaling its values.
 
     Returns:
-        (H, W), or (C, H, W) of a file with several channels: .npy and colour .png hold (H, W, C), .tif says itself.
+        (H, W), or (C, H, W) where the file has several channels. A .npy or colour .png is stored as (H, W,
+        C); a .tif declares its own axes.
 
     Raises:
-        ImageError: It is absent, damaged, or neither uint8 nor uint16.
+        ImageError: The file does not exist, is damaged, or is neither uint8 nor uint16.
     """
     path = folder.join(name)
     try:
@@ -133,20 +141,24 @@ def read_image(folder: Folder, name: str) -> np.ndarray:
         raise ImageError("missing_image", path, "no such file") from error
     except IsADirectoryError as error:
         raise ImageError("unreadable_image", path, "is a folder, expected an image") from error
-    except Exception as error:  # whatever a decoder trips over: zlib, struct, index, memory
+    except Exception as error:  # decoders raise zlib, struct, index and memory errors, among others
         reason = str(error).replace(str(path), "").strip() or type(error).__name__
         raise ImageError("unreadable_image", path, f"cannot be read as an image ({reason})") from error
     image = raw_counts(image, path)
     if image.ndim not in (2, 3):
-        raise ImageError("wrong_shape", path, f"shape {image.shape}, expected one image or one of several channels")
+        raise ImageError("wrong_shape", path, f"shape {image.shape}, expected (H, W), or (H, W) with channels")
     return image
 
 
 def raw_counts(image: np.ndarray, name: str) -> np.ndarray:
-    """The same values in the machine's own byte order.
+    """The same values in the machine's byte order.
+
+    Args:
+        image: An image of any shape.
+        name: The name of its file, for the error.
 
     Raises:
-        ImageError: They are neither uint8 nor uint16; ``name`` says whose.
+        ImageError: The dtype is neither uint8 nor uint16.
     """
     image = image.astype(image.dtype.newbyteorder("="), copy=False)
     if image.dtype not in (np.uint8, np.uint16):
@@ -165,8 +177,8 @@ def _decode(file: BinaryIO, path: str) -> np.ndarray:
         long = [a for a, n in zip(axes, image.shape, strict=True) if n > 1 or a in "YX"]
         image = image.reshape([n for a, n in zip(axes, image.shape, strict=True) if a in long])
         if len(long) == 3:  # channels, or unnamed pages of a stack; samples (S) may come last
-            extra = next(a for a in long if a not in "YX")
-            image = np.moveaxis(image, long.index(extra), 0)
+            channel_axis = next(a for a in long if a not in "YX")
+            image = np.moveaxis(image, long.index(channel_axis), 0)
         return image
     with Image.open(file) as image:
         image = np.asarray(image)
@@ -174,16 +186,16 @@ def _decode(file: BinaryIO, path: str) -> np.ndarray:
 
 
 class SiteFiles:
-    """Images that lie in files: what is there, and one site read at a time.
+    """The image files of a screen: their list, and a reader of one site at a time.
 
     Args:
-        folder: What file names are relative to.
+        folder: The folder that file names are relative to.
         channels: Names of the C channels.
-        found: One row a site: experiment, plate, well, site, ``files`` (tuple of names: one a channel, or one of all
-            channels) and ``missing`` (those of them that are not there).
-        strays: Names of images whose place is unknown.
-        dtype: uint8 or uint16 where the layout promises it.
-        numbered_sites: Whether the layout numbers sites, so that a lacking one can be told.
+        found: One row per site: experiment, plate, well, site, ``files`` (tuple of file names: one per
+            channel, or a single one with all channels) and ``missing`` (those of them that do not exist).
+        strays: Names of image files that belong to no known site.
+        dtype: uint8 or uint16 if all images must have it.
+        numbered_sites: Whether the file layout numbers sites, so that a missing site can be detected.
     """
 
     def __init__(
@@ -199,21 +211,25 @@ class SiteFiles:
         self.strays, self.dtype, self.numbered_sites = list(strays), dtype, numbered_sites
 
     def stamp(self, files: tuple[str, ...], checksum: bool = False) -> list:
-        """What a change of the files changes: name, size and time; with ``checksum`` a hash of the content instead of the time."""
+        """Name, size and modification time of each file.
+
+        With ``checksum`` a hash of the content takes the place of the time.
+        """
         stamps = []
         for name in files:
-            facts = self.folder.facts(name) or {}
-            mark = time_of(facts)
+            info = self.folder.info(name) or {}
+            stamp = modification_stamp(info)
             if checksum:
-                mark = hashlib.blake2b(self.folder.read(name), digest_size=16).hexdigest()
-            stamps.append([name, facts.get("size"), mark])
+                stamp = hashlib.blake2b(self.folder.read(name), digest_size=16).hexdigest()
+            stamps.append([name, info.get("size"), stamp])
         return stamps
 
     def read(self, files: tuple[str, ...]) -> np.ndarray:
-        """(C, H, W) of one site.
+        """The (C, H, W) image of one site.
 
         Raises:
-            ImageError: A file cannot be read, or does not fit the others or the number of channels.
+            ImageError: A file cannot be read, differs in shape or dtype from the others, or the number of
+                channels is not that of the screen.
         """
         images = [read_image(self.folder, name) for name in files]
         first = images[0]
@@ -238,7 +254,7 @@ class SiteFiles:
         return np.ascontiguousarray(self._all_channels(stack, self.folder.join(files[0])))
 
     def _all_channels(self, image: np.ndarray, name: str) -> np.ndarray:
-        """The (C, H, W) image itself; refused by name if it has more or fewer channels than the screen."""
+        """The (C, H, W) image unchanged, after a check that it has as many channels as the screen."""
         if len(image) != len(self.channels):
             raise ImageError(
                 "unequal_channels",
@@ -248,27 +264,42 @@ class SiteFiles:
         return image
 
 
-def write_json(path: str | Path, content: Any, indent: int | None = 1) -> None:
-    """Write JSON whole or not at all."""
-    fs, name = fsspec.core.url_to_fs(str(path))
-    with fs.open(f"{name}.part", "w", encoding="utf-8") as file:
-        json.dump(content, file, indent=indent, default=_plain)
-    if isinstance(fs, LocalFileSystem):
-        os.replace(f"{name}.part", name)  # atomic, also over an old one
+@contextmanager
+def write_atomically(path: str | Path, fs: AbstractFileSystem | None = None) -> Iterator[str]:
+    """Write a file completely or not at all.
+
+    The block writes to the path that it is given, ``<path>.part``. When it ends without an error, that file
+    is moved to ``path``. A kill in between leaves the old file as it was.
+
+    Args:
+        path: Where the file will be, as ``fs`` names it.
+        fs: File system of the path; the local one if not given.
+    """
+    staged = f"{path}.part"
+    yield staged
+    if fs is None or isinstance(fs, LocalFileSystem):
+        os.replace(staged, path)  # atomic, also where the file exists
     else:
-        fs.mv(f"{name}.part", name)
+        fs.mv(staged, str(path))
+
+
+def write_json(path: str | Path, content: Any, indent: int | None = 1) -> None:
+    """Write JSON completely or not at all."""
+    fs, name = fsspec.core.url_to_fs(str(path))
+    with write_atomically(name, fs) as staged, fs.open(staged, "w", encoding="utf-8") as file:
+        json.dump(content, file, indent=indent, default=_plain)
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
-    raise TypeError(f"{value!r} ({type(value).__name__}) cannot be kept as JSON")
+    raise TypeError(f"{value!r} ({type(value).__name__}) cannot be written as JSON")
 
 
 def read_json(path: str | Path) -> Any:
-    """Read JSON, with the file's name in the error."""
+    """Read JSON; an error names the file."""
     fs, name = fsspec.core.url_to_fs(str(path))
     try:
         return json.loads(fs.cat_file(name).decode("utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: damaged ({error}); delete it to start afresh") from error
+        raise InputError(f"{path}: damaged ({error}); delete it to start over") from error

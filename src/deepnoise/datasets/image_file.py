@@ -1,4 +1,4 @@
-"""Images as PNG: a Kedro dataset that can be read again and that kedro viz shows."""
+"""PNG images that a run writes, can read again, and that kedro viz shows."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import io
 from typing import Any
 
 from kedro.io.core import get_filepath_str
-from kedro_datasets._typing import ImagePreview
 from kedro_datasets.pillow import ImageDataset
 from PIL import Image
 
-from deepnoise.datasets.atomic import write_atomically
+from deepnoise.datasets.atomic import save_bytes
+from deepnoise.datasets.previews import ImagePreview
 
 
 class ImageFileDataset(ImageDataset):
-    """An image, loaded and saved as a PIL image; versioned like any Kedro dataset.
+    """A PIL image. Takes the arguments of ``pillow.ImageDataset``.
 
     Catalog::
 
@@ -33,12 +33,12 @@ class ImageFileDataset(ImageDataset):
         return image
 
     def save(self, data: Image.Image) -> None:
-        written = io.BytesIO()
-        data.save(written, format="PNG", optimize=True)
-        write_atomically(self, written.getvalue())
+        png = io.BytesIO()
+        data.save(png, format="PNG", optimize=True)
+        save_bytes(self, png.getvalue())
 
     def preview(self) -> ImagePreview:
-        """The file as base64, for kedro viz."""
+        """The PNG in base64, for kedro viz."""
         path = get_filepath_str(self._get_load_path(), self._protocol)
         return ImagePreview(base64.b64encode(self._fs.cat_file(path)).decode())
 

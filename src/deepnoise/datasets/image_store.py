@@ -1,4 +1,4 @@
-"""The packed images of a screen: zarr v3, one array a plate, one chunk a site, in the source's dtype."""
+"""The packed images of a screen: zarr v3, one array per plate, one chunk per site, in the source dtype."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 
 class ImageStore:
-    """Read access to packed images. Only opened once the store is complete."""
+    """Read access to the images of a complete store."""
 
     def __init__(self, folder: Folder, manifest: dict[str, Any]) -> None:
         self._folder = folder
@@ -46,16 +46,16 @@ class ImageStore:
         self._open: dict[str, zarr.Array] = {}
 
     def records(self) -> Iterator[dict[str, Any]]:
-        """What is known of each plate: its rows, faults, and facts of every image."""
+        """The record of each plate: its rows, its unreadable images, and statistics of every image."""
         for plate in self.plates.values():
             yield read_json(f"{self._folder.url}/{plate['folder']}.json")
 
     def rows(self) -> pd.DataFrame:
-        """One row a packed site: id_code, experiment, plate, well, site, store_row."""
+        """One row per packed site: id_code, experiment, plate, well, site, store_row."""
         parts = []
         for record in self.records():
-            part = pd.DataFrame(record["rows"], columns=["id_code", "well", "site", "store_row"])
-            parts.append(part.assign(experiment=record["experiment"], plate=record["plate"]))
+            sites = pd.DataFrame(record["rows"], columns=["id_code", "well", "site", "store_row"])
+            parts.append(sites.assign(experiment=record["experiment"], plate=record["plate"]))
         return pd.concat(parts, ignore_index=True)
 
     def _plate(self, experiment: str, plate: str) -> dict[str, Any]:
@@ -69,34 +69,46 @@ class ImageStore:
         return str(self._plate(experiment, plate)["checksum"])
 
     def array(self, experiment: str, plate: str) -> zarr.Array:
-        """The (S, C, H, W) array of a plate; rows of sites that could not be read hold zeros and stand in no table."""
+        """The (S, C, H, W) array of a plate.
+
+        Sites that could not be read are zeros in the array and have no row in the tables.
+        """
         folder = self._plate(experiment, plate)["folder"]
         if folder not in self._open:
             self._open[folder] = zarr.open_array(_zarr_store(self._folder.sub(folder), read_only=True), mode="r")
         return self._open[folder]
 
     def read(self, experiment: str, plate: str, store_rows: np.ndarray | None = None) -> np.ndarray:
-        """Raw counts of a plate, or of some of its rows: (S, C, H, W) uint8 or uint16."""
+        """Raw counts of a plate, or of the given rows: (S, C, H, W) uint8 or uint16."""
         array = self.array(experiment, plate)
         if store_rows is None:
             return np.asarray(array[:])
         images = np.empty((len(store_rows), *array.shape[1:]), array.dtype)
         for i, row in enumerate(np.asarray(store_rows)):
-            images[i] = array[int(row)]  # one chunk; zarr's fancy indexing takes three times as long
+            images[i] = array[int(row)]  # one chunk at a time; zarr's fancy indexing takes three times as long
         return images
 
 
 class ImageStoreDataset(AbstractDataset[PackingPlan, ImageStore]):
-    """Packs plate by plate, a few sites in memory at a time; a plate that is up to date is not read again.
+    """Packs a screen plate by plate, with a few sites in memory at a time.
 
-    Not versioned by Kedro. A plate counts once its record is there, which is written last and carries a fingerprint of the
-    plate's source files and a checksum of its pixels; the store counts once its manifest is there. Work that was
-    killed goes on at the plate it had reached.
+    A plate that is up to date is not read again.
+
+    Not versioned by Kedro. The record of a plate is written last; it has a fingerprint of the plate's source
+    files and a checksum of its pixels. The manifest is written after all records. A plate without record, or
+    a store without manifest, is incomplete. A killed run resumes at the plate that it had reached.
+
+    Catalog::
+
+        image_store:
+          type: deepnoise.datasets.image_store.ImageStoreDataset
+          root: data/02_intermediate/demo/image_store
+          compressor: lz4
 
     Args:
         root: Folder of the store: a path or an fsspec URL.
         compressor: lz4 (fast) or zstd (about a quarter smaller, packs and reads more slowly).
-        workers: Threads that decode, compress and write.
+        workers: Number of threads that decode, compress and write.
         metadata: For kedro-viz.
     """
 
@@ -115,7 +127,7 @@ class ImageStoreDataset(AbstractDataset[PackingPlan, ImageStore]):
         self.metadata = metadata
 
     @cached_property
-    def _folder(self) -> Folder:  # not in __init__: a catalog is read without the file system of every entry
+    def _folder(self) -> Folder:  # not in __init__: creating a catalog must not open the file system of every entry
         return Folder(self._root)
 
     def _file(self, name: str) -> str:
@@ -140,7 +152,7 @@ class ImageStoreDataset(AbstractDataset[PackingPlan, ImageStore]):
         self._finish(data)
 
     def _packed_form(self, plate: PlateImages) -> tuple[tuple[int, ...], str] | None:
-        """Shape and dtype of the sites of a plate that is packed as planned; None where there is work to do."""
+        """Shape and dtype of the sites of a plate that is up to date; None if the plate must be packed."""
         name = f"{_folder_name(plate.name)}.json"
         if not self._folder.fs.exists(self._folder.join(name)):
             return None
@@ -148,16 +160,16 @@ class ImageStoreDataset(AbstractDataset[PackingPlan, ImageStore]):
         return (tuple(record["shape"]), record["dtype"]) if record.get("fingerprint") == plate.fingerprint else None
 
     def _check_space(self, samples: list[np.ndarray], sites: int) -> None:
-        """Say before the work that the disk is too small, as far as a few compressed sites can tell."""
+        """Refuse to start if the disk is too small, estimated from a few compressed sites."""
         if not self._folder.local or not samples:
             return
-        bytes_a_site = sum(self._compressed_size(sample) for sample in samples) / len(samples)
-        needed = 1.1 * bytes_a_site * sites
+        bytes_per_site = sum(self._compressed_size(sample) for sample in samples) / len(samples)
+        needed = 1.1 * bytes_per_site * sites
         free = shutil.disk_usage(self._folder.path).free
         if needed > free:
             raise InputError(
-                f"the image store needs about {_size(needed)} in {self._root} ({sites:,} sites, {_size(bytes_a_site)} each), "
-                f"{_size(free)} are free; free some space or choose another data_root"
+                f"the image store needs about {_size(needed)} in {self._root} ({sites:,} sites, "
+                f"{_size(bytes_per_site)} each), {_size(free)} are free; free some space or choose another data_root"
             )
 
     def _compressed_size(self, image: np.ndarray) -> int:
@@ -193,10 +205,10 @@ class ImageStoreDataset(AbstractDataset[PackingPlan, ImageStore]):
             array[row] = image  # one chunk, one object, one writer
             return describe_site(image)
 
-        facts = list(pool.map(store_site, range(len(plate.sites))))
-        good = [i for i, fact in enumerate(facts) if not isinstance(fact, ImageError)]
-        rows = plate.sites[["id_code", "well", "site"]].assign(store_row=range(len(plate.sites))).iloc[good]
-        pixels = [facts[i] for i in good]
+        results = list(pool.map(store_site, range(len(plate.sites))))
+        packed = [i for i, result in enumerate(results) if not isinstance(result, ImageError)]
+        rows = plate.sites[["id_code", "well", "site"]].assign(store_row=range(len(plate.sites))).iloc[packed]
+        statistics = [results[i] for i in packed]
         record = {
             "experiment": plate.experiment,
             "plate": plate.plate,
@@ -204,22 +216,22 @@ class ImageStoreDataset(AbstractDataset[PackingPlan, ImageStore]):
             "channels": plan.channels,
             "shape": list(shape),
             "dtype": dtype,
-            "checksum": hashlib.blake2b(repr([good, pixels]).encode(), digest_size=16).hexdigest(),
+            "checksum": hashlib.blake2b(repr([packed, statistics]).encode(), digest_size=16).hexdigest(),
             "rows": rows.to_numpy().tolist(),
-            "files": [list(plate.sites["files"].iloc[i]) for i in good],
-            "facts": pixels,
+            "files": [list(plate.sites["files"].iloc[i]) for i in packed],
+            "facts": statistics,
             "faults": [
                 {
-                    "finding": fact.finding, "file": fact.file, "detail": fact.detail,
+                    "finding": result.finding, "file": result.file, "detail": result.detail,
                     "well": plate.sites["well"].iloc[i], "site": int(plate.sites["site"].iloc[i]),
                 }
-                for i, fact in enumerate(facts) if isinstance(fact, ImageError)
+                for i, result in enumerate(results) if isinstance(result, ImageError)
             ],
         }  # fmt: skip
         write_json(self._file(f"{name}.json"), record, indent=None)
 
     def _finish(self, plan: PackingPlan) -> None:
-        """Write the manifest, then drop what belongs to no plate of the plan."""
+        """Write the manifest, then delete the files of plates that are not in the plan."""
         plates: dict[str, dict[str, Any]] = {}
         shape, dtype = None, None
         for plate in plan.plates:
@@ -229,11 +241,11 @@ class ImageStoreDataset(AbstractDataset[PackingPlan, ImageStore]):
             plates[plate.name] = {**kept, "folder": _folder_name(plate.name), "sites": len(record["rows"])}
         manifest = {"channels": plan.channels, "shape": shape, "dtype": dtype, "plates": plates}
         write_json(self._file(self.MANIFEST), manifest)
-        known = (
+        expected = (
             {self.MANIFEST} | {p["folder"] for p in plates.values()} | {f"{p['folder']}.json" for p in plates.values()}
         )
         for path in self._folder.fs.ls(self._folder.path, detail=False):
-            if path.rstrip("/").rsplit("/", 1)[-1] not in known:
+            if path.rstrip("/").rsplit("/", 1)[-1] not in expected:
                 self._folder.fs.rm(path, recursive=True)
 
     def load(self) -> ImageStore:

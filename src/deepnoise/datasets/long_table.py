@@ -1,4 +1,4 @@
-"""A generic layout: one csv with a row for each site (or each image file), its columns mapped in the catalog."""
+"""A generic file layout: a csv with one row per site (or image file), its columns mapped in the catalog."""
 
 from __future__ import annotations
 
@@ -8,39 +8,45 @@ from typing import Any
 
 import fsspec
 import pandas as pd
-from kedro.io import AbstractDataset
 
 from deepnoise.datasets.files import Folder, SiteFiles, read_csv
+from deepnoise.datasets.read_only import ReadOnlyDataset
 from deepnoise.errors import InputError, closest
 from deepnoise.ingestion.validation import PLACE, RAW_COLUMNS
 from deepnoise.wells import well_or_none
 
 SOURCE = "file and line"
-NEEDED = ["experiment", "plate", "well", "cell_type", "perturbation"]
+NEEDED_COLUMNS = ["experiment", "plate", "well", "cell_type", "perturbation"]
 
 
-class _LongTable(AbstractDataset[Any, Any]):
+class _LongTable(ReadOnlyDataset[Any]):
     """Reads the csv and maps its columns.
 
-    A template is text with columns in braces, ``"{compound}@{concentration}"``; ``{column:regex}`` takes the first group of
-    the first match, or the whole match, as ``"{file:_s([0-9]+)_}"``. A text without braces is a constant.
+    A template is a text with column names in braces, such as ``"{compound}@{concentration}"``.
+    ``{column:regex}`` takes the first group of the first match, or the whole match if there is no group:
+    ``"{file:_s([0-9]+)_}"``. A text without braces is a constant.
 
     Args:
-        filepath: The csv (or .csv.gz): a path or an fsspec URL; with ``*`` in it, all files that match, one below the other.
-        columns: Templates of experiment, plate, well, cell_type and perturbation; also, where the table has them, of site (a
-            number; without it the rows of a well are numbered in their order) and well_type.
-        files: Template of the image's path, of all channels; or channel name -> template of that channel's path.
-        root: What ``files`` and ``join`` are relative to; the csv's folder if not given.
-        channels: Channel names of a file of all channels, in its order.
-        join: Further csv files, joined on the columns that they share with the first.
-        well_types: Value of the well_type template ("" where it is empty) -> treatment, positive_control or negative_control.
-        negative_controls: Perturbations that are negative controls, where there is no well_type.
-        positive_controls: Perturbations that are positive controls, where there is no well_type.
+        filepath: The csv (or .csv.gz): a path or an fsspec URL. With ``*``, all files that match are
+            concatenated.
+        columns: Templates of experiment, plate, well, cell_type and perturbation. Optional: well_type, and
+            site (a number; without it the rows of a well are numbered in their order).
+        files: Template of the path of an image with all channels, or channel name -> template of that
+            channel's path.
+        root: Folder that ``files`` and ``join`` are relative to; the csv's folder if not given.
+        channels: Channel names, in order, where one file has all channels.
+        join: More csv files, joined on the columns that they share with the first.
+        well_types: Value of the well_type template ("" if empty) -> treatment, positive_control or
+            negative_control.
+        negative_controls: Perturbations that are negative controls, if there is no well_type.
+        positive_controls: Perturbations that are positive controls, if there is no well_type.
         heldout: csv column -> values whose rows are unlabelled: predicted, never trained on.
         exclude: csv column -> values whose rows are left out.
-        dtype: uint8 or uint16 where all images must be of it; else the commonest counts.
+        dtype: uint8 or uint16 if all images must have it; otherwise the most common dtype is used.
         metadata: For kedro-viz.
     """
+
+    read_only = "raw data is an input and is never written"
 
     def __init__(
         self,
@@ -74,126 +80,124 @@ class _LongTable(AbstractDataset[Any, Any]):
         self._heldout, self._exclude = _texts(heldout), _texts(exclude)
         self._dtype = dtype
         self.metadata = metadata
-        absent = [name for name in NEEDED if name not in columns]
-        unknown = [name for name in columns if name not in (*NEEDED, "site", "well_type")]
-        if absent or unknown:
+        missing = [name for name in NEEDED_COLUMNS if name not in columns]
+        unknown = [name for name in columns if name not in (*NEEDED_COLUMNS, "site", "well_type")]
+        if missing or unknown:
             raise InputError(
                 f"catalog: columns of {self._name} "
-                + (f"lack {absent[0]!r}" if absent else f"have an unknown {unknown[0]!r}")
-                + f"; needed: {', '.join(NEEDED)}; allowed too: site, well_type"
+                + (f"lack {missing[0]!r}" if missing else f"have an unknown {unknown[0]!r}")
+                + f"; needed: {', '.join(NEEDED_COLUMNS)}; optional: site, well_type"
             )
         for name, template in {**self._columns, **{f"files.{c}": t for c, t in self._files.items()}}.items():
             try:
-                for _, _, pattern in _parts(template):
+                for _, _, pattern in _fields(template):
                     re.compile(pattern)
             except (ValueError, re.error) as error:
                 raise InputError(f"catalog: the template {template!r} of {name} cannot be read ({error})") from error
 
     def _table(self) -> pd.DataFrame:
-        """The csv with what is joined to it, without the excluded rows; its column ``SOURCE`` names file and line."""
+        """The csv with joined tables and without excluded rows. The column ``SOURCE`` names file and line."""
         templates = [*self._columns.values(), *self._files.values()]
-        used = [c for t in templates for _, c, _ in _parts(t)] + [*self._heldout, *self._exclude]
+        used = [c for t in templates for _, c, _ in _fields(t)] + [*self._heldout, *self._exclude]
         parts = []
         paths = self._paths()
         for path in paths:
-            part = read_csv(path, list(dict.fromkeys(used)) if not self._join else [])
-            shown = path.rsplit("/", 1)[-1] if len(paths) == 1 else "/".join(path.split("/")[-3:])
-            part[SOURCE] = shown + " line " + (part.index + 2).astype(str)
-            parts.append(part)
+            rows = read_csv(path, list(dict.fromkeys(used)) if not self._join else [])
+            short_path = path.rsplit("/", 1)[-1] if len(paths) == 1 else "/".join(path.split("/")[-3:])
+            rows[SOURCE] = short_path + " line " + (rows.index + 2).astype(str)
+            parts.append(rows)
         table = pd.concat(parts, ignore_index=True)
         for name in self._join:
-            other = read_csv(f"{self._folder}/{name}", [])
-            shared = [c for c in other.columns if c in table.columns]
+            joined = read_csv(f"{self._folder}/{name}", [])
+            shared = [c for c in joined.columns if c in table.columns]
             if not shared:
                 raise InputError(
                     f"{name}: shares no column with {self._name} ({', '.join(table.columns[:8])}); cannot be joined"
                 )
-            twice = other[other.duplicated(shared)]
-            if len(twice):
-                raise InputError(
-                    f"{name}: line {twice.index[0] + 2} repeats {dict(twice[shared].iloc[0])}; expected one row each"
-                )
-            table = table.merge(other, on=shared, how="left")
+            repeated = joined[joined.duplicated(shared)]
+            if len(repeated):
+                key = dict(repeated[shared].iloc[0])
+                raise InputError(f"{name}: line {repeated.index[0] + 2} repeats {key}; expected one row each")
+            table = table.merge(joined, on=shared, how="left")
         for column in dict.fromkeys(used):
             if column not in table.columns:
                 files = ", ".join([self._name, *self._join])
                 raise InputError(f"{files}: column {column!r} is missing.{closest(column, table.columns)}")
-        return table[~_any_of(table, self._exclude)]
+        return table[~_matches(table, self._exclude)]
 
     def _paths(self) -> list[str]:
         if "*" not in self._path:
             return [self._path]
         fs, pattern = fsspec.core.url_to_fs(self._path)
-        found = [fs.unstrip_protocol(path) for path in sorted(fs.glob(pattern))]
-        if not found:
+        paths = [fs.unstrip_protocol(path) for path in sorted(fs.glob(pattern))]
+        if not paths:
             raise InputError(f"{self._path}: no file matches. Check raw_root")
-        return found
+        return paths
 
     def _rows(self) -> pd.DataFrame:
         table = self._table()
         rows = pd.DataFrame(
             {name: fill(template, table) for name, template in self._columns.items()}, index=table.index
         )
-        rows["split"] = _any_of(table, self._heldout).map({True: "heldout", False: "labelled"})
+        rows["split"] = _matches(table, self._heldout).map({True: "heldout", False: "labelled"})
         if "well_type" in rows:
             rows["well_type"] = rows["well_type"].fillna("").replace(self._well_types)
         for name in self._columns:
-            wanted = rows["split"] == "labelled" if name == "perturbation" else pd.Series(True, index=rows.index)
-            self._no_holes(name, self._columns[name], rows[name][wanted], table)
+            required = rows["split"] == "labelled" if name == "perturbation" else pd.Series(True, index=rows.index)
+            self._check_complete(name, self._columns[name], rows[name][required], table)
         for channel, template in self._files.items():
             rows[f"file {channel}"] = fill(template, table)
-            self._no_holes(f"files.{channel}", template, rows[f"file {channel}"], table)
+            self._check_complete(f"files.{channel}", template, rows[f"file {channel}"], table)
         rows["source"] = table[SOURCE]
-        rows["well"] = [well_or_none(well) or well for well in rows["well"]]  # A1 and A01 in two rows are one well
+        rows["well"] = [well_or_none(well) or well for well in rows["well"]]  # A1 and A01 are the same well
         return rows
 
-    def _no_holes(self, name: str, template: str, values: pd.Series, table: pd.DataFrame) -> None:
-        holes = values.index[values.isna()]
-        if not len(holes):
+    def _check_complete(self, name: str, template: str, values: pd.Series, table: pd.DataFrame) -> None:
+        empty_rows = values.index[values.isna()]
+        if not len(empty_rows):
             return
-        line = holes[0]
-        fault = f"{name} is empty"
-        for _, column, pattern in _parts(template):
-            if pd.isna(table.at[line, column]):
-                fault = f"column {column!r} is empty"
+        first = empty_rows[0]
+        problem = f"{name} is empty"
+        for _, column, pattern in _fields(template):
+            if pd.isna(table.at[first, column]):
+                problem = f"column {column!r} is empty"
                 break
-            if pattern and not re.search(pattern, table.at[line, column]):
-                fault = f"{name}: {table.at[line, column]!r} of column {column!r} does not match {pattern!r}"
+            if pattern and not re.search(pattern, table.at[first, column]):
+                problem = f"{name}: {table.at[first, column]!r} of column {column!r} does not match {pattern!r}"
                 break
         raise InputError(
-            f"{table.at[line, SOURCE]}: {fault} ({len(holes)} such); give a value, or leave the row out by exclude"
+            f"{table.at[first, SOURCE]}: {problem} ({len(empty_rows)} rows); give a value, or drop the rows with "
+            "'exclude'"
         )
-
-    def save(self, data: Any) -> None:
-        raise InputError("raw data is an input and is never written")
 
     def _describe(self) -> dict[str, Any]:
         return {"filepath": self._path, "columns": self._columns}
 
 
-def _texts(chosen: dict[str, list[str]] | None) -> dict[str, list[str]]:
-    return {column: [str(v) for v in values] for column, values in (chosen or {}).items()}
+def _texts(values_of: dict[str, list[str]] | None) -> dict[str, list[str]]:
+    return {column: [str(v) for v in values] for column, values in (values_of or {}).items()}
 
 
-def _any_of(table: pd.DataFrame, chosen: dict[str, list[str]]) -> pd.Series:
-    hit = pd.Series(False, index=table.index)
-    for column, values in chosen.items():
-        hit |= table[column].isin(values)
-    return hit
+def _matches(table: pd.DataFrame, values_of: dict[str, list[str]]) -> pd.Series:
+    """Whether each row has one of the given values in one of the given columns."""
+    matches = pd.Series(False, index=table.index)
+    for column, values in values_of.items():
+        matches |= table[column].isin(values)
+    return matches
 
 
-def _parts(template: str) -> list[tuple[str, str, str]]:
-    """(text before it, column, regex) of each column in a template."""
+def _fields(template: str) -> list[tuple[str, str, str]]:
+    """The columns in a template: (text before it, name of the column, regex)."""
     return [(text, name, spec or "") for text, name, spec, _ in Formatter().parse(template) if name]
 
 
 def template_columns(template: str) -> list[str]:
-    """The columns that a template names."""
-    return [column for _, column, _ in _parts(template)]
+    """The columns that a template uses."""
+    return [column for _, column, _ in _fields(template)]
 
 
 def fill(template: str, table: pd.DataFrame) -> pd.Series:
-    """The template's value for every row; missing where a column is empty or does not match."""
+    """The template's value in each row; missing where a column is empty or does not match its regex."""
     filled = pd.Series("", index=table.index, dtype="str")
     for text, column, pattern, _ in Formatter().parse(template):
         filled = filled + text
@@ -207,65 +211,110 @@ def fill(template: str, table: pd.DataFrame) -> pd.Series:
 
 
 class LongTableDataset(_LongTable):
-    """The wells of the csv as a raw table."""
+    """The wells of the csv as a raw table.
+
+    Catalog::
+
+        raw_wells:
+          type: deepnoise.datasets.long_table.LongTableDataset
+          filepath: data/01_raw/my_screen/images.csv
+          columns:
+            experiment: "{batch}"
+            plate: "{plate}"
+            well: "{well}"
+            cell_type: U2OS
+            perturbation: "{compound}@{concentration}"
+          negative_controls: ["DMSO@0.0"]
+    """
 
     def load(self) -> pd.DataFrame:
         rows = self._rows()
-        several = rows.groupby(PLACE)["perturbation"].nunique()
-        if (several > 1).any():
+        counts = rows.groupby(PLACE)["perturbation"].nunique()
+        if (counts > 1).any():
             raise InputError(
-                f"{self._path}: well {'/'.join(several.index[several > 1][0])} has several perturbations, expected one"
+                f"{self._path}: well {'/'.join(counts.index[counts > 1][0])} has several perturbations, expected one"
             )
-        there = set(rows["perturbation"])
-        for kind, names in self._controls.items():
+        perturbations = set(rows["perturbation"])
+        for well_type, names in self._controls.items():
             for name in names:
-                if name not in there:
-                    what = kind.replace("_", " ")
-                    raise InputError(f"{self._path}: {what} {name!r} occurs in no row.{closest(name, there - {None})}")
+                if name not in perturbations:
+                    raise InputError(
+                        f"{self._path}: {well_type.replace('_', ' ')} {name!r} occurs in no row."
+                        f"{closest(name, perturbations - {None})}"
+                    )
         wells = rows.drop_duplicates(PLACE).copy()
         if "well_type" not in self._columns:
             wells["well_type"] = "treatment"
-            for kind, names in self._controls.items():
-                wells.loc[wells["perturbation"].isin(names), "well_type"] = kind
+            for well_type, names in self._controls.items():
+                wells.loc[wells["perturbation"].isin(names), "well_type"] = well_type
         return wells[list(RAW_COLUMNS)].reset_index(drop=True)
 
 
 class LongTableLabelsDataset(_LongTable):
-    """Every perturbation that the csv knows, as ``heldout_labels``: the truth of unlabelled or cross-validated plates."""
+    """The table ``heldout_labels``: all perturbations in the csv, to score held-out plates.
+
+    Catalog::
+
+        heldout_labels:
+          type: deepnoise.datasets.long_table.LongTableLabelsDataset
+          filepath: data/01_raw/my_screen/images.csv
+          columns:
+            experiment: "{batch}"
+            plate: "{plate}"
+            well: "{well}"
+            cell_type: U2OS
+            perturbation: "{compound}@{concentration}"
+    """
 
     def load(self) -> pd.DataFrame:
         rows = self._rows().drop_duplicates(PLACE).dropna(subset=["perturbation"])
-        code = rows["experiment"] + "_" + rows["plate"] + "_" + rows["well"]
-        return pd.DataFrame({"id_code": code, "perturbation": rows["perturbation"]}).reset_index(drop=True)
+        id_code = rows["experiment"] + "_" + rows["plate"] + "_" + rows["well"]
+        return pd.DataFrame({"id_code": id_code, "perturbation": rows["perturbation"]}).reset_index(drop=True)
 
 
 class LongTableImagesDataset(_LongTable):
-    """The images of the csv, a row a site; loading lists their folders, no image is opened."""
+    """The images of a csv with one row per site. Loading lists their folders and opens no image.
+
+    Catalog::
+
+        raw_images:
+          type: deepnoise.datasets.long_table.LongTableImagesDataset
+          filepath: data/01_raw/my_screen/images.csv
+          columns:
+            experiment: "{batch}"
+            plate: "{plate}"
+            well: "{well}"
+            site: "{site}"
+            cell_type: U2OS
+            perturbation: "{compound}@{concentration}"
+          files:
+            DNA: "{folder}/{file_dna}"
+            actin: "{folder}/{file_actin}"
+    """
 
     def load(self) -> SiteFiles:
         if not self._files:
             raise InputError(
-                f"catalog: the entry of images of {self._name} has no 'files'; give the template of their paths"
+                f"catalog: the images entry of {self._name} has no 'files'; give the template of their paths"
             )
         rows = self._rows()
-        found = rows[PLACE].copy()
+        sites = rows[PLACE].copy()
         if "site" in self._columns:
-            odd = rows[~rows["site"].str.fullmatch(r"0*[0-9]+")]
-            if len(odd):
-                raise InputError(
-                    f"{self._path}: site {odd['site'].iloc[0]!r} ({odd['source'].iloc[0]}); expected a whole number"
-                )
-            found["site"] = rows["site"].astype(int)
+            invalid = rows[~rows["site"].str.fullmatch(r"0*[0-9]+")]
+            if len(invalid):
+                row = invalid.iloc[0]
+                raise InputError(f"{self._path}: site {row['site']!r} ({row['source']}); expected a whole number")
+            sites["site"] = rows["site"].astype(int)
         else:
-            found["site"] = found.groupby(PLACE).cumcount() + 1
+            sites["site"] = sites.groupby(PLACE).cumcount() + 1
         folder = Folder(self._folder)
         names = [tuple(row) for row in rows[[c for c in rows if c.startswith("file ")]].to_numpy()]
-        found["files"] = names
-        found["missing"] = [tuple(n for n in files if folder.facts(n) is None) for files in names]
+        sites["files"] = names
+        sites["missing"] = [tuple(n for n in files if folder.info(n) is None) for files in names]
         return SiteFiles(
             folder,
             self._channels,
-            found.reset_index(drop=True),
+            sites.reset_index(drop=True),
             dtype=self._dtype,
             numbered_sites="site" in self._columns,
         )

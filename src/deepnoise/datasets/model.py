@@ -1,16 +1,16 @@
-"""Trained models and unfinished training, as safetensors + JSON: nothing on disk is ever executed."""
+"""Trained models and training checkpoints as safetensors and JSON: loading a file never executes code."""
 
 from __future__ import annotations
 
 import json
 import logging
-import os
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from kedro.io import AbstractDataset, AbstractVersionedDataset, DatasetError, Version
+from kedro.io import AbstractVersionedDataset, DatasetError, Version
 
-from deepnoise.datasets.files import read_json, write_json
+from deepnoise.datasets.files import read_json, write_atomically, write_json
+from deepnoise.datasets.read_only import ReadOnlyDataset
 from deepnoise.errors import InputError, closest, first_few
 from deepnoise.network.trained_model import ModelCard, TrainedModel
 
@@ -22,19 +22,18 @@ FORMAT = "deepnoise model 2"
 
 
 def write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
-    """Write safetensors whole or not at all."""
+    """Write safetensors completely or not at all."""
     from safetensors.torch import save_file
 
-    staged = path.with_name(path.name + ".part")
-    save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, staged)
-    os.replace(staged, path)
+    with write_atomically(path) as staged:
+        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, staged)
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     """Read safetensors.
 
     Raises:
-        InputError: The file is absent, truncated or something else.
+        InputError: The file does not exist, is truncated or is not a safetensors file.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -50,7 +49,17 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 class ModelDataset(AbstractVersionedDataset):
-    """A folder with ``<name>.safetensors`` and ``<name>.json`` for each model (a fold, or a cell type of one); the list is written last.
+    """A folder with ``<name>.safetensors`` and ``<name>.json`` per model.
+
+    There is one model per fold, or per fold and cell type. ``model.json`` lists the models and is written
+    last; without it the folder counts as absent.
+
+    Catalog::
+
+        teacher:
+          type: deepnoise.datasets.model.ModelDataset
+          filepath: data/06_models/demo/teacher
+          versioned: true
 
     Args:
         filepath: The folder.
@@ -76,12 +85,12 @@ class ModelDataset(AbstractVersionedDataset):
         folder = Path(self._get_load_path())
         index = folder / "model.json"
         if not index.is_file():
-            raise InputError(f"{folder}: holds no complete model; run training")
-        facts = read_json(index)
-        if facts.get("format") != FORMAT:
-            raise InputError(f"{index}: format {facts.get('format')!r}, expected {FORMAT!r}")
+            raise InputError(f"{folder}: no complete model; run training")
+        listing = read_json(index)
+        if listing.get("format") != FORMAT:
+            raise InputError(f"{index}: format {listing.get('format')!r}, expected {FORMAT!r}; run training")
         models = {}
-        for name in facts["models"]:
+        for name in listing["models"]:
             weights = read_tensors(folder / f"{name}.safetensors")
             path = folder / f"{name}.json"
             models[name] = TrainedModel(weights, ModelCard.from_json(read_json(path), str(path)))
@@ -97,14 +106,24 @@ class ModelDataset(AbstractVersionedDataset):
         return {"filepath": str(self._filepath), "version": self._version}
 
 
-class EnsembleDataset(AbstractDataset[Any, dict[str, dict[str, TrainedModel]]]):
-    """Loads further models by name and version, for an ensemble.
+class EnsembleDataset(ReadOnlyDataset[dict[str, dict[str, TrainedModel]]]):
+    """The additional models of an ensemble, chosen by name and version.
+
+    Catalog::
+
+        ensemble_models:
+          type: deepnoise.datasets.model.EnsembleDataset
+          folder: data/06_models/demo
+          members: teacher@2026-01-31T12.00.00.000Z student
 
     Args:
-        folder: Where the entries ``teacher`` and ``student`` lie.
-        members: Words such as ``student`` (the last version) or ``teacher@2026-01-31T12.00.00.000Z``, with spaces between; or a list of them.
+        folder: Parent folder of the entries ``teacher`` and ``student``.
+        members: A list, or one text separated by spaces, of ``student`` (the latest version) or
+            ``teacher@2026-01-31T12.00.00.000Z`` (a given version).
         metadata: For kedro-viz.
     """
+
+    read_only = "the members of an ensemble are written by training"
 
     def __init__(self, *, folder: str, members: str | list[str] = "", metadata: dict[str, Any] | None = None) -> None:
         self._folder = folder
@@ -112,23 +131,23 @@ class EnsembleDataset(AbstractDataset[Any, dict[str, dict[str, TrainedModel]]]):
         self.metadata = metadata
 
     def load(self) -> dict[str, dict[str, TrainedModel]]:
-        found = {}
+        ensemble = {}
         for member in self._members:
             entry, _, version = member.partition("@")
             if entry not in ("teacher", "student"):
-                raise InputError(f"ensemble names {member!r}; expected teacher or student, or these with @VERSION")
+                raise InputError(
+                    f"ensemble has {member!r}; allowed: teacher, student, teacher@VERSION, student@VERSION"
+                )
             dataset = ModelDataset(filepath=f"{self._folder}/{entry}", version=Version(version or None, None))
             try:
-                found[member] = dataset.load()
+                ensemble[member] = dataset.load()
             except DatasetError as error:
                 versions = sorted(path.name for path in Path(f"{self._folder}/{entry}").glob("*"))
                 raise InputError(
-                    f"ensemble names {member!r}, which is not there; versions of {entry}: {first_few(versions) or 'none'}.{closest(version, versions)}"
+                    f"ensemble has {member!r}, which does not exist; "
+                    f"versions of {entry}: {first_few(versions) or 'none'}.{closest(version, versions)}"
                 ) from error
-        return found
-
-    def save(self, data: Any) -> None:
-        raise InputError("the members of an ensemble are written by training")
+        return ensemble
 
     def _describe(self) -> dict[str, Any]:
         return {"folder": self._folder, "members": self._members}
@@ -141,52 +160,66 @@ def _glob(pattern: str) -> list[str]:
 
 
 class TrainingState:
-    """Where unfinished training keeps its state: a safetensors and a JSON a model and stage.
+    """Resumable checkpoints of a training: one safetensors and one JSON file per model and stage.
 
-    Beside them ``<name>.jsonl`` has the history so far, one JSON line an epoch, to be followed while training runs.
+    ``<name>.jsonl`` has the history so far, one JSON line per epoch, to follow while training runs.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def load(self, name: str, mark: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
-        """The state under a name; None, with a word in the log, where data or parameters have changed."""
+    def load(self, name: str, fingerprint: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
+        """Load a checkpoint: its tensors and its JSON record.
+
+        Returns None, with a warning in the log, if the fingerprint of data and parameters has changed.
+        """
         manifest = self.root / f"{name}.json"
         if not manifest.is_file():
             return None
-        facts = read_json(manifest)
-        if facts["mark"] != mark:
-            logger.warning("%s: data or parameters have changed since it was saved; training starts afresh", manifest)
+        record = read_json(manifest)
+        if record["mark"] != fingerprint:  # "mark" is the name of the fingerprint in the file
+            logger.warning("%s: data or parameters have changed since it was saved; training starts over", manifest)
             return None
-        return read_tensors(self.root / facts["tensors"]), facts
+        return read_tensors(self.root / record["tensors"]), record
 
-    def save(self, name: str, mark: str, tensors: dict[str, torch.Tensor], facts: dict[str, Any]) -> None:
-        """Replace the state; the manifest, written last, names the tensors, so a kill leaves the old state whole."""
+    def save(self, name: str, fingerprint: str, tensors: dict[str, torch.Tensor], record: dict[str, Any]) -> None:
+        """Replace a checkpoint.
+
+        The JSON file names the file of the tensors and is replaced after it, so a kill leaves the old
+        checkpoint intact.
+        """
         self.root.mkdir(parents=True, exist_ok=True)
-        file = f"{name}_epoch_{facts['epoch']}.safetensors"
+        file = f"{name}_epoch_{record['epoch']}.safetensors"
         write_tensors(self.root / file, tensors)
-        write_json(self.root / f"{name}.json", {"mark": mark, "tensors": file, **facts})
+        write_json(self.root / f"{name}.json", {"mark": fingerprint, "tensors": file, **record})
         for old in self.root.glob(f"{name}_epoch_*.safetensors"):
             if old.name != file:
                 old.unlink()
-        followed = self.root / f"{name}.jsonl"
-        staged = followed.with_name(followed.name + ".part")
-        staged.write_text("".join(json.dumps(row) + "\n" for row in facts.get("history", [])), encoding="utf-8")
-        os.replace(staged, followed)
+        history = "".join(json.dumps(epoch) + "\n" for epoch in record.get("history", []))
+        with write_atomically(self.root / f"{name}.jsonl") as staged:
+            Path(staged).write_text(history, encoding="utf-8")
 
     def where(self, name: str) -> str:
-        """Path of the last state under a name, or that there is none."""
+        """The path of a checkpoint, or "none yet"."""
         manifest = self.root / f"{name}.json"
         return str(manifest) if manifest.is_file() else "none yet"
 
 
-class TrainingStateDataset(AbstractDataset[TrainingState, TrainingState]):
-    """Hands a node the folder in which it may keep and find its state.
+class TrainingStateDataset(ReadOnlyDataset[TrainingState]):
+    """The checkpoints of training, which the training node itself reads and writes.
+
+    Catalog::
+
+        training_state:
+          type: deepnoise.datasets.model.TrainingStateDataset
+          root: data/06_models/demo/training_state
 
     Args:
         root: The folder.
         metadata: For kedro-viz.
     """
+
+    read_only = "training_state is written by training itself, epoch by epoch"
 
     def __init__(self, *, root: str, metadata: dict[str, Any] | None = None) -> None:
         self._root = Path(root)
@@ -194,9 +227,6 @@ class TrainingStateDataset(AbstractDataset[TrainingState, TrainingState]):
 
     def load(self) -> TrainingState:
         return TrainingState(self._root)
-
-    def save(self, data: TrainingState) -> None:
-        raise InputError("training_state is written by training itself, epoch by epoch")
 
     def _exists(self) -> bool:
         return True  # an empty folder is a valid state

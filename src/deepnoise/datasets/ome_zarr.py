@@ -1,4 +1,4 @@
-"""The layout of OME-Zarr screens: ``<root>/[<experiment>/]<plate>.zarr``, OME-NGFF 0.4 or 0.5 (extra ``ome-zarr``)."""
+"""OME-Zarr screens, ``<root>/[<experiment>/]<plate>.zarr``, in OME-NGFF 0.4 or 0.5 (extra ``ome-zarr``)."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import numpy as np
 import pandas as pd
 import zarr
 import zarr.storage
-from kedro.io import AbstractDataset
 from pydantic import ValidationError
 
-from deepnoise.datasets.files import Folder, SiteFiles, raw_counts, time_of
+from deepnoise.datasets.files import Folder, SiteFiles, modification_stamp, raw_counts
+from deepnoise.datasets.read_only import ReadOnlyDataset
 from deepnoise.errors import ImageError, InputError
 
 
-def _metadata(group: zarr.Group, kind: str) -> Any:
-    """The metadata of a plate (HCS), Well or Image group, checked by ome-zarr-models."""
+def _metadata(group: zarr.Group, group_type: str) -> Any:
+    """The metadata of a plate (HCS), Well or Image group, validated by ome-zarr-models."""
     try:
         from ome_zarr_models import v04, v05
     except ImportError as error:
@@ -26,12 +26,12 @@ def _metadata(group: zarr.Group, kind: str) -> Any:
         ) from error
     attributes = dict(group.attrs)
     ngff: Any = v05 if "ome" in attributes else v04
-    model = {"HCS": ngff.hcs.HCSAttrs, "Well": ngff.well.WellAttrs, "Image": ngff.image.ImageAttrs}[kind]
+    model = {"HCS": ngff.hcs.HCSAttrs, "Well": ngff.well.WellAttrs, "Image": ngff.image.ImageAttrs}[group_type]
     return model.model_validate(attributes.get("ome", attributes))
 
 
 class OmeZarrSites(SiteFiles):
-    """Sites of OME-Zarr plates: the "file" of a site is its image group."""
+    """Sites of OME-Zarr plates. The only "file" of a site is its image group."""
 
     def _image(self, name: str) -> tuple[zarr.Array, list[str]]:
         image = _open(self.folder.sub(name))
@@ -42,21 +42,22 @@ class OmeZarrSites(SiteFiles):
         return array, [axis.name for axis in scales.axes]
 
     def stamp(self, files: tuple[str, ...], checksum: bool = False) -> list:
-        """Number and size of the group's objects, and the newest time; with ``checksum`` a hash of their content."""
+        """Number, total size and newest change of the group's objects; with ``checksum`` a content hash."""
         objects = self.folder.fs.find(self.folder.join(files[0]), detail=True)
         if checksum:
             digest = hashlib.blake2b(digest_size=16)
             for name in sorted(objects):
                 digest.update(self.folder.fs.cat_file(name))
             return [files[0], digest.hexdigest()]
-        newest = max(map(time_of, objects.values()), default="")
+        newest = max(map(modification_stamp, objects.values()), default="")
         return [files[0], len(objects), sum(o["size"] or 0 for o in objects.values()), newest]
 
     def read(self, files: tuple[str, ...]) -> np.ndarray:
-        """(C, H, W) of one site at full resolution.
+        """The (C, H, W) image of one site at full resolution.
 
         Raises:
-            ImageError: The image is damaged, has time points or planes, or other channels than the screen.
+            ImageError: The image is damaged, has several time points or planes, or its channels are not the
+                screen's.
         """
         try:
             array, axes = self._image(files[0])
@@ -68,25 +69,35 @@ class OmeZarrSites(SiteFiles):
             image = raw_counts(np.asarray(array[:]), files[0])
         except ImageError:
             raise
-        except Exception as error:  # whatever a codec or the metadata trips over
+        except Exception as error:  # codecs and damaged metadata raise many types of error
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ImageError("unreadable_image", files[0], f"cannot be read as an OME-Zarr image ({reason})") from error
         image = image.reshape([n for a, n in zip(axes, image.shape, strict=True) if a in ("c", "y", "x")])
         return self._all_channels(image if "c" in axes else image[None], files[0])
 
 
-class OmeZarrImagesDataset(AbstractDataset[SiteFiles, SiteFiles]):
-    """The images of OME-Zarr plates; loading reads their metadata, no image is opened.
+class OmeZarrImagesDataset(ReadOnlyDataset[SiteFiles]):
+    """The images of OME-Zarr plates. Loading reads their metadata and opens no image.
 
-    The plate's name is that of its folder without ``.zarr`` or ``.ome.zarr``; a well's images are its sites, from 1.
+    A plate is named after its folder, without ``.zarr`` or ``.ome.zarr``. The images of a well are its sites,
+    numbered from 1.
+
+    Catalog::
+
+        raw_images:
+          type: deepnoise.datasets.ome_zarr.OmeZarrImagesDataset
+          root: data/01_raw/my_screen
+          channels: [DNA, actin]
 
     Args:
-        root: Folder of the plates, or of one folder an experiment: a path or an fsspec URL.
+        root: Folder of the plates, or of one folder per experiment: a path or an fsspec URL.
         channels: Channel names, in the order of the axis c.
-        experiment: Name of the experiment where plates lie in the root itself.
-        dtype: uint8 or uint16 where all images must be of it; else the commonest counts.
+        experiment: Name of the experiment, if the plates are in the root itself.
+        dtype: uint8 or uint16 if all images must have it; otherwise the most common dtype is used.
         metadata: For kedro-viz.
     """
+
+    read_only = "raw images are an input and are never written"
 
     def __init__(
         self,
@@ -106,9 +117,11 @@ class OmeZarrImagesDataset(AbstractDataset[SiteFiles, SiteFiles]):
         for experiment, path in self._plates(root):
             rows += self._sites(root, experiment, path)
         if not rows:
-            raise InputError(f"{self._root}: no plate <plate>.zarr or <experiment>/<plate>.zarr with an image found")
-        found = pd.DataFrame(rows, columns=["experiment", "plate", "well", "site", "files", "missing"])
-        return OmeZarrSites(root, self._channels, found, dtype=self._dtype)
+            raise InputError(
+                f"{self._root}: no plate <plate>.zarr or <experiment>/<plate>.zarr with an image. Check raw_root"
+            )
+        sites = pd.DataFrame(rows, columns=["experiment", "plate", "well", "site", "files", "missing"])
+        return OmeZarrSites(root, self._channels, sites, dtype=self._dtype)
 
     def _plates(self, root: Folder) -> list[tuple[str, str]]:
         plates = []
@@ -117,8 +130,8 @@ class OmeZarrImagesDataset(AbstractDataset[SiteFiles, SiteFiles]):
                 plates += [(name, f"{name}/{plate}") for plate in root.folders(name) if plate.endswith(".zarr")]
             elif self._experiment is None:
                 raise InputError(
-                    f"{self._root}/{name} lies in no folder of an experiment; move it to <experiment>/{name}, or give "
-                    "'experiment' in the catalog entry"
+                    f"{self._root}/{name} is not in the folder of an experiment; move it to <experiment>/{name}, or "
+                    "add 'experiment' to the catalog entry"
                 )
             else:
                 plates.append((self._experiment, name))
@@ -132,7 +145,7 @@ class OmeZarrImagesDataset(AbstractDataset[SiteFiles, SiteFiles]):
             for well in _metadata(plate, "HCS").plate.wells:
                 row, column = well.path.split("/")
                 if well.path not in plate:
-                    continue  # named in the metadata and never written: a well without images
+                    continue  # listed in the metadata and never written: a well without images
                 group: Any = plate[well.path]
                 for site, image in enumerate(_metadata(group, "Well").well.images, start=1):
                     files = (f"{path}/{well.path}/{image.path}",)
@@ -145,9 +158,6 @@ class OmeZarrImagesDataset(AbstractDataset[SiteFiles, SiteFiles]):
                 f"{self._root}/{path}: cannot be read as an OME-Zarr plate of NGFF 0.4 or 0.5 ({reason})"
             ) from error
         return sites
-
-    def save(self, data: SiteFiles) -> None:
-        raise InputError("raw images are an input and are never written")
 
     def _describe(self) -> dict[str, Any]:
         return {"root": self._root, "channels": self._channels}

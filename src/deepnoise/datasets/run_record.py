@@ -1,4 +1,4 @@
-"""When each node last ran, how long it took and under which version its entries were saved."""
+"""The record of runs: when each node last ran, how long it took and with which version of the package."""
 
 from __future__ import annotations
 
@@ -8,16 +8,23 @@ import fsspec
 from kedro.io import AbstractDataset
 
 from deepnoise.datasets.files import read_json, write_json
+from deepnoise.datasets.read_only import ReadOnlyDataset
 
 
 class RunRecordDataset(AbstractDataset[dict[str, Any], dict[str, Any]]):
-    """JSON, node -> facts; not versioned: partial runs add to it. Loads empty where nothing ran yet.
+    """A JSON file: name of the node -> its last run. Without a file it loads as an empty dict.
+
+    Not versioned, because partial runs update their own nodes and keep the rest.
 
     Catalog::
 
         run_record:
           type: deepnoise.datasets.run_record.RunRecordDataset
           filepath: data/08_reporting/demo/run_record.json
+
+    Args:
+        filepath: The file: a path or an fsspec URL.
+        metadata: For kedro-viz.
     """
 
     def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
@@ -40,14 +47,21 @@ class RunRecordDataset(AbstractDataset[dict[str, Any], dict[str, Any]]):
         return {"filepath": self._filepath}
 
 
-class AbsentDataset(AbstractDataset[None, None]):
-    """Stands for an entry that was not made: loads None. The report is written all the same and says what it lacks."""
+class AbsentDataset(ReadOnlyDataset[None]):
+    """Takes the place of an entry that does not exist yet, and loads None.
+
+    With it the report can be written from the chapters that do exist, and says which are missing.
+
+    Catalog::
+
+        training_chapter:
+          type: deepnoise.datasets.run_record.AbsentDataset
+    """
+
+    read_only = "an absent entry cannot be written"
 
     def load(self) -> None:
         return None
-
-    def save(self, data: None) -> None:
-        raise NotImplementedError("an absent entry cannot be written")
 
     def _exists(self) -> bool:
         return False

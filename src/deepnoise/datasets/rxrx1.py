@@ -1,4 +1,7 @@
-"""The layout of RxRx1: four csv tables and ``<split>/<experiment>/Plate<p>/<well>_s<site>_w<channel>.png``."""
+"""The file layout of RxRx1: four csv tables, and images in folders.
+
+Images are ``<split>/<experiment>/Plate<p>/<well>_s<site>_w<channel>.png``.
+"""
 
 from __future__ import annotations
 
@@ -7,76 +10,94 @@ from typing import Any
 
 import fsspec
 import pandas as pd
-from kedro.io import AbstractDataset
 
-from deepnoise.datasets.files import PICTURES, Folder, SiteFiles, read_csv
+from deepnoise.datasets.files import IMAGE_SUFFIXES, Folder, SiteFiles, read_csv
+from deepnoise.datasets.read_only import ReadOnlyDataset
 from deepnoise.errors import InputError
 from deepnoise.ingestion.validation import RAW_COLUMNS, validate_wells
 
 SPLITS = {"train": "labelled", "test": "heldout"}
+"""Name of a split in the file layout -> its name in the table ``wells``."""
 _FILE = re.compile(r"(?P<well>[^_]+)_s(?P<site>\d+)_w(?P<channel>\d+)\.png")
 
 
-class RxRx1TablesDataset(AbstractDataset[pd.DataFrame, pd.DataFrame]):
-    """train.csv, test.csv, train_controls.csv and test_controls.csv as one raw table, one row a well.
+class RxRx1TablesDataset(ReadOnlyDataset[pd.DataFrame]):
+    """train.csv, test.csv, train_controls.csv and test_controls.csv as one raw table with one row per well.
 
-    The cell type is the part of an experiment's name before the first dash.
+    The cell type is the part of the experiment's name before the first dash.
+
+    Catalog::
+
+        raw_wells:
+          type: deepnoise.datasets.rxrx1.RxRx1TablesDataset
+          root: data/01_raw/rxrx1
 
     Args:
         root: Folder of the four tables.
         metadata: For kedro-viz.
     """
 
+    read_only = "raw tables are an input and are never written"
+
     def __init__(self, *, root: str, metadata: dict[str, Any] | None = None) -> None:
         self._root = root.rstrip("/")
         self.metadata = metadata
 
     def load(self) -> pd.DataFrame:
-        place = ["experiment", "plate", "well"]
+        well_key = ["experiment", "plate", "well"]
         parts = []
-        for split, meaning in SPLITS.items():
-            for kind in ("", "_controls"):
-                path = f"{self._root}/{split}{kind}.csv"
-                columns = place + (["sirna"] if split == "train" or kind else []) + (["well_type"] if kind else [])
+        for split, split_in_wells in SPLITS.items():
+            for suffix in ("", "_controls"):
+                path = f"{self._root}/{split}{suffix}.csv"
+                columns = (
+                    well_key + (["sirna"] if split == "train" or suffix else []) + (["well_type"] if suffix else [])
+                )
                 table = read_csv(path, columns)
-                # A column of labels in test.csv is not read: held-out truth has a file of its own.
-                part = table[columns].copy()
-                part["source"] = path.rsplit("/", 1)[-1] + " line " + (table.index + 2).astype(str)
-                holes = part[columns].isna().any(axis=1)
-                if holes.any():
+                # A label column in test.csv is not read: held-out labels have a file of their own.
+                rows = table[columns].copy()
+                rows["source"] = path.rsplit("/", 1)[-1] + " line " + (table.index + 2).astype(str)
+                incomplete = rows[columns].isna().any(axis=1)
+                if incomplete.any():
                     raise InputError(
-                        f"{path}: empty field in line {part.index[holes][0] + 2}; expected {', '.join(columns)}"
+                        f"{path}: empty field in line {rows.index[incomplete][0] + 2}; expected {', '.join(columns)}"
                     )
                 if "sirna" in columns:
-                    bad = ~part["sirna"].str.fullmatch(r"\d+")
-                    if bad.any():
-                        row = part[bad].iloc[0]
+                    invalid = ~rows["sirna"].str.fullmatch(r"\d+")
+                    if invalid.any():
+                        row = rows[invalid].iloc[0]
                         raise InputError(
-                            f"{path}: unknown siRNA {row['sirna']!r} ({row['source']}); expected a number from 0"
+                            f"{path}: unknown siRNA {row['sirna']!r} ({row['source']}); expected a whole number"
                         )
-                part["perturbation"] = part["sirna"] if "sirna" in columns else None
-                part["well_type"] = part["well_type"] if kind else "treatment"
-                part["split"] = meaning
-                parts.append(part)
+                rows["perturbation"] = rows["sirna"] if "sirna" in columns else None
+                rows["well_type"] = rows["well_type"] if suffix else "treatment"
+                rows["split"] = split_in_wells
+                parts.append(rows)
         raw = pd.concat(parts, ignore_index=True)
         raw["cell_type"] = raw["experiment"].str.split("-").str[0]
         return raw[list(RAW_COLUMNS)]
-
-    def save(self, data: pd.DataFrame) -> None:
-        raise InputError("raw tables are an input and are never written")
 
     def _describe(self) -> dict[str, Any]:
         return {"root": self._root}
 
 
-class RxRx1LabelsDataset(AbstractDataset[pd.DataFrame, pd.DataFrame]):
-    """A csv (id_code, sirna) as the table ``heldout_labels``.
+class RxRx1LabelsDataset(ReadOnlyDataset[pd.DataFrame]):
+    """The table ``heldout_labels`` from a csv with the columns id_code and sirna.
+
+    Catalog::
+
+        heldout_labels:
+          type: deepnoise.datasets.rxrx1.RxRx1LabelsDataset
+          filepath: data/01_raw/rxrx1/test_labels.csv
+          optional: true
 
     Args:
         filepath: The csv.
-        optional: Load no rows where the file is absent (labels withheld from everybody).
+        optional: Load an empty table if the file does not exist, as where the labels are withheld from
+            everybody.
         metadata: For kedro-viz.
     """
+
+    read_only = "held-out labels are an input and are never written"
 
     def __init__(self, *, filepath: str, optional: bool = False, metadata: dict[str, Any] | None = None) -> None:
         self._path = filepath
@@ -90,22 +111,29 @@ class RxRx1LabelsDataset(AbstractDataset[pd.DataFrame, pd.DataFrame]):
         table = read_csv(self._path, ["id_code", "sirna"])
         return table[["id_code", "sirna"]].rename(columns={"sirna": "perturbation"})
 
-    def save(self, data: pd.DataFrame) -> None:
-        raise InputError("held-out labels are an input and are never written")
-
     def _describe(self) -> dict[str, Any]:
         return {"filepath": self._path}
 
 
-class RxRx1ImagesDataset(AbstractDataset[SiteFiles, SiteFiles]):
-    """The images of an RxRx1 folder; loading lists them, none is opened.
+class RxRx1ImagesDataset(ReadOnlyDataset[SiteFiles]):
+    """The images of an RxRx1 folder. Loading lists the files and opens none.
+
+    Catalog::
+
+        raw_images:
+          type: deepnoise.datasets.rxrx1.RxRx1ImagesDataset
+          root: data/01_raw/rxrx1
+          channels: [nucleus, er, actin, rna, mito, golgi]
+          dtype: uint8
 
     Args:
-        root: Folder that holds ``train/`` and ``test/``: a path or an fsspec URL.
+        root: Folder with ``train/`` and ``test/``: a path or an fsspec URL.
         channels: Channel names in the order w1, w2, ...
-        dtype: uint8 or uint16 where all images must be of it; else the commonest counts.
+        dtype: uint8 or uint16 if all images must have it; otherwise the most common dtype is used.
         metadata: For kedro-viz.
     """
+
+    read_only = "raw images are an input and are never written"
 
     def __init__(
         self, *, root: str, channels: list[str], dtype: str | None = None, metadata: dict[str, Any] | None = None
@@ -118,7 +146,7 @@ class RxRx1ImagesDataset(AbstractDataset[SiteFiles, SiteFiles]):
     def load(self) -> SiteFiles:
         root = Folder(self._root)
         if not root.fs.isdir(root.path):
-            raise InputError(f"{self._root}: no such folder; give the folder of train/ and test/ as raw_root")
+            raise InputError(f"{self._root}: no such folder; set raw_root to the folder with train/ and test/")
         sites: dict[tuple[str, str, str, str, int], dict[int, str]] = {}
         strays = []
         for split in SPLITS:
@@ -129,30 +157,34 @@ class RxRx1ImagesDataset(AbstractDataset[SiteFiles, SiteFiles]):
                         if folder.startswith("Plate") and match and 1 <= int(match["channel"]) <= len(self._channels):
                             key = (split, experiment, folder, match["well"], int(match["site"]))
                             sites.setdefault(key, {})[int(match["channel"])] = name
-                        elif name.lower().endswith(PICTURES):
+                        elif name.lower().endswith(IMAGE_SUFFIXES):
                             strays.append(f"{split}/{experiment}/{folder}/{name}")
         rows = []
-        for (split, experiment, folder, well, site), there in sorted(sites.items()):
-            here, numbers = f"{split}/{experiment}/{folder}", range(1, len(self._channels) + 1)
-            names = [f"{here}/{there.get(c, f'{well}_s{site}_w{c}.png')}" for c in numbers]
-            missing = tuple(name for c, name in zip(numbers, names, strict=True) if c not in there)
+        for (split, experiment, folder, well, site), files in sorted(sites.items()):  # files: number of channel -> name
+            numbers = range(1, len(self._channels) + 1)
+            names = [f"{split}/{experiment}/{folder}/{files.get(c, f'{well}_s{site}_w{c}.png')}" for c in numbers]
+            missing = tuple(name for c, name in zip(numbers, names, strict=True) if c not in files)
             rows.append((experiment, folder.removeprefix("Plate"), well, site, tuple(names), missing))
-        found = pd.DataFrame(rows, columns=["experiment", "plate", "well", "site", "files", "missing"])
-        if found.empty:
+        table = pd.DataFrame(rows, columns=["experiment", "plate", "well", "site", "files", "missing"])
+        if table.empty:
             raise InputError(
-                f"{self._root}: no image <split>/<experiment>/Plate<p>/<well>_s<site>_w<channel>.png found"
+                f"{self._root}: no image <split>/<experiment>/Plate<p>/<well>_s<site>_w<channel>.png. Check raw_root"
             )
-        return SiteFiles(root, self._channels, found, strays, self._dtype)
-
-    def save(self, data: SiteFiles) -> None:
-        raise InputError("raw images are an input and are never written")
+        return SiteFiles(root, self._channels, table, strays, self._dtype)
 
     def _describe(self) -> dict[str, Any]:
         return {"root": self._root, "channels": self._channels}
 
 
 class RxRx1WellsDataset(RxRx1TablesDataset):
-    """The table ``wells`` straight from the four csv tables, for screens without images."""
+    """The table ``wells`` directly from the four csv tables, for screens without images.
+
+    Catalog::
+
+        wells:
+          type: deepnoise.datasets.rxrx1.RxRx1WellsDataset
+          root: data/01_raw/rxrx1
+    """
 
     def load(self) -> pd.DataFrame:
         return validate_wells(super().load(), ["treatment"])[0]

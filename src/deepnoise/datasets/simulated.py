@@ -1,4 +1,4 @@
-"""A simulated screen, written in the layout of RxRx1; refuses a folder that is not its own."""
+"""A simulated screen in the file layout of RxRx1. A folder with other files is never overwritten."""
 
 from __future__ import annotations
 
@@ -16,14 +16,21 @@ from deepnoise.errors import InputError, first_few
 from deepnoise.simulation.cells import CHANNELS
 from deepnoise.simulation.screen import RenderedPlate
 
-MARK = "simulated_screen.json"
-"""Written first (incomplete) by the tables and last (complete) by the images."""
+COMPLETION_FILE = "simulated_screen.json"
+"""Says whether the screen is complete. The tables write it first (false), the images write it last (true)."""
 
 
 class SimulatedTablesDataset(AbstractDataset[pd.DataFrame, pd.DataFrame]):
-    """Saves a design as the four csv tables, and the withheld truth as ``test_labels.csv``; loads as raw wells.
+    """The design of a simulated screen: four csv tables, and the held-out labels in ``test_labels.csv``.
 
-    Saving empties the folder, if it is one of the simulation's.
+    Loads as raw wells. Saving deletes an older simulated screen in the same folder, and refuses any other
+    folder that is not empty.
+
+    Catalog::
+
+        simulated_wells:
+          type: deepnoise.datasets.simulated.SimulatedTablesDataset
+          root: data/01_raw/demo
 
     Args:
         root: Folder of the screen.
@@ -36,35 +43,35 @@ class SimulatedTablesDataset(AbstractDataset[pd.DataFrame, pd.DataFrame]):
 
     def save(self, data: pd.DataFrame) -> None:
         self._claim_folder()
-        place = ["experiment", "plate", "well"]
+        well_key = ["experiment", "plate", "well"]
         design = data.copy()
         design.insert(0, "id_code", design["experiment"] + "_" + design["plate"].astype(str) + "_" + design["well"])
         treated = design["well_type"] == "treatment"
         for split in SPLITS:
-            member = design["split"] == split
-            columns = ["id_code", *place, "sirna"]
-            design.loc[treated & member, columns if split == "train" else columns[:-1]].to_csv(
+            in_split = design["split"] == split
+            columns = ["id_code", *well_key, "sirna"]
+            design.loc[treated & in_split, columns if split == "train" else columns[:-1]].to_csv(
                 self._root / f"{split}.csv", index=False
             )
-            design.loc[~treated & member, [*columns, "well_type"]].to_csv(
+            design.loc[~treated & in_split, [*columns, "well_type"]].to_csv(
                 self._root / f"{split}_controls.csv", index=False
             )
-        truth = design.loc[treated & (design["split"] == "test"), ["id_code", *place, "sirna"]]
-        truth.to_csv(self._root / "test_labels.csv", index=False)
+        labels = design.loc[treated & (design["split"] == "test"), ["id_code", *well_key, "sirna"]]
+        labels.to_csv(self._root / "test_labels.csv", index=False)
 
     def _claim_folder(self) -> None:
         if self._root.exists() and not self._root.is_dir():
             raise InputError(f"{self._root} is a file; the simulated screen needs a folder")
         if self._root.is_dir():
-            there = sorted(path.name for path in self._root.iterdir())
-            if there and MARK not in there:
+            names = sorted(path.name for path in self._root.iterdir())
+            if names and COMPLETION_FILE not in names:
                 raise InputError(
-                    f"{self._root} holds {first_few(there, 3)} and no {MARK}: not a folder of the simulation, "
-                    "nothing was written; choose another raw_root or empty the folder"
+                    f"{self._root} holds {first_few(names, 3)} and no {COMPLETION_FILE}: not a folder of the "
+                    "simulation, nothing was written; choose another raw_root or empty the folder"
                 )
             shutil.rmtree(self._root)
         self._root.mkdir(parents=True)
-        write_json(self._root / MARK, {"complete": False})
+        write_json(self._root / COMPLETION_FILE, {"complete": False})
 
     def load(self) -> pd.DataFrame:
         return RxRx1TablesDataset(root=str(self._root)).load()
@@ -77,7 +84,13 @@ class SimulatedTablesDataset(AbstractDataset[pd.DataFrame, pd.DataFrame]):
 
 
 class SimulatedImagesDataset(AbstractDataset[Any, SiteFiles]):
-    """Saves plates of images one by one, then a dict of facts that marks the screen as complete.
+    """The images of a simulated screen, saved plate by plate; a dict saved last marks the screen as complete.
+
+    Catalog::
+
+        simulated_images:
+          type: deepnoise.datasets.simulated.SimulatedImagesDataset
+          root: data/01_raw/demo
 
     Args:
         root: Folder of the screen.
@@ -90,7 +103,7 @@ class SimulatedImagesDataset(AbstractDataset[Any, SiteFiles]):
 
     def save(self, data: RenderedPlate | dict[str, Any]) -> None:
         if isinstance(data, dict):
-            write_json(self._root / MARK, {"complete": True, **data})
+            write_json(self._root / COMPLETION_FILE, {"complete": True, **data})
             return
         folder = self._root / data.split / data.experiment / f"Plate{data.plate}"
         folder.mkdir(parents=True, exist_ok=True)
@@ -105,8 +118,8 @@ class SimulatedImagesDataset(AbstractDataset[Any, SiteFiles]):
         return RxRx1ImagesDataset(root=str(self._root), channels=list(CHANNELS), dtype="uint8").load()
 
     def _exists(self) -> bool:
-        mark = self._root / MARK
-        return mark.is_file() and bool(read_json(mark).get("complete"))
+        path = self._root / COMPLETION_FILE
+        return path.is_file() and bool(read_json(path).get("complete"))
 
     def _describe(self) -> dict[str, Any]:
         return {"root": str(self._root)}

@@ -1,4 +1,4 @@
-"""Tables as parquet, validated against ``deepnoise.tables`` whenever they are saved or loaded."""
+"""Tables as parquet files. The catalog's ``validator:`` checks their columns (see ``validators.py``)."""
 
 from __future__ import annotations
 
@@ -6,77 +6,87 @@ import json
 from typing import Any
 
 import pandas as pd
-from kedro.io import AbstractDataset, DatasetError
 from kedro.io.core import get_filepath_str
-from kedro_datasets._typing import TablePreview
 from kedro_datasets.pandas import ParquetDataset
 from pyarrow import parquet
 
-from deepnoise.tables import SCHEMAS, validate_table
+from deepnoise.datasets.files import write_atomically
+from deepnoise.datasets.previews import TablePreview
+from deepnoise.datasets.read_only import ReadOnlyDataset
+from deepnoise.datasets.validators import known_table
+from deepnoise.errors import InputError
+from deepnoise.tables import SCHEMAS
 
 PREVIEW = (8, 14)
 """Rows and columns that kedro viz shows, at most."""
 
 
 class TableDataset(ParquetDataset):
-    """A parquet table with a declared schema; versioned like any Kedro dataset.
+    """A parquet table that is written completely or not at all.
+
+    Its preview reads only the first rows. Takes the arguments of ``pandas.ParquetDataset``.
 
     Catalog::
 
         wells:
           type: deepnoise.datasets.table.TableDataset
-          filepath: data/03_primary/demo/wells.parquet
-          schema: wells
+          filepath: data/02_intermediate/demo/wells.parquet
           versioned: true
+          validator:
+            class: deepnoise.datasets.validators.TableValidator
+            options: {table: wells}
     """
 
-    def __init__(self, *, schema: str, **kwargs: Any) -> None:
-        if schema not in SCHEMAS:
-            raise DatasetError(f"unknown table schema {schema!r}; allowed: {', '.join(SCHEMAS)}")
+    def __init__(self, **kwargs: Any) -> None:
+        if "schema" in kwargs:
+            raise InputError(
+                f"catalog: {kwargs.get('filepath')} has the key 'schema: {kwargs['schema']}', which is no longer read; "
+                "replace it by\n  validator:\n    class: deepnoise.datasets.validators.TableValidator\n"
+                f"    options: {{table: {kwargs['schema']}}}"
+            )
         super().__init__(**kwargs)
-        self._schema = schema
-
-    def load(self) -> pd.DataFrame:
-        return validate_table(super().load(), self._schema, str(self._filepath))
 
     def save(self, data: pd.DataFrame) -> None:
-        table = validate_table(data, self._schema, str(self._filepath))
         path = get_filepath_str(self._get_save_path(), self._protocol)
-        staged = f"{path}.part"  # whole or not at all: a kill while writing leaves no version behind
-        with self._fs.open(staged, **self._fs_open_args_save) as file:
-            table.to_parquet(file, **self._save_args)
-        self._fs.mv(staged, path)
+        with write_atomically(path, self._fs) as staged, self._fs.open(staged, **self._fs_open_args_save) as file:
+            data.to_parquet(file, **self._save_args)
         self._invalidate_cache()
 
     def preview(self) -> TablePreview:
-        """The first rows and columns, for kedro viz; no more of the file is read than its first rows."""
+        """The first rows and columns, for kedro viz. Nothing beyond the first rows is read."""
         rows, columns = PREVIEW
         with self._fs.open(get_filepath_str(self._get_load_path(), self._protocol), "rb") as file:
             table = parquet.ParquetFile(file)
             names = table.schema_arrow.names[:columns]
-            first = next(table.iter_batches(rows, columns=names), None)
-        shown = pd.DataFrame(columns=names) if first is None else first.to_pandas()
-        return TablePreview(json.loads(shown.to_json(orient="split")))
-
-    def _describe(self) -> dict[str, Any]:
-        return {**super()._describe(), "schema": self._schema}
+            batch = next(table.iter_batches(rows, columns=names), None)
+        first_rows = pd.DataFrame(columns=names) if batch is None else batch.to_pandas()
+        return TablePreview(json.loads(first_rows.to_json(orient="split")))
 
 
-class EmptyTableDataset(AbstractDataset[pd.DataFrame, pd.DataFrame]):
+class EmptyTableDataset(ReadOnlyDataset[pd.DataFrame]):
     """A table that this environment does not have: loads without rows, and cannot be saved.
 
-    Used where a screen comes without images, so that evaluation sees "none" instead of a missing file.
+    It stands in for the outputs of stages that are not run, for example on a screen without images.
+    Evaluation then sees an empty table instead of a missing file.
+
+    Catalog::
+
+        site_logits:
+          type: deepnoise.datasets.table.EmptyTableDataset
+          table: site_logits
+
+    Args:
+        table: Name of the table in ``deepnoise.tables.SCHEMAS``.
+        metadata: For kedro-viz.
     """
 
-    def __init__(self, *, schema: str, metadata: dict[str, Any] | None = None) -> None:
-        self._schema = schema
+    def __init__(self, *, table: str, metadata: dict[str, Any] | None = None) -> None:
+        self._table = known_table(table)
+        self.read_only = f"this environment has no {table}; the entry cannot be written"
         self.metadata = metadata
 
     def load(self) -> pd.DataFrame:
-        return SCHEMAS[self._schema].empty()
-
-    def save(self, data: pd.DataFrame) -> None:
-        raise DatasetError(f"this environment has no {self._schema}; the entry cannot be written")
+        return SCHEMAS[self._table].empty()
 
     def _describe(self) -> dict[str, Any]:
-        return {"schema": self._schema}
+        return {"table": self._table}
