@@ -20,7 +20,7 @@ from pydantic import (
 )
 
 from deepnoise.errors import InputError, closest
-from deepnoise.ingestion.findings import KINDS
+from deepnoise.ingestion.finding_types import FINDINGS
 
 Share = Field(ge=0, lt=1)
 
@@ -86,7 +86,7 @@ FindingPolicies: Any = create_model(
     "FindingPolicies",
     __base__=Block,
     __doc__="What is done about each kind of finding.",
-    **{kind: (Literal[policies], ...) for kind, (_, policies) in KINDS.items() if kind != "excluded"},  # type: ignore[call-overload]
+    **{finding: (Literal[policies], ...) for finding, (_, policies) in FINDINGS.items() if finding != "excluded"},  # type: ignore[call-overload]
 )
 
 

@@ -12,13 +12,14 @@ from deepnoise.datasets.exclude_list import ExcludeListDataset
 from deepnoise.datasets.image_store import ImageStoreDataset
 from deepnoise.datasets.rxrx1 import RxRx1ImagesDataset, RxRx1TablesDataset
 from deepnoise.errors import InputError
-from deepnoise.ingestion.findings import KINDS, WHOLE_WELL, stop_on_errors, summarize
+from deepnoise.ingestion.finding_types import FINDINGS
+from deepnoise.ingestion.findings import WHOLE_WELL, stop_on_errors, summarize
 from deepnoise.parameters import FindingPolicies
 from deepnoise.pipelines.ingestion import nodes
 from deepnoise.simulation.cells import CHANNELS
 
 PLATE = "train/ALPHA-01/Plate1"
-POLICIES = {kind: allowed[-1] for kind, (_, allowed) in KINDS.items() if kind != "excluded"}
+POLICIES = {kind: allowed[-1] for kind, (_, allowed) in FINDINGS.items() if kind != "excluded"}
 
 
 @pytest.fixture
@@ -134,7 +135,7 @@ def test_every_kind_of_finding_is_injected():
     assert set(INJECTED) == set(POLICIES) == set(FindingPolicies.model_fields)
 
 
-@pytest.mark.parametrize(("kind", "policy"), [(k, p) for k in INJECTED for p in KINDS[k][1]])
+@pytest.mark.parametrize(("kind", "policy"), [(k, p) for k in INJECTED for p in FINDINGS[k][1]])
 def test_a_finding_is_found_named_and_its_policy_kept(root, kind, policy):
     inject, well, site, file, detail = INJECTED[kind]
     place = inject(root)
