@@ -10,7 +10,7 @@ from deepnoise.errors import InputError
 from deepnoise.ingestion.audit import audit_design
 from deepnoise.ingestion.findings import excluded_sites, findings_table
 from deepnoise.ingestion.folds import make_folds
-from deepnoise.ingestion.layouts import discover_groups, layouts_in_use, without_heldout_labels
+from deepnoise.ingestion.layouts import discover_groups, layouts_in_use, visible_labels
 from deepnoise.ingestion.validation import match_images, validate_wells
 
 
@@ -266,10 +266,12 @@ def pairs_of(experiments):
 def test_duplicates_are_never_split_in_silence(caplog):
     experiments = [f"E-{i}" for i in range(6)]
     two_layouts = pairs_of(experiments[::2]) + pairs_of(experiments[1::2])
-    with pytest.raises(InputError, match="have 2 different well layouts.*n_folds is 5, at most 2 works"):
+    with pytest.raises(
+        InputError, match=r"have only 2 different plate layouts.*set ingestion.folds.n_folds to 2 \(it is 5\)"
+    ):
         make_folds(labelled_screen(experiments), two_layouts, 5, "all", False)
     make_folds(labelled_screen(experiments), pairs_of(experiments), 3, "all", False)
-    assert "all experiments share one well layout" in caplog.text
+    assert "all experiments share one plate layout" in caplog.text
 
 
 def test_duplicates_of_an_experiment_that_only_trains_do_not_matter():
@@ -312,14 +314,121 @@ def test_heldout_labels_decide_no_plate_group(wells):
     hidden = scrambled["experiment"].isin(folds.loc[folds["role"] == "heldout", "experiment"]) & scrambled["target"]
     answers = scrambled.loc[hidden, "perturbation"].to_numpy()
     scrambled.loc[hidden, "perturbation"] = np.random.default_rng(0).permutation(answers)
-    known, blind = (discover_groups(without_heldout_labels(table, folds)) for table in (labelled, scrambled))
+    known, blind = (discover_groups(visible_labels(table, folds, "design")) for table in (labelled, scrambled))
     pd.testing.assert_frame_equal(known, blind)
     assert known["group"].nunique() == 4
     assert not discover_groups(scrambled).equals(known)
 
 
+@pytest.fixture
+def cross_validated(wells):
+    """The labelled half of the screen, dealt to three folds that each train, validate and hold out."""
+    labelled = wells[wells["split"] == "labelled"].reset_index(drop=True)
+    return labelled, make_folds(labelled, [], 3, "all", True)
+
+
+def plates_with_labels(wells):
+    labelled = wells[wells["target"] & wells["perturbation"].notna()]
+    return set(labelled["experiment"] + "/" + labelled["plate"])
+
+
+def plates_of_role(folds, *roles):
+    plates = folds[folds["role"].isin(roles)]
+    return set(plates["experiment"] + "/" + plates["plate"])
+
+
+@pytest.mark.parametrize(("role", "visible_roles"), [("training", ["train"]), ("validation", ["train", "validation"])])
+def test_within_a_fold_only_the_labels_of_the_allowed_plates_are_visible(cross_validated, role, visible_roles):
+    labelled, folds = cross_validated
+    before = labelled.copy()
+    for fold in range(3):
+        one = folds[folds["fold"] == fold]
+        visible = visible_labels(labelled, one, role)
+        assert plates_with_labels(visible) == plates_of_role(one, *visible_roles)
+        still_visible = visible["perturbation"].notna()
+        pd.testing.assert_frame_equal(visible[still_visible], labelled[still_visible])
+        pd.testing.assert_frame_equal(visible.drop(columns="perturbation"), labelled.drop(columns="perturbation"))
+    pd.testing.assert_frame_equal(labelled, before)
+
+
+def test_the_design_sees_the_plates_that_no_fold_holds_out(wells, cross_validated):
+    labelled, folds = cross_validated
+    two = folds[folds["fold"] < 2]
+    held_out = plates_of_role(two, "heldout")
+    assert held_out and plates_with_labels(visible_labels(labelled, two, "design")) == (
+        plates_with_labels(labelled) - held_out
+    )
+    assert plates_with_labels(visible_labels(labelled, folds, "design")) == set()
+    no_folds = folds.iloc[:0]
+    pd.testing.assert_frame_equal(visible_labels(labelled, no_folds, "design"), labelled)
+
+
+@pytest.mark.parametrize("role", ["training", "validation", "design"])
+def test_a_consumer_that_reads_a_hidden_label_is_caught(cross_validated, role):
+    """A violating example: the labels themselves change with the hidden answers, what the role may see does not."""
+    labelled, folds = cross_validated
+    one = folds[folds["fold"] == 0]
+    scrambled = labelled.copy()
+    hidden = labelled["target"] & (labelled["experiment"] + "/" + labelled["plate"]).isin(
+        plates_of_role(one, "heldout")
+    )
+    answers = labelled.loc[hidden, "perturbation"].to_numpy()
+    scrambled.loc[hidden, "perturbation"] = np.random.default_rng(0).permutation(answers)
+    assert not scrambled.equals(labelled)
+    pd.testing.assert_frame_equal(visible_labels(labelled, one, role), visible_labels(scrambled, one, role))
+    assert visible_labels(labelled, one, role)["perturbation"].notna().any()
+
+
+def test_validation_labels_are_hidden_from_training_but_not_from_validation(cross_validated):
+    labelled, folds = cross_validated
+    one = folds[folds["fold"] == 0]
+    plates = plates_of_role(one, "validation")
+    assert plates and not plates & plates_with_labels(visible_labels(labelled, one, "training"))
+    assert plates <= plates_with_labels(visible_labels(labelled, one, "validation"))
+
+
+def test_controls_keep_their_perturbation_on_every_plate(wells):
+    folds = make_folds(wells, [], 3, [0], True)
+    for role in ("training", "validation", "design"):
+        visible = visible_labels(wells, folds, role)
+        controls = ~wells["target"]
+        assert controls.any()
+        pd.testing.assert_frame_equal(visible[controls], wells[controls])
+
+
+def test_a_plate_that_the_fold_does_not_list_is_hidden_from_training_and_validation(cross_validated):
+    labelled, folds = cross_validated
+    one = folds[(folds["fold"] == 0) & (folds["experiment"] != "ALPHA-01")]
+    for role in ("training", "validation"):
+        visible = visible_labels(labelled, one, role)
+        assert not (visible["target"] & visible["perturbation"].notna() & (visible["experiment"] == "ALPHA-01")).any()
+
+
+@pytest.mark.parametrize("role", ["training", "validation"])
+def test_labels_within_a_fold_need_exactly_one_fold(cross_validated, role):
+    labelled, folds = cross_validated
+    with pytest.raises(ValueError, match=rf"folds \[0, 1, 2\], but role '{role}' expects those of exactly one"):
+        visible_labels(labelled, folds, role)
+    with pytest.raises(ValueError, match=rf"folds \[\], but role '{role}' expects those of exactly one"):
+        visible_labels(labelled, folds.iloc[:0], role)
+
+
+def test_an_unknown_role_of_a_consumer_is_refused(cross_validated):
+    with pytest.raises(ValueError, match="unknown role 'train'; allowed: training, validation, design"):
+        visible_labels(*cross_validated, "train")
+
+
 @pytest.mark.parametrize(
-    ("n", "run", "message"), [(3, [3], r"folds.run has \[3\]"), (9, [0], "6 labelled experiments")]
+    ("n", "run", "message"),
+    [
+        (3, [3], r"folds.run is \[3\]; expected .* between 0 and 2"),
+        (3, [], r"folds.run is \[\]; expected at least one fold"),
+        (
+            9,
+            [0],
+            r"only 6 labelled experiments have several perturbations; set ingestion.folds.n_folds to 6 \(it is 9\)",
+        ),
+    ],
 )
 def test_impossible_folds_say_why(wells, n, run, message):
     with pytest.raises(InputError, match=message):
@@ -347,7 +456,9 @@ def test_a_stratified_split_says_what_it_needs(wells):
     labelled = wells.assign(split="labelled")
     with pytest.raises(InputError, match="n_folds is 5; .* with 4 plates .* allows 2 to 4"):
         make_folds(labelled, [], 5, [0], False, "stratified")
-    with pytest.raises(InputError, match="names experiments, but a stratified split holds out plates"):
+    with pytest.raises(
+        InputError, match="validation lists experiments .'ALPHA-01'., but a stratified split holds out plates"
+    ):
         make_folds(labelled, [], 4, [0], ["ALPHA-01"], "stratified")
 
 
@@ -356,5 +467,7 @@ def test_named_experiments_validate_every_fold(wells):
     roles = folds.drop_duplicates("experiment").set_index("experiment")["role"]
     assert set(roles.index[roles == "validation"]) == {"ALPHA-02", "BETA-03"}
     assert set(roles.index[roles == "heldout"]) == {"ALPHA-04", "BETA-04"} and (roles == "train").sum() == 4
-    with pytest.raises(InputError, match="validation names 'ALPHA-4', which is no labelled experiment.*Did you mean"):
+    with pytest.raises(
+        InputError, match="validation lists 'ALPHA-4', which is not a labelled experiment.*Did you mean"
+    ):
         make_folds(wells, [], 1, [0], ["ALPHA-4"])

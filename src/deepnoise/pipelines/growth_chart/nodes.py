@@ -9,7 +9,7 @@ import pandas as pd
 from plotly.graph_objects import Figure
 
 from deepnoise.growth_chart.arms import Settings, plan_arms
-from deepnoise.ingestion.layouts import discover_groups, without_heldout_labels
+from deepnoise.ingestion.layouts import discover_groups, visible_labels
 from deepnoise.normalization.illumination import corrected_store
 from deepnoise.parameters import (
     GrowthChartParameters,
@@ -39,7 +39,7 @@ def run_arms(
     from deepnoise.growth_chart.run import Screen, Truth, run_arms
 
     store = corrected_store(image_store, illumination_fields)
-    layout = discover_groups(without_heldout_labels(wells, folds))
+    layout = discover_groups(visible_labels(wells, folds, "design"))
     screen = Screen(store, sites, wells, folds, plate_histograms, layout, normalization.illumination)
     arms = plan_arms(parameters, Settings(normalization, training, adabn=inference.adabn))
     yield from run_arms(

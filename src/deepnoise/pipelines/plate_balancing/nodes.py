@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 def discover_layout(wells: pd.DataFrame, folds: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Plate groups and the layouts in use, from the labels of plates that no fold holds out."""
-    known = layouts.without_heldout_labels(wells, folds)
+    known = layouts.visible_labels(wells, folds, "design")
     layout = layouts.discover_groups(known)
     return layout, layouts.layouts_in_use(known, layout)
 
