@@ -97,9 +97,9 @@ INJECTED = {
     "metadata_without_images": (lambda root: remove_well(root, "B02"), "B02", -1, "", "no image found"),
     "well_without_metadata": (
         lambda root: shutil.copy(root / PLATE / "B02_s1_w1.png", root / PLATE / "P24_s1_w1.png"),
-        "P24", 1, f"{PLATE}/P24_s1_w1.png", "stands in no table",
+        "P24", 1, f"{PLATE}/P24_s1_w1.png", "is in no table",
     ),
-    "orphan_image": (lambda root: save(root, "overview.tif", np.ones((4, 4), np.uint8)), "", -1, f"{PLATE}/overview.tif", "no place"),
+    "orphan_image": (lambda root: save(root, "overview.tif", np.ones((4, 4), np.uint8)), "", -1, f"{PLATE}/overview.tif", "its name identifies no site"),
     "missing_image": (lambda root: (root / PLATE / "B02_s2_w3.png").unlink(), "B02", 2, f"{PLATE}/B02_s2_w3.png", "no such file"),
     "duplicate_image": (
         lambda root: save(root, "B02_s2_w3.png", image(root, "B02_s1_w3.png")),
@@ -122,7 +122,7 @@ INJECTED = {
         lambda root: save(root, "B02_s2_w3.png", np.zeros((24, 24), np.uint8)), "B02", 2, f"{PLATE}/B02_s2_w3.png", "every pixel is 0",
     ),
     "saturated_image": (saturate, "B02", 2, f"{PLATE}/B02_s2_w3.png", "of the pixels are 255"),
-    "unknown_perturbation": (stray_control, None, -1, "test_controls.csv line", "'999' stands on no labelled plate"),
+    "unknown_perturbation": (stray_control, None, -1, "test_controls.csv line", "'999' is on no labelled plate"),
 }  # fmt: skip
 
 

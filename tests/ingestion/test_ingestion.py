@@ -151,9 +151,9 @@ def test_excluded_plates_wells_and_sites():
     [
         (
             ("E-1", "1", "B2", None, None),
-            "excluded.csv line 2: E-1/1/B2 is no well of this screen. Did you mean 'E-01'",
+            "excluded.csv line 2: E-1/1/B2 is not a well of this screen. Did you mean 'E-01'",
         ),
-        (("E-01", "9", None, None, None), "excluded.csv line 2: E-01/9 is no plate of this screen"),
+        (("E-01", "9", None, None, None), "excluded.csv line 2: E-01/9 is not a plate of this screen"),
         (("E-01", "1", "Z99", None, None), "excluded.csv line 2: well name 'Z99'"),
         (("E-01", "1", "B2", "first", None), "excluded.csv line 2: .*first"),
     ],

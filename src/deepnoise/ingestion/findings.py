@@ -23,9 +23,9 @@ def findings_table(rows: Iterable[Mapping[str, Any]], policies: Mapping[str, str
     """Build the table ``ingestion_findings``.
 
     Args:
-        rows: One mapping per finding: ``finding`` (a key of ``FINDINGS``), and whichever of experiment, plate,
-            well, site, channel, file and detail are known.
-        policies: Finding -> error, exclude or report. Without a policy, a finding is excluded.
+        rows: One mapping per finding: ``finding`` (a key of ``FINDINGS``), and those of experiment, plate,
+            well, site, channel, file and detail that are known.
+        policies: Finding -> error, exclude or report; ``exclude`` if it is not listed.
 
     Returns:
         One row per finding; unknown text fields are empty strings, and an unknown site is ``WHOLE_WELL``.
