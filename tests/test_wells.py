@@ -1,4 +1,4 @@
-"""Well names."""
+"""Well names and plate formats."""
 
 import pytest
 
@@ -8,23 +8,23 @@ from deepnoise.wells import all_wells, normalize_well, parse_well, plate_format_
 @pytest.mark.parametrize(
     ("given", "canonical"), [("A1", "A01"), ("a01", "A01"), ("r02c03", "B03"), ("AF48", "AF48"), ("R1C12", "A12")]
 )
-def test_names_are_brought_into_one_form(given, canonical):
+def test_well_names_are_made_canonical(given, canonical):
     assert normalize_well(given) == canonical
 
 
-def test_every_well_of_a_plate_parses_to_its_place():
+def test_every_well_of_a_plate_parses_to_its_row_and_column():
     names = all_wells(384)
     assert len(names) == 384
     assert [parse_well(name) for name in names] == [(r, c) for r in range(16) for c in range(24)]
 
 
 @pytest.mark.parametrize("bad", ["Z99", "", "A0", "AG01", "A49", "B3x", "BA01"])
-def test_a_name_that_is_no_well_is_refused_by_name(bad):
-    with pytest.raises(ValueError, match=f"'{bad}' is not a well"):
+def test_a_name_that_is_not_a_well_is_refused(bad):
+    with pytest.raises(ValueError, match=f"'{bad}' is not a well: expected A01 to AF48"):
         normalize_well(bad)
 
 
-def test_plate_format():
+def test_plate_format_is_the_smallest_that_fits():
     assert plate_format_of(["A01", "H12"]) == 96
     assert plate_format_of(["P24"]) == 384
     assert plate_format_of(["AF48"]) == 1536

@@ -1,4 +1,4 @@
-"""The error a user can act on, and the closest match to a misspelt name. Used everywhere."""
+"""Errors that a user can act on, and helpers that word their messages. Used by every stage."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from difflib import get_close_matches
 
 
 class InputError(ValueError):
-    """Something the user gave (file, table, parameter) cannot be used; the message says what and what to do."""
+    """An input (file, table or parameter) cannot be used; the message says why, and what to do about it."""
 
 
 class ImageError(InputError):
-    """An image that cannot be used, although its screen can.
+    """One image cannot be used, although the rest of the screen can.
 
     Args:
-        finding: Key of :data:`deepnoise.ingestion.findings.KINDS`.
-        file: The file, as the layout names it.
+        finding: A key of :data:`deepnoise.ingestion.finding_types.FINDINGS`.
+        file: Path of the file, as the raw images list it.
         detail: What is wrong with it.
     """
 
@@ -25,13 +25,13 @@ class ImageError(InputError):
 
 
 def closest(name: str, allowed: Iterable[str]) -> str:
-    """`` Did you mean 'x'?``, or nothing where no allowed name is close."""
+    """The hint `` Did you mean 'x'?``, or an empty string if no allowed name is close."""
     match = get_close_matches(str(name), [str(a) for a in allowed], n=1)
     return f" Did you mean {match[0]!r}?" if match else ""
 
 
 def first_few(names: Iterable[object], limit: int = 5) -> str:
-    """``a, b, c and 7 more``."""
+    """List the first ``limit`` names and count the rest: ``a, b, c and 7 more``."""
     listed = [str(name) for name in names]
     more = len(listed) - limit
     return ", ".join(listed[:limit]) + (f" and {more} more" if more > 0 else "")

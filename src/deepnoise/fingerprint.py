@@ -1,4 +1,4 @@
-"""Short hashes of data and parameters, kept beside results so that stale ones are recognized."""
+"""Short hashes of data and parameters, stored with results so that outdated ones are recognized."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pandas as pd
 
 
 def fingerprint(*parts: object) -> str:
-    """16 hexadecimal digits over tables and JSON-like values; the order of a dict's keys does not matter."""
+    """Hash tables and JSON-like values to 16 hexadecimal digits, whatever the order of keys in a dict."""
     digest = hashlib.sha256()
     for part in parts:
         if isinstance(part, pd.DataFrame):

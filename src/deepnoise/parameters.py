@@ -25,7 +25,7 @@ from pydantic import (
 )
 
 from deepnoise.errors import InputError, closest
-from deepnoise.ingestion.findings import KINDS
+from deepnoise.ingestion.finding_types import FINDINGS
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ FindingPolicies: Any = create_model(
     ),
     **{
         finding: (Literal[policies], Field(description=f"Policy for this finding: {text}."))
-        for finding, (text, policies) in KINDS.items()
+        for finding, (text, policies) in FINDINGS.items()
         if finding != "excluded"
     },  # type: ignore[call-overload]
 )

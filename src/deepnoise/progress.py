@@ -1,4 +1,7 @@
-"""Progress of long work: a bar on a terminal, a line a minute in a log file. Used by every stage that reads images."""
+"""Progress of long tasks: a bar on a terminal, otherwise one log line per minute.
+
+Used by the image store and the stages that go through many sites or wells.
+"""
 
 from __future__ import annotations
 
@@ -12,19 +15,19 @@ logger = logging.getLogger("deepnoise.progress")
 
 
 class _Log:
-    """A stream that turns the bar's redrawing into log lines."""
+    """A stream that turns each redraw of the bar into a log line."""
 
     def write(self, text: str) -> None:
-        """Log what is not blank."""
+        """Log the text unless it is blank."""
         if text.strip():
             logger.info(text.strip())
 
     def flush(self) -> None:
-        """Nothing waits."""
+        """Do nothing: nothing is buffered."""
 
 
-def progress(what: str, total: int, unit: str) -> Any:
-    """A tqdm bar that tells count, rate and time left: redrawn on a terminal, else one log line a minute."""
+def progress(description: str, total: int, unit: str) -> Any:
+    """A tqdm bar with count, rate and remaining time; without a terminal, one log line per minute."""
     if sys.stderr.isatty():
-        return tqdm(desc=what, total=total, unit=f" {unit}")
-    return tqdm(desc=what, total=total, unit=f" {unit}", file=_Log(), mininterval=60, delay=60, ncols=0)  # type: ignore[call-overload]
+        return tqdm(desc=description, total=total, unit=f" {unit}")
+    return tqdm(desc=description, total=total, unit=f" {unit}", file=_Log(), mininterval=60, delay=60, ncols=0)  # type: ignore[call-overload]

@@ -14,7 +14,7 @@ from deepnoise.growth_chart.arms import Settings, change, forward_passes, plan_a
 from deepnoise.growth_chart.figures import draw_ladder, draw_scatter
 from deepnoise.growth_chart.summary import format_chart, summarize_arms
 from deepnoise.ingestion.folds import make_folds
-from deepnoise.ingestion.layouts import discover_groups, without_heldout_labels
+from deepnoise.ingestion.layouts import discover_groups, visible_labels
 from deepnoise.parameters import (
     GrowthChartParameters,
     InferenceParameters,
@@ -131,7 +131,7 @@ def small(screen, wells, design):
             "perturbation": truth["sirna"].astype(str),
         }
     )
-    layout = discover_groups(without_heldout_labels(wells, folds))
+    layout = discover_groups(visible_labels(wells, folds, "design"))
     screen = Screen(store, sites, wells, folds, SCHEMAS["plate_statistics"].empty())
     seen = run.ChartScreen(screen, pd.concat(parts, ignore_index=True), layout, "none")
     stages = {"pretrain": STAGE | {"epochs": 1}, "mean_teacher": MEAN_TEACHER | {"epochs": 1}}

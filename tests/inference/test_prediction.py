@@ -16,6 +16,7 @@ from deepnoise.inference.predict import predict_folds, predict_sites
 from deepnoise.inference.selection import sites_to_predict
 from deepnoise.inference.views import VIEWS
 from deepnoise.ingestion.folds import make_folds
+from deepnoise.ingestion.layouts import validation_labels
 from deepnoise.network.batch_norm import reestimate_batch_norm
 from deepnoise.network.device import choose_batch_size
 from deepnoise.network.dihedral import dihedral_view
@@ -68,9 +69,9 @@ def predict_screen(models, source, sites, wells, folds, statistics, ensemble_mod
     return predict_folds(models, screen, PARAMETERS.model_copy(update=changes), ensemble_models)
 
 
-def average(members, names, wells, weights, pooling):
+def average(members, names, labels, weights, pooling):
     parameters = PARAMETERS.model_copy(update={"ensemble_weights": weights, "pooling": pooling})
-    return average_members(members, names, wells, parameters)
+    return average_members(members, names, labels, parameters)
 
 
 def test_logits_are_the_mean_over_eight_views(screen, wells, folds, model):
@@ -433,14 +434,22 @@ def test_an_ensemble_averages_its_members_and_finds_who_is_right(screen, wells, 
     for i in np.flatnonzero(known):
         good.loc[good.index[i], SCORE + label.iloc[i]] += 3.0
     for pooling in ("logits", "probabilities"):
-        found = average([alone[0], good], ["", "good"], wells, "validation", pooling)
+        found = average([alone[0], good], ["", "good"], validation_labels(wells, folds), "validation", pooling)
         validation = (found["role"] == "validation") & known
         called = np.array(columns)[matrix(found, SCORE).argmax(axis=1)]
         assert (called == SCORE + label.fillna("?"))[validation].mean() > 0.8
     with pytest.raises(InputError, match="student is of tier T3, the teacher of T1"):
-        average([alone[0], alone[1].assign(tier="T3")], ["", "student"], wells, "equal", "logits")
+        average(
+            [alone[0], alone[1].assign(tier="T3")], ["", "student"], validation_labels(wells, folds), "equal", "logits"
+        )
     with pytest.raises(InputError, match="student does not predict the same perturbations; different: 7"):
-        average([alone[0], alone[1].drop(columns="score_7")], ["", "student"], wells, "equal", "logits")
+        average(
+            [alone[0], alone[1].drop(columns="score_7")],
+            ["", "student"],
+            validation_labels(wells, folds),
+            "equal",
+            "logits",
+        )
 
 
 def test_partial_and_skewed_plates_are_reported_where_batchnorm_adapts_to_them(screen, wells, folds, model, caplog):

@@ -1,6 +1,8 @@
-"""Every finding, injected into a small simulated screen: found, named by its file, and its policy kept."""
+"""Every type of finding, injected into a small simulated screen: it is found with its file, and its policy holds."""
 
 import shutil
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,13 +14,14 @@ from deepnoise.datasets.exclude_list import ExcludeListDataset
 from deepnoise.datasets.image_store import ImageStoreDataset
 from deepnoise.datasets.rxrx1 import RxRx1ImagesDataset, RxRx1TablesDataset
 from deepnoise.errors import InputError
-from deepnoise.ingestion.findings import KINDS, WHOLE_WELL, stop_on_errors, summarize
+from deepnoise.ingestion.finding_types import FINDINGS
+from deepnoise.ingestion.findings import WHOLE_WELL, stop_on_errors, summarize
 from deepnoise.parameters import FindingPolicies
 from deepnoise.pipelines.ingestion import nodes
 from deepnoise.simulation.cells import CHANNELS
 
 PLATE = "train/ALPHA-01/Plate1"
-POLICIES = {kind: allowed[-1] for kind, (_, allowed) in KINDS.items() if kind != "excluded"}
+POLICIES = {finding: allowed[-1] for finding, (_, allowed) in FINDINGS.items() if finding != "excluded"}
 
 
 @pytest.fixture
@@ -28,9 +31,9 @@ def root(raw, tmp_path):
 
 
 def ingest(root, **policies):
-    """The pipeline's nodes in their order; findings, sites and report."""
-    given = FindingPolicies(**POLICIES | policies)
-    parameters = SimpleNamespace(findings=given, target_well_types=["treatment"], checksum=False)
+    """Run the nodes of the pipeline in order; returns findings, sites and report."""
+    finding_policies = FindingPolicies(**POLICIES | policies)
+    parameters = SimpleNamespace(findings=finding_policies, target_well_types=["treatment"], checksum=False)
     excluded = ExcludeListDataset(filepath=str(root.parent / "excluded.csv")).load()
     wells, table_findings = nodes.validate_wells(RxRx1TablesDataset(root=str(root)).load(), excluded, parameters)
     images = RxRx1ImagesDataset(root=str(root), channels=list(CHANNELS), dtype="uint8").load()
@@ -38,8 +41,8 @@ def ingest(root, **policies):
     dataset = ImageStoreDataset(root=str(root.parent / "store"))
     dataset.save(nodes.pack_images(images, matched, parameters))
     store = dataset.load()
-    found, report = nodes.report_findings(store, table_findings, image_findings, parameters)
-    return found, nodes.list_sites(store, wells, found), report
+    findings, report = nodes.report_findings(store, table_findings, image_findings, parameters)
+    return findings, nodes.list_sites(store, wells, findings), report
 
 
 def image(root, name):
@@ -83,10 +86,10 @@ def saturate(root):
 def stray_control(root):
     path = root / "test_controls.csv"
     lines = path.read_text().splitlines()
-    place = next(i for i, line in enumerate(lines) if "positive" in line)
-    fields = lines[place].split(",")
+    row = next(i for i, line in enumerate(lines) if "positive" in line)
+    fields = lines[row].split(",")
     fields[4] = "999"
-    lines[place] = ",".join(fields)
+    lines[row] = ",".join(fields)
     path.write_text("\n".join(lines) + "\n")
     return fields
 
@@ -96,9 +99,9 @@ INJECTED = {
     "metadata_without_images": (lambda root: remove_well(root, "B02"), "B02", -1, "", "no image found"),
     "well_without_metadata": (
         lambda root: shutil.copy(root / PLATE / "B02_s1_w1.png", root / PLATE / "P24_s1_w1.png"),
-        "P24", 1, f"{PLATE}/P24_s1_w1.png", "stands in no table",
+        "P24", 1, f"{PLATE}/P24_s1_w1.png", "is in no table",
     ),
-    "orphan_image": (lambda root: save(root, "overview.tif", np.ones((4, 4), np.uint8)), "", -1, f"{PLATE}/overview.tif", "no place"),
+    "orphan_image": (lambda root: save(root, "overview.tif", np.ones((4, 4), np.uint8)), "", -1, f"{PLATE}/overview.tif", "its name identifies no site"),
     "missing_image": (lambda root: (root / PLATE / "B02_s2_w3.png").unlink(), "B02", 2, f"{PLATE}/B02_s2_w3.png", "no such file"),
     "duplicate_image": (
         lambda root: save(root, "B02_s2_w3.png", image(root, "B02_s1_w3.png")),
@@ -121,45 +124,52 @@ INJECTED = {
         lambda root: save(root, "B02_s2_w3.png", np.zeros((24, 24), np.uint8)), "B02", 2, f"{PLATE}/B02_s2_w3.png", "every pixel is 0",
     ),
     "saturated_image": (saturate, "B02", 2, f"{PLATE}/B02_s2_w3.png", "of the pixels are 255"),
-    "unknown_perturbation": (stray_control, None, -1, "test_controls.csv line", "'999' stands on no labelled plate"),
+    "unknown_perturbation": (stray_control, None, -1, "test_controls.csv line", "'999' is on no labelled plate"),
 }  # fmt: skip
 
 
 def test_a_clean_screen_has_no_finding(root):
-    found, sites, report = ingest(root, **dict.fromkeys(POLICIES, "error"))
-    assert found.empty and report["findings"] == {} and len(sites) == report["store"]["sites"] == 72
+    findings, sites, report = ingest(root, **dict.fromkeys(POLICIES, "error"))
+    assert findings.empty and report["findings"] == {} and len(sites) == report["store"]["sites"] == 72
 
 
-def test_every_kind_of_finding_is_injected():
+def test_types_of_findings_are_read_without_pandas():
+    code = "import sys, deepnoise.parameters; sys.exit('pandas' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    violating = "import sys, deepnoise.ingestion.findings; sys.exit('pandas' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", violating], check=False).returncode == 1
+
+
+def test_every_type_of_finding_is_injected():
     assert set(INJECTED) == set(POLICIES) == set(FindingPolicies.model_fields)
 
 
-@pytest.mark.parametrize(("kind", "policy"), [(k, p) for k in INJECTED for p in KINDS[k][1]])
-def test_a_finding_is_found_named_and_its_policy_kept(root, kind, policy):
-    inject, well, site, file, detail = INJECTED[kind]
-    place = inject(root)
+@pytest.mark.parametrize(("finding", "policy"), [(f, p) for f in INJECTED for p in FINDINGS[f][1]])
+def test_an_injected_fault_is_found_with_its_file_and_its_policy_holds(root, finding, policy):
+    inject, well, site, file, detail = INJECTED[finding]
+    injected = inject(root)
     if policy == "error":
-        with pytest.raises(InputError, match=f"{kind}: .*ingestion.findings.{kind} to") as raised:
-            ingest(root, **{kind: "error"})
+        with pytest.raises(InputError, match=f"{finding}: .*Fix it.*ingestion.findings.{finding} to") as raised:
+            ingest(root, **{finding: "error"})
         assert file in str(raised.value) and detail in str(raised.value) and "\n" not in str(raised.value)
         return
-    found, sites, report = ingest(root, **{kind: policy})
-    row = found[found["finding"] == kind].iloc[0]
+    findings, sites, report = ingest(root, **{finding: policy})
+    row = findings[findings["finding"] == finding].iloc[0]
     assert row["policy"] == policy and file in row["file"] and detail in row["detail"]
-    assert report["findings"][kind]["count"] == (found["finding"] == kind).sum()
-    if kind == "unknown_perturbation":
+    assert report["findings"][finding]["count"] == (findings["finding"] == finding).sum()
+    if finding == "unknown_perturbation":
         well = row["well"]
-        assert [row["experiment"], row["plate"], well] == place[1:4]
+        assert [row["experiment"], row["plate"], well] == injected[1:4]
     assert row["well"] == well and row["site"] == site
     kept = sites[
         (sites["experiment"] == row["experiment"]) & (sites["plate"] == row["plate"]) & (sites["well"] == well)
     ]
-    there = len(kept) if site == WHOLE_WELL else int((kept["site"] == site).sum())
-    gone = policy == "exclude" or kind in ("metadata_without_images", "missing_well")
-    assert there == (0 if gone else 2 if site == WHOLE_WELL else 1)
+    n_kept = len(kept) if site == WHOLE_WELL else int((kept["site"] == site).sum())
+    removed = policy == "exclude" or finding in ("metadata_without_images", "missing_well")
+    assert n_kept == (0 if removed else 2 if site == WHOLE_WELL else 1)
 
 
-def test_a_folder_in_place_of_a_image_is_an_unreadable_one(root):
+def test_a_folder_in_place_of_an_image_is_an_unreadable_image(root):
     folder_for_a_file(root)
     with pytest.raises(
         InputError, match="unreadable_image: ALPHA-01/1/B02 site 2 .*B02_s2_w3.png: is a folder, expected an image"
@@ -167,7 +177,7 @@ def test_a_folder_in_place_of_a_image_is_an_unreadable_one(root):
         ingest(root, unreadable_image="error")
 
 
-def test_what_is_packed_survives_an_error_and_only_the_mended_plate_is_read_again(root, monkeypatch):
+def test_packed_plates_survive_an_error_and_only_the_repaired_plate_is_read_again(root, monkeypatch):
     tear(root)
     with pytest.raises(InputError, match="unreadable_image"):
         ingest(root, unreadable_image="error")
@@ -175,22 +185,22 @@ def test_what_is_packed_survives_an_error_and_only_the_mended_plate_is_read_agai
     reads = []
     from deepnoise.datasets.files import SiteFiles
 
-    whole = SiteFiles.read
-    monkeypatch.setattr(SiteFiles, "read", lambda self, files: (reads.append(files[0]), whole(self, files))[1])
+    read = SiteFiles.read
+    monkeypatch.setattr(SiteFiles, "read", lambda self, files: (reads.append(files[0]), read(self, files))[1])
     ingest(root)
     assert reads and all(name.startswith(PLATE) for name in reads)
 
 
-def test_an_excluded_site_a_well_and_a_plate_leave_no_trace_in_the_sites(root):
+def test_excluded_sites_wells_and_plates_are_not_in_the_sites(root):
     rows = "experiment,plate,well,site,reason\nALPHA-01,1,B02,2,bubble\nALPHA-01,2,B02,,\nALPHA-04,1,,,out of focus\n"
     (root.parent / "excluded.csv").write_text(rows)
-    found, sites, report = ingest(
+    findings, sites, report = ingest(
         root, **dict.fromkeys(POLICIES, "report") | {k: "exclude" for k, v in POLICIES.items() if v == "exclude"}
     )
-    place = sites["experiment"] + "/" + sites["plate"] + "/" + sites["well"]
-    assert sites.loc[place == "ALPHA-01/1/B02", "site"].tolist() == [1]
-    assert not (place == "ALPHA-01/2/B02").any() and not place.str.startswith("ALPHA-04/1/").any()
-    assert set(found["finding"]) == {"excluded"} and report["findings"]["excluded"]["by_plate"]["ALPHA-04/1"] == 6
+    well_of_site = sites["experiment"] + "/" + sites["plate"] + "/" + sites["well"]
+    assert sites.loc[well_of_site == "ALPHA-01/1/B02", "site"].tolist() == [1]
+    assert not (well_of_site == "ALPHA-01/2/B02").any() and not well_of_site.str.startswith("ALPHA-04/1/").any()
+    assert set(findings["finding"]) == {"excluded"} and report["findings"]["excluded"]["by_plate"]["ALPHA-04/1"] == 6
 
 
 def test_sites_may_be_numbered_from_0(root):
@@ -199,19 +209,19 @@ def test_sites_may_be_numbered_from_0(root):
     save(root, "B02_s0_w3.png", np.zeros((24, 24), np.uint8))
     (root.parent / "excluded.csv").write_text("experiment,plate,well,site,reason\nALPHA-01,2,B02,0,fibre\n")
     _, sites, _ = ingest(root, black_image="exclude")
-    place = sites["experiment"] + "/" + sites["plate"] + "/" + sites["well"]
-    assert sites.loc[place == "ALPHA-01/1/B02", "site"].tolist() == [2] and len(sites) == 70
-    assert sites.loc[place == "ALPHA-01/2/B02", "site"].tolist() == [2]
+    well_of_site = sites["experiment"] + "/" + sites["plate"] + "/" + sites["well"]
+    assert sites.loc[well_of_site == "ALPHA-01/1/B02", "site"].tolist() == [2] and len(sites) == 70
+    assert sites.loc[well_of_site == "ALPHA-01/2/B02", "site"].tolist() == [2]
 
 
-def test_a_screen_of_which_nothing_is_left_says_what_took_it(root):
+def test_a_screen_without_usable_sites_says_what_excluded_them(root):
     for path in root.rglob("*.png"):
         Image.fromarray(np.full((24, 24), 7, np.uint8)).save(path)
     with pytest.raises(InputError, match="no usable site is left of 72 packed ones; left out: 432 black_image"):
         ingest(root, black_image="exclude")
 
 
-def test_no_finding_stops_nothing_and_sums_up_to_nothing():
+def test_an_empty_table_of_findings_stops_nothing_and_has_an_empty_summary():
     empty = pd.DataFrame({"finding": [], "policy": []})
     stop_on_errors(empty)
     assert summarize(empty) == {}

@@ -15,7 +15,7 @@ from kedro.config import OmegaConfigLoader
 from deepnoise.evaluation.probe_tasks import probe_leaks, well_features
 from deepnoise.evaluation.profiles import Profiles, true_labels
 from deepnoise.ingestion.folds import make_folds
-from deepnoise.ingestion.layouts import discover_groups, without_heldout_labels
+from deepnoise.ingestion.layouts import discover_groups, visible_labels
 from deepnoise.ingestion.validation import validate_wells
 from deepnoise.normalization.features import measure_sites, normalize_features, site_table
 from deepnoise.normalization.statistics import add_histograms, histogram_table, histograms, plate_statistics
@@ -151,7 +151,7 @@ def test_a_planted_position_effect_is_found_and_none_is_not():
 
 def random_scores(smoke: Smoke, seed: int, known_group: bool) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Scores without any knowledge of the perturbation; with ``known_group`` of the plate's group alone."""
-    layout = discover_groups(without_heldout_labels(smoke.wells, smoke.folds))
+    layout = discover_groups(visible_labels(smoke.wells, smoke.folds, "design"))
     asked = smoke.wells[smoke.wells["target"] & (smoke.wells["split"] == "heldout")].reset_index(drop=True)
     names = list(layout["perturbation"])
     values = np.random.default_rng(seed).normal(size=(len(asked), len(names)))
@@ -198,7 +198,7 @@ def test_labels_shuffled_within_experiments_leave_nothing_to_learn(smoke):
         shuffled.loc[own, "perturbation"] = rng.permutation(shuffled.loc[own, "perturbation"])
     p = smoke.parameters
     arm = Arm("full", "step", Settings(p.normalization, p.training), "")
-    layout = discover_groups(without_heldout_labels(shuffled, smoke.folds))
+    layout = discover_groups(visible_labels(shuffled, smoke.folds, "design"))
     screen = Screen(smoke.store, smoke.sites, shuffled, smoke.folds, smoke.histograms, layout, "none")
     truth = Truth(shuffled, smoke.labels, smoke.folds)
     records = [r for r, _ in run_arms([arm], [1], screen, truth, {}, p.inference, p.plate_balancing) if r]

@@ -65,7 +65,7 @@ def test_rxrx1_is_ingested_with_its_holes_reported(rxrx1):
     assert audit["confounding"]["well"]["cramers_v"] < 0.1 and audit["confounding"]["plate"]["cramers_v"] > 0.5
     assert audit["confounding"]["experiment"]["cramers_v"] == 0
     uses = {kind: audit["controls"][kind]["uses"] for kind in ("negative_control", "positive_control")}
-    assert uses["negative_control"]["normalization reference"] == "weak: a plate has 1 wells"
+    assert uses["negative_control"]["normalization reference"] == "weak: as few as 1 per plate"
     assert uses["positive_control"]["spread within a plate (Z', SSMD)"] == "yes"
     assert audit["negative_control"] == {
         "well": "B02",

@@ -1,4 +1,4 @@
-"""The simulated screen: its design, its images, its dials."""
+"""The simulated screen: its design, its images and the strengths of its noise."""
 
 from dataclasses import replace
 
@@ -21,7 +21,7 @@ SMALL = dict(
 )  # fmt: skip
 
 
-def test_every_treatment_stands_once_in_an_experiment_and_controls_on_every_plate():
+def test_every_treatment_is_once_in_an_experiment_and_controls_are_on_every_plate():
     table = design_screen(**SMALL)
     treated = table[table["well_type"] == "treatment"]
     assert (treated.groupby(["experiment", "sirna"]).size() == 1).all()
@@ -33,7 +33,7 @@ def test_every_treatment_stands_once_in_an_experiment_and_controls_on_every_plat
     assert table.groupby("split")["experiment"].nunique().to_dict() == {"test": 2, "train": 4}
 
 
-def test_plate_groups_travel_together():
+def test_perturbations_of_a_plate_group_stay_together():
     treated = design_screen(**SMALL).query("well_type == 'treatment'")
     members = treated.groupby(["experiment", "plate"])["sirna"].agg(frozenset)
     assert len(set(members)) == 4
@@ -47,7 +47,7 @@ def controls_of(table):
     return table[table["well_type"] == "positive_control"].assign(perturbation=table["sirna"].astype(str))
 
 
-def test_the_switch_gives_one_pair_of_experiments_the_same_layout():
+def test_duplicate_layout_gives_one_pair_of_experiments_the_same_layout():
     table = design_screen(**SMALL | {"duplicate_layout": True})
     assert duplicate_layouts(labels_of(table)) == [{"experiments": ["ALPHA-01", "BETA-02"], "wells": 8}]
     assert duplicate_layouts(controls_of(table)) == [{"experiments": ["ALPHA-01", "BETA-02"], "wells": 8}]
@@ -66,10 +66,10 @@ def test_missing_wells_are_missing_at_the_stated_rate():
     [
         ({"treatments": 9}, "treatments is 9"),
         ({"cell_types": 7}, "cell_types is 7"),
-        ({"treatments": 40000}, "at most 1536 fit"),
+        ({"treatments": 40000}, "but at most 1536 fit"),
     ],
 )
-def test_a_design_that_is_none_says_why(change, message):
+def test_an_impossible_design_says_why(change, message):
     with pytest.raises(InputError, match=message):
         design_screen(**SMALL | change)
 
@@ -89,7 +89,7 @@ def screen_pixels(seed=5):
     return plates, np.concatenate([plate.tiles for plate in plates])
 
 
-def test_same_seed_same_pixels_other_seed_other_pixels():
+def test_the_same_seed_gives_the_same_pixels_and_another_seed_does_not():
     plates, pixels = screen_pixels()
     assert pixels.shape == (len(design_screen(**SMALL)), 2, 6, 32, 32) and pixels.dtype == np.uint8
     np.testing.assert_array_equal(pixels, screen_pixels()[1])
@@ -100,13 +100,13 @@ def test_same_seed_same_pixels_other_seed_other_pixels():
 def test_a_plate_does_not_depend_on_the_plates_before_it():
     design = design_screen(**SMALL)
     options = dict(effect_strength=1.0, traits_changed=4, sites=1, image_size=32, noise=NoiseLevels(), seed=5)
-    every = {(p.experiment, p.plate): p.tiles for p in render_screen(design, **options)}
-    without = design[~((design["experiment"] == "ALPHA-01") & (design["plate"] == 1))]
-    rest = {(p.experiment, p.plate): p.tiles for p in render_screen(without, **options)}
-    np.testing.assert_array_equal(every[("BETA-01", 2)], rest[("BETA-01", 2)])
+    all_plates = {(p.experiment, p.plate): p.tiles for p in render_screen(design, **options)}
+    one_plate_less = design[~((design["experiment"] == "ALPHA-01") & (design["plate"] == 1))]
+    rest = {(p.experiment, p.plate): p.tiles for p in render_screen(one_plate_less, **options)}
+    np.testing.assert_array_equal(all_plates[("BETA-01", 2)], rest[("BETA-01", 2)])
 
 
-def test_experiment_gain_has_the_spread_of_its_dial():
+def test_experiment_gains_spread_as_the_noise_level_says():
     quiet = dict.fromkeys(NoiseLevels.__dataclass_fields__, 0.0)
     design = design_screen(**SMALL | {"labelled_experiments": 30, "cell_types": 1, "plates": 1, "treatments": 2})
     noise = NoiseLevels(**quiet | {"experiment_gain": 0.4})
@@ -143,7 +143,7 @@ def test_the_adversarial_profile_is_noisier_where_plate_normalization_cannot_hel
         assert getattr(ADVERSARIAL, dial) > getattr(NoiseLevels(), dial)
 
 
-def test_single_dials_change_a_profile():
+def test_single_noise_levels_override_a_profile():
     from deepnoise.parameters import SimulationParameters
     from deepnoise.pipelines.simulation.nodes import noise_levels
 
@@ -152,7 +152,7 @@ def test_single_dials_change_a_profile():
     assert noise_levels(SimulationParameters.model_validate(parameters)) == replace(ADVERSARIAL, blur=0.8)
 
 
-def test_the_design_table_is_not_touched_by_rendering():
+def test_rendering_does_not_change_the_design_table():
     design = design_screen(**SMALL)
     before = design.copy()
     next(

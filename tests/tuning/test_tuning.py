@@ -11,7 +11,7 @@ from kedro.io import DatasetError
 from deepnoise.datasets.study import StudyStorageDataset
 from deepnoise.errors import InputError
 from deepnoise.ingestion.folds import make_folds
-from deepnoise.ingestion.layouts import discover_groups, without_heldout_labels
+from deepnoise.ingestion.layouts import discover_groups, visible_labels
 from deepnoise.parameters import SearchRange, TuningParameters, replace_values
 from deepnoise.plate_balancing.balancing import DesignKnowledge, balance
 from deepnoise.plate_balancing.scores import pool_scores
@@ -170,7 +170,7 @@ def test_training_is_scored_on_validation_experiments(screen, wells):
 
 def test_plate_balancing_is_tuned_on_stored_scores(wells):
     folds = make_folds(wells, [], 3, [0], True)
-    layout = discover_groups(without_heldout_labels(wells, folds))
+    layout = discover_groups(visible_labels(wells, folds, "design"))
     asked = wells.merge(folds[["experiment", "plate", "role"]], on=["experiment", "plate"])
     asked = asked[asked["target"] & asked["role"].isin(["validation", "heldout"])].reset_index(drop=True)
     rng = np.random.default_rng(0)

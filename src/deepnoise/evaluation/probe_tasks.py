@@ -128,9 +128,7 @@ def _raw_intensity_tasks(residual: Profiles, intensity: pd.DataFrame) -> list[Pr
     measured = residual.take(residual.rows["id_code"].isin(intensity.index).to_numpy())
     if measured.rows.empty:
         return []
-    brightness = class_residuals(
-        Profiles(measured.rows, intensity.loc[measured.rows["id_code"]].to_numpy(np.float32))
-    )
+    brightness = class_residuals(Profiles(measured.rows, intensity.loc[measured.rows["id_code"]].to_numpy(np.float32)))
     key = ["fold", "id_code"]
     in_both = measured.rows.set_index(key).index.isin(brightness.rows.set_index(key).index)
     measured = _within_plates(measured.take(in_both))

@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 def average_members(
-    members: list[pd.DataFrame], names: list[str], wells: pd.DataFrame, parameters: InferenceParameters
+    members: list[pd.DataFrame], names: list[str], labels: pd.Series, parameters: InferenceParameters
 ) -> pd.DataFrame:
     """Scores of an ensemble: the weighted mean of its members' logits, or of their probabilities, then as logarithms.
 
@@ -26,7 +26,7 @@ def average_members(
         members: ``site_logits`` of each member. The first decides which sites are predicted. A member without a prediction for a
             site (a specialist of other cells) is left out there.
         names: What to call them in errors and the log; "" is the teacher.
-        wells: The table ``wells``, for the labels of validation wells.
+        labels: id_code -> perturbation of validation wells.
         parameters: The block ``inference``; pooling and ensemble_weights are used.
 
     Raises:
@@ -39,7 +39,7 @@ def average_members(
         scores = np.exp(log_softmax(scores.reshape(-1, scores.shape[2])).reshape(scores.shape))
     weights = np.full(len(members), 1 / len(members))
     if parameters.ensemble_weights == "validation":
-        weights = _weights_on_validation(scores, first, columns, wells, parameters.pooling)
+        weights = _weights_on_validation(scores, first, columns, labels, parameters.pooling)
     logger.info("ensemble: %s", ", ".join(f"{n or 'teacher'} {w:.2f}" for n, w in zip(names, weights, strict=True)))
     weight_of_site = np.isfinite(scores).all(axis=2)[..., None] * weights[:, None, None]
     mean = (np.nan_to_num(scores) * weight_of_site).sum(axis=0) / weight_of_site.sum(axis=0)
@@ -69,11 +69,11 @@ def _stack_scores(members: list[pd.DataFrame], names: list[str], columns: list[s
 
 
 def _weights_on_validation(
-    scores: np.ndarray, first: pd.DataFrame, columns: list[str], wells: pd.DataFrame, pooling: str
+    scores: np.ndarray, first: pd.DataFrame, columns: list[str], labels: pd.Series, pooling: str
 ) -> np.ndarray:
     """(M,) weights fitted on the sites of validation wells that all members predict."""
     class_number = {column.removeprefix(SCORE): i for i, column in enumerate(columns)}
-    label = first["id_code"].map(wells.set_index("id_code")["perturbation"])
+    label = first["id_code"].map(labels)
     label = label.where(first["role"] == "validation").map(class_number)
     usable = label.notna().to_numpy() & np.isfinite(scores).all(axis=(0, 2))
     if not usable.any():

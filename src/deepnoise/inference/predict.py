@@ -23,6 +23,7 @@ from deepnoise.inference.compatibility import (
 from deepnoise.inference.ensemble import average_members
 from deepnoise.inference.selection import select_sites, sites_to_predict
 from deepnoise.inference.views import VIEWS
+from deepnoise.ingestion.layouts import validation_labels
 from deepnoise.network.batch_norm import adapted_batches
 from deepnoise.network.device import autocast, choose_batch_size, choose_device, to_device
 from deepnoise.network.network import Network
@@ -154,7 +155,10 @@ def predict_folds(
     logits, embeddings = predictions[0]
     if len(members) > 1:
         logits = average_members(
-            [member_logits for member_logits, _ in predictions], list(members), screen.wells, parameters
+            [member_logits for member_logits, _ in predictions],
+            list(members),
+            validation_labels(screen.wells, screen.folds),
+            parameters,
         )
     for warning in skewed_plates(logits, adabn_of(next(iter(models.values())).card, parameters.adabn)):
         logger.warning("%s", warning)

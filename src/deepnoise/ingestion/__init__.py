@@ -1,1 +1,1 @@
-"""From raw tables and images to validated wells, sites and folds."""
+"""Ingestion: raw tables and images to validated wells, packed sites, findings, a design audit and folds."""

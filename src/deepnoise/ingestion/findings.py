@@ -1,4 +1,7 @@
-"""What can be wrong with a screen's images and tables, and what is done about it: error, exclude or report."""
+"""The table of findings: what is wrong with a screen, and the policy for it (error, exclude or report).
+
+Used by the ``ingestion`` pipeline; the types of findings are in :mod:`deepnoise.ingestion.finding_types`.
+"""
 
 from __future__ import annotations
 
@@ -9,44 +12,24 @@ import numpy as np
 import pandas as pd
 
 from deepnoise.errors import InputError
-
-KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "missing_well": ("a well that most plates have is not listed for this one", ("error", "report")),
-    "metadata_without_images": ("a listed well has no image", ("error", "report")),
-    "well_without_metadata": ("a well has images and stands in no table", ("error", "exclude")),
-    "orphan_image": ("an image whose name tells no well", ("error", "exclude")),
-    "missing_image": ("a channel, or a whole site that most wells have, has no image", ("error", "exclude")),
-    "duplicate_image": ("two names for one place, or the same pixels at two places", ("error", "exclude", "report")),
-    "unreadable_image": ("a damaged image, or a folder in its place", ("error", "exclude")),
-    "wrong_shape": ("an image of another size than the screen's", ("error", "exclude")),
-    "wrong_dtype": ("an image of another dtype than the screen's", ("error", "exclude")),
-    "unequal_channels": ("a file with more or fewer channels than the screen", ("error", "exclude")),
-    "black_image": ("every pixel has one value", ("error", "exclude", "report")),
-    "saturated_image": ("5 % of the pixels or more stand at the highest value", ("error", "exclude", "report")),
-    "unknown_perturbation": (
-        "a perturbation of unlabelled plates that no labelled plate has",
-        ("error", "exclude", "report"),
-    ),
-    "excluded": ("left out by the list of excluded wells", ("exclude",)),
-}
-"""Kind of finding -> (what it is, policies it can have). What cannot be packed can only be an error or left out."""
+from deepnoise.ingestion.finding_types import FINDINGS
 
 WHOLE_WELL = -1
-"""Stands for all sites of a well, and for a site that is not known; a layout may number its sites from 0."""
+"""Site number that means "all sites of the well" or "site unknown"; 0 may be a real site."""
 PLACE = ["experiment", "plate", "well", "site"]
 COLUMNS = ["finding", "policy", *PLACE, "channel", "file", "detail"]
 
 
 def findings_table(rows: Iterable[Mapping[str, Any]], policies: Mapping[str, str]) -> pd.DataFrame:
-    """The table ``ingestion_findings`` of some findings.
+    """Build the table ``ingestion_findings``.
 
     Args:
-        rows: One mapping a finding: ``finding`` (key of ``KINDS``), and what is known of experiment, plate, well, site,
-            channel, file and detail.
-        policies: Kind -> error, exclude or report.
+        rows: One mapping per finding: ``finding`` (a key of ``FINDINGS``), and those of experiment, plate,
+            well, site, channel, file and detail that are known.
+        policies: Finding -> error, exclude or report; ``exclude`` if it is not listed.
 
     Returns:
-        Unknown places are empty strings, an unknown site is ``WHOLE_WELL``.
+        One row per finding; unknown text fields are empty strings, and an unknown site is ``WHOLE_WELL``.
     """
     empty: dict[str, Any] = {
         "experiment": "",
@@ -64,44 +47,45 @@ def findings_table(rows: Iterable[Mapping[str, Any]], policies: Mapping[str, str
 
 
 def name_of(row: Any) -> str:
-    """One line on a finding: where, which file, what."""
-    place = "/".join(p for p in (row.experiment, row.plate, row.well) if p)
-    place += f" site {row.site}" if row.site != WHOLE_WELL else ""
-    parts = [place, row.channel, row.file]
+    """Describe a finding in one line: finding, location, channel, file and detail."""
+    location = "/".join(p for p in (row.experiment, row.plate, row.well) if p)
+    location += f" site {row.site}" if row.site != WHOLE_WELL else ""
+    parts = [location, row.channel, row.file]
     return f"{row.finding}: " + " ".join(p for p in parts if p) + (f": {row.detail}" if row.detail else "")
 
 
 def stop_on_errors(findings: pd.DataFrame) -> None:
-    """Raise where the policy of a finding is ``error``.
+    """Raise if any finding has the policy ``error``.
 
     Raises:
-        InputError: Names the first three such findings and the parameter that decides.
+        InputError: Lists the first three such findings and the parameter that sets the policy.
     """
-    faults = findings[findings["policy"] == "error"]
-    if faults.empty:
+    errors = findings[findings["policy"] == "error"]
+    if errors.empty:
         return
-    kinds = list(dict.fromkeys(faults["finding"]))
-    named = "; ".join(name_of(row) for row in faults.head(3).itertuples())
-    more = f" (and {len(faults) - 3} more)" if len(faults) > 3 else ""
-    other = [p for p in KINDS[kinds[0]][1] if p != "error"]
+    types = list(dict.fromkeys(errors["finding"]))
+    described = "; ".join(name_of(row) for row in errors.head(3).itertuples())
+    more = f" (and {len(errors) - 3} more)" if len(errors) > 3 else ""
+    alternatives = [p for p in FINDINGS[types[0]][1] if p != "error"]
     raise InputError(
-        f"{named}{more}. Mend it, list it in excluded_wells, or set ingestion.findings.{kinds[0]} to {' or '.join(other)}"
+        f"{described}{more}. Fix it, list it in excluded_wells, or set ingestion.findings.{types[0]} to "
+        f"{' or '.join(alternatives)}"
     )
 
 
 def excluded_sites(findings: pd.DataFrame) -> set[tuple[str, str, str, int]]:
-    """(experiment, plate, well, site) of the findings whose policy is ``exclude``; the site may be ``WHOLE_WELL``."""
-    left_out = findings[(findings["policy"] == "exclude") & (findings["well"] != "")]
-    return set(left_out[PLACE].itertuples(index=False, name=None))
+    """(experiment, plate, well, site) of every excluded finding; the site may be ``WHOLE_WELL``."""
+    excluded = findings[(findings["policy"] == "exclude") & (findings["well"] != "")]
+    return set(excluded[PLACE].itertuples(index=False, name=None))
 
 
 def summarize(findings: pd.DataFrame) -> dict[str, Any]:
-    """Number of findings by kind, with the policy, the plates and the first of them by name."""
+    """Summarize each type of finding: description, policy, counts in total and per plate, first five."""
     summary = {}
-    for kind, rows in findings.groupby("finding", sort=False):
+    for finding, rows in findings.groupby("finding", sort=False):
         by_plate = rows.groupby(["experiment", "plate"]).size()
-        summary[str(kind)] = {
-            "what": KINDS[str(kind)][0],
+        summary[str(finding)] = {
+            "what": FINDINGS[str(finding)][0],
             "policy": str(rows["policy"].iloc[0]),
             "count": len(rows),
             "by_plate": {f"{e}/{p}": int(n) for (e, p), n in by_plate.items() if e},

@@ -1,4 +1,7 @@
-"""Which perturbations travel together, which layouts repeat, and which labels may be seen."""
+"""Plate layouts: plate groups, duplicate layouts, and the labels that each consumer may see.
+
+Used by ingestion, training, plate balancing and the growth chart.
+"""
 
 from __future__ import annotations
 
@@ -9,34 +12,38 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import linear_sum_assignment
 
+VISIBLE_PLATES = {"training": ("train",), "validation": ("train", "validation")}
+"""Role of a consumer within one fold -> roles of the plates whose labels it may see."""
+
 
 def labelled_targets(wells: pd.DataFrame) -> pd.DataFrame:
-    """The wells whose perturbation is to be called and is known."""
+    """The target wells (those whose perturbation is to be called) whose perturbation is known."""
     return wells[wells["target"] & wells["perturbation"].notna()]
 
 
-def duplicate_layouts(placed: pd.DataFrame, share: float = 0.5) -> list[dict[str, Any]]:
-    """Pairs of experiments with the same well layout, up to a rotation of the plates.
+def duplicate_layouts(labelled: pd.DataFrame, share: float = 0.5) -> list[dict[str, Any]]:
+    """Pairs of experiments with the same plate layout, up to the order of the plates.
 
-    The plates of two experiments are matched one to one, so that most wells carry the same perturbation.
+    The plates of the two experiments are matched one to one so that as many wells as possible have the same
+    perturbation.
 
     Args:
-        placed: Rows of ``wells`` with a known perturbation: labelled targets, or positive controls, which betray the
-            layout of an unlabelled experiment too.
-        share: Share of the smaller experiment's wells that must agree.
+        labelled: Rows of ``wells`` with a known perturbation: labelled targets, or positive controls, which
+            reveal the layout of unlabelled experiments too.
+        share: Share of the smaller experiment's wells that must agree, in [0, 1].
 
     Returns:
-        One entry a pair, largest first: the two experiments and the number of agreeing wells.
+        One entry per pair, largest first: the two experiments and the number of agreeing wells.
     """
-    content = placed.assign(key=placed["well"] + "=" + placed["perturbation"])
+    content = labelled.assign(key=labelled["well"] + "=" + labelled["perturbation"])
     plates = {e: [set(keys) for _, keys in rows.groupby("plate")["key"]] for e, rows in content.groupby("experiment")}
-    every = {e: set().union(*parts) for e, parts in plates.items()}
+    all_keys = {e: set().union(*parts) for e, parts in plates.items()}
     sizes = content.groupby("experiment").size()
     pairs = []
     for first, second in combinations(sorted(plates), 2):
-        if len(every[first] & every[second]) < share * min(len(every[first]), len(every[second])):
-            continue
-        common = np.array([[len(one & other) for other in plates[second]] for one in plates[first]])
+        if len(all_keys[first] & all_keys[second]) < share * min(len(all_keys[first]), len(all_keys[second])):
+            continue  # too few in common, whatever the order of the plates
+        common = np.array([[len(a & b) for b in plates[second]] for a in plates[first]])
         agreeing = int(common[linear_sum_assignment(common, maximize=True)].sum())
         if agreeing >= share * min(sizes[first], sizes[second]):
             pairs.append({"experiments": [first, second], "wells": agreeing})
@@ -44,27 +51,28 @@ def duplicate_layouts(placed: pd.DataFrame, share: float = 0.5) -> list[dict[str
 
 
 def discover_groups(wells: pd.DataFrame) -> pd.DataFrame:
-    """Plate groups: perturbations that stand on the same plate in every labelled experiment.
+    """Discover plate groups: sets of perturbations that share a plate in every labelled experiment.
 
-    Two perturbations belong together if no labelled experiment that has both puts them on different plates.
+    Two perturbations are in one group if no labelled experiment that has both puts them on different plates.
 
     Args:
         wells: The table ``wells``.
 
     Returns:
-        The table ``plate_layout`` (perturbation, group, and per_plate: in how many wells of a plate it stands at the most). One single
-        group where perturbations do not travel together, or where nothing is labelled.
+        The table ``plate_layout``: perturbation, group, and per_plate (the largest number of wells that the
+        perturbation has on one plate). There is a single group if perturbations do not travel together; the
+        table is empty if nothing is labelled.
     """
     targets = labelled_targets(wells)
-    at = targets.groupby(["perturbation", "experiment"])["plate"].agg(["min", "max"])
-    table = at["min"].where(at["min"] == at["max"], "several").unstack()
-    seen = table.notna().to_numpy()
-    codes = np.full(table.shape, -1)
-    for j, column in enumerate(table.columns):
-        codes[seen[:, j], j] = pd.factorize(table[column].dropna())[0]
-    group = np.full(len(table), -1)
+    plate_range = targets.groupby(["perturbation", "experiment"])["plate"].agg(["min", "max"])
+    plate_of = plate_range["min"].where(plate_range["min"] == plate_range["max"], "several").unstack()
+    seen = plate_of.notna().to_numpy()
+    codes = np.full(plate_of.shape, -1)
+    for j, column in enumerate(plate_of.columns):
+        codes[seen[:, j], j] = pd.factorize(plate_of[column].dropna())[0]
+    group = np.full(len(plate_of), -1)
     prototypes: list[np.ndarray] = []
-    # those seen most often first: they carry the fullest record of their group
+    # perturbations seen in most experiments come first: they have the fullest record of their group
     for i in np.argsort(-seen.sum(axis=1), kind="stable"):
         for g, prototype in enumerate(prototypes):
             both = (codes[i] >= 0) & (prototype >= 0)
@@ -78,31 +86,85 @@ def discover_groups(wells: pd.DataFrame) -> pd.DataFrame:
     plates = int(targets.groupby("experiment")["plate"].nunique().max()) if len(targets) else 1
     if len(prototypes) > plates or targets["experiment"].nunique() < 2:
         group[:] = 0
-    # number the groups by their first member, so that the names do not depend on missing wells
+    # number groups by their first member, so that the numbers do not depend on missing wells
     order = {g: n for n, g in enumerate(dict.fromkeys(group))}
     counts = targets.groupby(["perturbation", "experiment", "plate"]).size().groupby(level="perturbation").max()
     return pd.DataFrame(
         {
-            "perturbation": table.index.astype(str),
+            "perturbation": plate_of.index.astype(str),
             "group": np.array([order[g] for g in group], dtype=int),
-            "per_plate": counts.reindex(table.index).to_numpy(int),
+            "per_plate": counts.reindex(plate_of.index).to_numpy(int),
         }
     )
 
 
 def layouts_in_use(wells: pd.DataFrame, layout: pd.DataFrame) -> pd.DataFrame:
-    """The plate group of each labelled plate: experiment, plate, group; that of most of its perturbations."""
+    """The plate group of each labelled plate: experiment, plate, and group of most of its perturbations."""
     targets = labelled_targets(wells).merge(layout, on="perturbation")
     return targets.groupby(["experiment", "plate"])["group"].agg(lambda g: g.mode()[0]).reset_index()
 
 
-def without_heldout_labels(wells: pd.DataFrame, folds: pd.DataFrame) -> pd.DataFrame:
-    """``wells`` without the labels of plates that any fold holds out: what may be known when these are called.
+def visible_labels(wells: pd.DataFrame, folds: pd.DataFrame, role: str) -> pd.DataFrame:
+    """Hide the perturbations of the target wells whose labels a consumer may not see.
 
-    Of a screen that is cross-validated over all its plates no label remains.
+    Control wells keep their perturbation.
+
+    Args:
+        wells: The table ``wells``.
+        folds: The table ``folds``: the rows of one fold, or for ``design`` of any number of folds.
+        role: The role of the consumer that will read the labels.
+
+            - ``training``: anything that learns from labels in one fold, such as the classification loss.
+              It sees the labels of the fold's training plates.
+            - ``validation``: anything that selects or calibrates a model of one fold, such as the validation
+              score. It also sees the labels of the fold's validation plates.
+            - ``design``: anything derived once for all folds, such as the plate groups. It sees the labels
+              of all plates that no fold in ``folds`` holds out: none at all if each is held out in a fold.
+
+    Returns:
+        A copy of ``wells`` in which hidden perturbations are missing. A plate that is not in ``folds`` is
+        hidden for ``training`` and ``validation``, and visible for ``design``.
+
+    Raises:
+        ValueError: The role is unknown, or ``folds`` is not of exactly one fold for ``training`` or
+            ``validation``.
     """
-    held = folds.loc[folds["role"] == "heldout", ["experiment", "plate"]].drop_duplicates()
-    hidden = wells.merge(held, on=["experiment", "plate"], how="left", indicator=True)["_merge"].eq("both").to_numpy()
-    known = wells.copy()
-    known.loc[hidden & known["target"].to_numpy(), "perturbation"] = None
-    return known
+    if role == "design":
+        hidden = _on_plates(wells, folds[folds["role"] == "heldout"])
+    elif role in VISIBLE_PLATES:
+        numbers = sorted(folds["fold"].unique().tolist())
+        if len(numbers) != 1:
+            raise ValueError(
+                f"folds has rows of folds {numbers}, but role {role!r} expects those of exactly one fold; "
+                "select the rows of the fold first"
+            )
+        hidden = ~_on_plates(wells, folds[folds["role"].isin(VISIBLE_PLATES[role])])
+    else:
+        raise ValueError(f"unknown role {role!r}; allowed: {', '.join([*VISIBLE_PLATES, 'design'])}")
+    visible = wells.copy()
+    visible.loc[hidden & visible["target"].to_numpy(), "perturbation"] = None
+    return visible
+
+
+def _on_plates(wells: pd.DataFrame, plates: pd.DataFrame) -> np.ndarray:
+    """Whether each well is on one of the given plates, (W,) bool."""
+    key = ["experiment", "plate"]
+    joined = wells.merge(plates[key].drop_duplicates(), on=key, how="left", indicator=True)
+    return joined["_merge"].eq("both").to_numpy()
+
+
+def validation_labels(wells: pd.DataFrame, folds: pd.DataFrame) -> pd.Series:
+    """id_code -> perturbation of the target wells on plates that validate a fold: labels that may calibrate its model.
+
+    Args:
+        wells: The table ``wells``.
+        folds: The table ``folds``.
+    """
+    labels = [pd.Series(dtype="str")]
+    for _, fold in folds.groupby("fold"):
+        visible = visible_labels(wells, fold, "validation")
+        validates = _on_plates(visible, fold[fold["role"] == "validation"])
+        targets = visible[validates & visible["target"].to_numpy()].dropna(subset=["perturbation"])
+        labels.append(targets.set_index("id_code")["perturbation"])
+    joined = pd.concat(labels)
+    return joined[~joined.index.duplicated()]

@@ -1,4 +1,7 @@
-"""Checks of the raw well table and of the images found for it."""
+"""Validation of the raw well table, and matching of the raw images to its wells.
+
+Used by the ``ingestion`` pipeline; datasets use the columns and :func:`validate_wells`.
+"""
 
 from __future__ import annotations
 
@@ -21,24 +24,25 @@ PLACE = ["experiment", "plate", "well"]
 def validate_wells(
     raw: pd.DataFrame, target_well_types: Sequence[str], excluded: pd.DataFrame | None = None
 ) -> tuple[pd.DataFrame, dict[str, Any], list[dict[str, Any]]]:
-    """Turn raw well rows into the table ``wells``.
+    """Validate raw well rows and turn them into the table ``wells``.
 
     Args:
-        raw: One row a well, columns ``RAW_COLUMNS``; ``source`` names file and line of the row.
+        raw: One row per well, columns ``RAW_COLUMNS``; ``source`` is the file and line of the row.
         target_well_types: Well types whose perturbation is to be called.
-        excluded: Rows of :data:`EXCLUDED_COLUMNS` and ``source``: plates (no well given), wells (no site given) and sites
-            to be left out.
+        excluded: Rows of :data:`EXCLUDED_COLUMNS` and ``source`` to exclude: plates (no well given), wells
+            (no site given) and single sites.
 
     Returns:
-        The table ``wells``, counts, and findings (rows of :func:`deepnoise.ingestion.findings.findings_table`).
+        The table ``wells``, counts, and findings: rows of
+        :func:`deepnoise.ingestion.findings.findings_table`.
 
     Raises:
-        InputError: A well name that is none, a well listed twice, an unknown well type, a labelled well
-            without perturbation, a perturbation that is a treatment here and a control there, or an excluded
-            place that the screen does not have.
+        InputError: An invalid well name, a well listed twice, an unknown well type, a labelled well without
+            perturbation, a perturbation with several well types, or an excluded plate or well that the screen
+            does not have.
     """
     if raw.empty:
-        raise InputError("the raw tables hold no wells")
+        raise InputError("the raw tables list no wells; expected one row per well")
     wells = raw.copy()
     names = {}
     for well in wells["well"].unique():
@@ -59,34 +63,37 @@ def validate_wells(
         row = rows.iloc[0]
         raise InputError(
             f"well {row['experiment']}/{row['plate']}/{row['well']} is listed more than once: "
-            f"{first_few(rows['source'], 4)} ({int(twice.sum())} such rows); each well may stand in one row"
+            f"{first_few(rows['source'], 4)} ({int(twice.sum())} such rows); list each well once"
         )
     labelled = wells["split"] == "labelled"
-    nameless = labelled & wells["perturbation"].isna()
-    if nameless.any():
+    unnamed = labelled & wells["perturbation"].isna()
+    if unnamed.any():
         raise InputError(
-            f"{first_few(wells.loc[nameless, 'source'], 3)}: a labelled well has no perturbation; "
-            "give one, or list the well among the unlabelled ones"
+            f"{first_few(wells.loc[unnamed, 'source'], 3)}: a labelled well has no perturbation; "
+            "give one, or list the well as unlabelled"
         )
-    kinds = wells.dropna(subset=["perturbation"]).groupby("perturbation")["well_type"].agg(lambda t: sorted(set(t)))
-    mixed = kinds[kinds.map(len) > 1]
+    well_types = (
+        wells.dropna(subset=["perturbation"]).groupby("perturbation")["well_type"].agg(lambda t: sorted(set(t)))
+    )
+    mixed = well_types[well_types.map(len) > 1]
     if len(mixed):
         name = mixed.index[0]
         rows = wells.loc[wells["perturbation"] == name].drop_duplicates("well_type")["source"]
         raise InputError(
-            f"perturbation {name!r} is {' and '.join(mixed.iloc[0])} ({first_few(rows)}); expected one well type each"
+            f"perturbation {name!r} is {' and '.join(mixed.iloc[0])} ({first_few(rows)}); "
+            "give each perturbation one well type"
         )
     wells["target"] = wells["well_type"].isin(target_well_types)
     wells.loc[~labelled & wells["target"], "perturbation"] = None
     wells["perturbation"] = wells["perturbation"].astype("str")
     wells["id_code"] = wells["experiment"] + "_" + wells["plate"] + "_" + wells["well"]
     findings = _exclude(wells, excluded)
-    gone = {(f["experiment"], f["plate"], f["well"]) for f in findings if f["site"] == WHOLE_WELL}
-    wells = wells[[key not in gone for key in wells[PLACE].itertuples(index=False, name=None)]]
+    excluded_wells = {(f["experiment"], f["plate"], f["well"]) for f in findings if f["site"] == WHOLE_WELL}
+    wells = wells[[key not in excluded_wells for key in wells[PLACE].itertuples(index=False, name=None)]]
     if wells.empty:
-        raise InputError("the list of excluded wells leaves no well")
+        raise InputError("the list of excluded wells excludes every well of the screen; remove some of its rows")
     labelled = wells["split"] == "labelled"
-    findings += _unknown_perturbations(wells) + _missing_wells(wells, gone)
+    findings += _unknown_perturbations(wells) + _missing_wells(wells, excluded_wells)
     per_experiment = wells[wells["target"]].groupby("experiment").size()
     counts = {
         "wells": int(len(wells)),
@@ -105,8 +112,8 @@ def validate_wells(
 
 
 def _exclude(wells: pd.DataFrame, excluded: pd.DataFrame | None) -> list[dict[str, Any]]:
-    """A finding for each well (site ``WHOLE_WELL``) and each single site of the list of excluded wells."""
-    found: list[dict[str, Any]] = []
+    """One finding for each well (site ``WHOLE_WELL``) and each single site on the list of excluded wells."""
+    findings: list[dict[str, Any]] = []
     for row in (pd.DataFrame() if excluded is None else excluded).itertuples():
         plate = wells[(wells["experiment"] == row.experiment) & (wells["plate"] == row.plate)]
         try:
@@ -115,93 +122,96 @@ def _exclude(wells: pd.DataFrame, excluded: pd.DataFrame | None) -> list[dict[st
         except ValueError as error:
             raise InputError(f"{row.source}: {error}") from error
         if members.empty:
-            place = f"{row.experiment}/{row.plate}" + ("" if pd.isna(row.well) else f"/{row.well}")
+            name = f"{row.experiment}/{row.plate}" + ("" if pd.isna(row.well) else f"/{row.well}")
             hint = closest(row.experiment, wells["experiment"].unique()) if plate.empty else ""
             raise InputError(
-                f"{row.source}: {place} is no {'plate' if pd.isna(row.well) else 'well'} of this screen.{hint}"
+                f"{row.source}: {name} is not a {'plate' if pd.isna(row.well) else 'well'} of this screen.{hint}"
             )
-        why = "" if pd.isna(row.reason) else str(row.reason)
-        for place in members[PLACE].to_dict("records"):
-            found.append({**place, "finding": "excluded", "site": site, "file": row.source, "detail": why})
-    return found
+        reason = "" if pd.isna(row.reason) else str(row.reason)
+        for well_key in members[PLACE].to_dict("records"):
+            findings.append({**well_key, "finding": "excluded", "site": site, "file": row.source, "detail": reason})
+    return findings
 
 
 def _unknown_perturbations(wells: pd.DataFrame) -> list[dict[str, Any]]:
-    """Wells of unlabelled plates whose given perturbation (a control's) no labelled plate has."""
+    """Findings on controls of unlabelled plates whose perturbation is on no labelled plate."""
     labelled = wells["split"] == "labelled"
-    known = set(wells.loc[labelled, "perturbation"].dropna())
-    strange = wells[~labelled & wells["perturbation"].notna() & ~wells["perturbation"].isin(known)]
+    labelled_perturbations = set(wells.loc[labelled, "perturbation"].dropna())
+    unknown = wells[~labelled & wells["perturbation"].notna() & ~wells["perturbation"].isin(labelled_perturbations)]
     return [
         {
             "finding": "unknown_perturbation", "experiment": row.experiment, "plate": row.plate, "well": row.well,
-            "file": row.source, "detail": f"{row.perturbation!r} stands on no labelled plate",
+            "file": row.source, "detail": f"{row.perturbation!r} is on no labelled plate",
         }
-        for row in strange.itertuples()
+        for row in unknown.itertuples()
     ] if labelled.any() else []  # fmt: skip
 
 
-def _missing_wells(wells: pd.DataFrame, gone: Set[tuple[str, str, str]]) -> list[dict[str, Any]]:
-    """Wells that most plates have and a plate lacks, though nobody has excluded them."""
-    plates = {key: set(rows) for key, rows in wells.groupby(["experiment", "plate"])["well"]}
-    common = wells["well"].value_counts()
-    usual = sorted(common.index[common > len(plates) / 2])
+def _missing_wells(wells: pd.DataFrame, excluded_wells: Set[tuple[str, str, str]]) -> list[dict[str, Any]]:
+    """Findings on wells that most plates have and a plate lacks, unless the well is excluded."""
+    wells_of = {key: set(rows) for key, rows in wells.groupby(["experiment", "plate"])["well"]}
+    n_plates = wells["well"].value_counts()
+    usual = sorted(n_plates.index[n_plates > len(wells_of) / 2])
     text = "listed on {} of {} plates, not on this one"
     return [
         {
             "finding": "missing_well", "experiment": e, "plate": p, "well": well,
-            "detail": text.format(common[well], len(plates)),
+            "detail": text.format(n_plates[well], len(wells_of)),
         }
-        for (e, p), there in plates.items() for well in usual if well not in there and (e, p, well) not in gone
+        for (e, p), listed in wells_of.items() for well in usual
+        if well not in listed and (e, p, well) not in excluded_wells
     ]  # fmt: skip
 
 
 def match_images(
     wells: pd.DataFrame, images: RawImages, excluded: Set[tuple[str, str, str, int]] = frozenset()
 ) -> tuple[pd.DataFrame, dict[str, Any], list[dict[str, Any]]]:
-    """Join the images found with the wells.
+    """Match the raw images to the wells.
 
     Args:
         wells: The table ``wells``.
-        excluded: Places left out on purpose (experiment, plate, well, site; ``WHOLE_WELL`` for all sites): no finding.
-        images: The raw images: ``found`` has one row a site (experiment, plate, well, site, ``files``, ``missing``).
+        images: The raw images: ``found`` has one row per site (experiment, plate, well, site, ``files``,
+            ``missing``).
+        excluded: Sites excluded on purpose, which are no finding: (experiment, plate, well, site), with site
+            ``WHOLE_WELL`` for all sites of a well.
 
     Returns:
-        The complete sites of known wells (id_code added, in plate order), counts, and findings (rows of
-        :func:`deepnoise.ingestion.findings.findings_table`), each with the file's name.
+        The complete sites of listed wells (with id_code, in plate order), counts, and findings (rows of
+        :func:`deepnoise.ingestion.findings.findings_table`), with file names.
 
     Raises:
-        InputError: There is not one complete site.
+        InputError: No site is complete.
     """
-    found = images.found.copy()
-    found["plate"] = found["plate"].astype(str)
-    found["given"] = found["well"]
-    found["well"] = [well_or_none(well) for well in found["well"]]
+    sites = images.found.copy()
+    sites["plate"] = sites["plate"].astype(str)
+    sites["given"] = sites["well"]
+    sites["well"] = [well_or_none(well) for well in sites["well"]]
     findings: list[dict[str, Any]] = [
-        {"finding": "orphan_image", "file": name, "detail": "no place known"} for name in images.strays
+        {"finding": "orphan_image", "file": name, "detail": "its name identifies no site"} for name in images.strays
     ]
 
-    def report(rows: pd.DataFrame, kind: str, detail: str) -> None:
+    def report(rows: pd.DataFrame, finding: str, detail: str) -> None:
         for row in rows.itertuples():
-            place = {
+            site_key = {
                 "experiment": row.experiment,
                 "plate": row.plate,
                 "well": row.well if isinstance(row.well, str) else "",
                 "site": row.site,
             }
             file = next((f for f in row.files if f not in row.missing), row.files[0])
-            findings.append({**place, "finding": kind, "file": file, "detail": detail.format(row=row)})
+            findings.append({**site_key, "finding": finding, "file": file, "detail": detail.format(row=row)})
 
     if excluded:
-        places = found[[*PLACE, "site"]].itertuples(index=False, name=None)
-        found = found[[place not in excluded and (*place[:3], WHOLE_WELL) not in excluded for place in places]]
-    nowhere = found["well"].isna()
-    report(found[nowhere], "orphan_image", "well name {row.given!r} is none")
-    joined = found[~nowhere].merge(wells[["id_code", *PLACE]], on=PLACE, how="left")
-    report(joined[joined["id_code"].isna()], "well_without_metadata", "the well stands in no table")
+        keys = sites[[*PLACE, "site"]].itertuples(index=False, name=None)
+        sites = sites[[key not in excluded and (*key[:3], WHOLE_WELL) not in excluded for key in keys]]
+    orphan = sites["well"].isna()
+    report(sites[orphan], "orphan_image", "{row.given!r} is not a well name")
+    joined = sites[~orphan].merge(wells[["id_code", *PLACE]], on=PLACE, how="left")
+    report(joined[joined["id_code"].isna()], "well_without_metadata", "the well is in no table")
     joined = joined.dropna(subset=["id_code"]).sort_values([*PLACE, "site", "given"], ignore_index=True)
-    twice = joined.duplicated(["id_code", "site"])
-    report(joined[twice], "duplicate_image", "a second image of this site")
-    joined = joined[~twice]
+    repeated = joined.duplicated(["id_code", "site"])
+    report(joined[repeated], "duplicate_image", "a second image of this site")
+    joined = joined[~repeated]
     for row in joined[joined["missing"].map(len) > 0].itertuples():
         for file in row.missing:
             channel = images.channels[row.files.index(file)] if len(row.files) == len(images.channels) else ""
@@ -212,22 +222,25 @@ def match_images(
                 }
             )  # fmt: skip
     if images.numbered_sites:
-        common = joined["site"].value_counts()
-        usual = sorted(common.index[common > joined["id_code"].nunique() / 2])
-        for (e, p, w), there in joined.groupby(PLACE)["site"].agg(set).items():
+        n_wells = joined["site"].value_counts()
+        usual = sorted(n_wells.index[n_wells > joined["id_code"].nunique() / 2])
+        for (e, p, w), numbers in joined.groupby(PLACE)["site"].agg(set).items():
             findings += [
-                {"finding": "missing_image", "experiment": e, "plate": p, "well": w, "site": site, "detail": "no file of this site"}
-                for site in usual if site not in there and (e, p, w, site) not in excluded
+                {
+                    "finding": "missing_image", "experiment": e, "plate": p, "well": w, "site": site,
+                    "detail": "no file of this site",
+                }
+                for site in usual if site not in numbers and (e, p, w, site) not in excluded
             ]  # fmt: skip
     for row in wells[~wells["id_code"].isin(joined["id_code"])].itertuples():
-        place = {"experiment": row.experiment, "plate": row.plate, "well": row.well}
-        findings.append({**place, "finding": "metadata_without_images", "detail": "no image found"})
+        well_key = {"experiment": row.experiment, "plate": row.plate, "well": row.well}
+        findings.append({**well_key, "finding": "metadata_without_images", "detail": "no image found"})
     complete = joined[joined["missing"].map(len) == 0].drop(columns="given")
-    if joined.empty and len(found):
-        own, listed = ("/".join(map(str, t[PLACE].iloc[0])) for t in (found.fillna({"well": found["given"]}), wells))
+    if joined.empty and len(sites):
+        imaged, listed = ("/".join(map(str, t[PLACE].iloc[0])) for t in (sites.fillna({"well": sites["given"]}), wells))
         raise InputError(
-            f"no image belongs to a listed well: there are images of {own}, the tables list {listed}; do experiment, plate and "
-            "well have the same names in both?"
+            f"no image belongs to a listed well: there are images of {imaged}, the tables list {listed}; "
+            "use the same names of experiment, plate and well in both"
         )
     if complete.empty:
         raise InputError(
@@ -236,7 +249,7 @@ def match_images(
         )
     counts = {
         "plates_with_images": int(joined.groupby(["experiment", "plate"]).ngroups),
-        "sites_found": len(found),
+        "sites_found": len(sites),
         "sites_complete": len(complete),
     }
     return complete.reset_index(drop=True), counts, findings

@@ -1,4 +1,4 @@
 """Simulated screens with the design of RxRx1: plate layouts, cell images, technical noise.
 
-Used by the ``simulation`` pipeline (the demo's input) and by the tests as ground truth.
+Used by the ``simulation`` pipeline (input of the demo) and by the tests, as ground truth.
 """

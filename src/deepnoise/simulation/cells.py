@@ -1,7 +1,8 @@
-"""Images of cells from latent traits: six channels, plain numpy, blocks of a few tiles that fit the cache.
+"""Images of cells with six channels, drawn in numpy from latent traits. Used by ``simulation.screen``.
 
-A cell is drawn on a small patch from products of smooth ellipses and plane waves (no calls per pixel), and
-added to its tile. All structure comes from the traits below, so a perturbation is a vector of trait changes.
+A cell is drawn on a small patch as products of smooth ellipses and plane waves, without a function call per
+pixel, and added to its tile. All structure follows from the traits below, so a perturbation is a vector of
+trait changes. Callers draw a few tiles at a time, so that the arrays fit the processor's cache.
 """
 
 from __future__ import annotations
@@ -43,17 +44,18 @@ TRAITS = (
     "membrane_amount",
     "membrane_ruffle",
 )
-"""Latent traits, in units of one standard deviation between perturbations; 0 is the untreated cell."""
+"""Latent traits, in units of their standard deviation between perturbations; 0 is the untreated cell."""
 
 INDEX = {name: i for i, name in enumerate(TRAITS)}
-PATCH = 32  # px; a cell of ordinary size has a diameter of about 18
+PATCH = 32  # px; an average cell has a diameter of about 18 px
 _HALF = PATCH // 2
 
 
 def _waves(dx: np.ndarray, dy: np.ndarray, period: np.ndarray, angle: np.ndarray, phase: np.ndarray) -> np.ndarray:
     """cos(2 pi (x cos a + y sin a) / period + phase) on every patch, as products of 1-d tables.
 
-    ``dx``, ``dy`` are (n, PATCH) px; ``period``, ``angle``, ``phase`` are (n,). Returns (n, PATCH, PATCH).
+    ``dx`` and ``dy`` are (n, PATCH) px; ``period``, ``angle`` and ``phase`` are (n,).
+    Returns (n, PATCH, PATCH).
     """
     k = (2 * np.pi / period)[:, None]
     along_x = k * np.cos(angle)[:, None] * dx + phase[:, None]
@@ -66,7 +68,7 @@ def _waves(dx: np.ndarray, dy: np.ndarray, period: np.ndarray, angle: np.ndarray
 def _ellipse(
     xx: np.ndarray, xy: np.ndarray, yy: np.ndarray, radius: np.ndarray, ratio: np.ndarray, angle: np.ndarray
 ) -> np.ndarray:
-    """Squared elliptic distance, 1 on the outline; (n, PATCH, PATCH) from the patch's monomials."""
+    """Squared elliptic distance, 1 on the outline: (n, PATCH, PATCH), from the monomials xx, xy and yy."""
     a2, b2 = (radius * ratio) ** -2, (radius / ratio) ** -2
     c, s = np.cos(angle), np.sin(angle)
     q = (a2 * c * c + b2 * s * s)[:, None, None] * xx[:, None, :]
@@ -76,7 +78,7 @@ def _ellipse(
 
 
 def _spot(dx: np.ndarray, dy: np.ndarray, x0: np.ndarray, y0: np.ndarray, size: np.ndarray) -> np.ndarray:
-    """A round spot of height 1, separable: (n, PATCH, PATCH)."""
+    """A round Gaussian spot of height 1, separable: (n, PATCH, PATCH)."""
     scale = (0.5 / size**2)[:, None]
     gx = np.exp(-scale * (dx - x0[:, None]) ** 2)
     gy = np.exp(-scale * (dy - y0[:, None]) ** 2)
@@ -84,16 +86,16 @@ def _spot(dx: np.ndarray, dy: np.ndarray, x0: np.ndarray, y0: np.ndarray, size: 
 
 
 def render_cells(traits: np.ndarray, density: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw one field of view for each row of traits.
+    """Draw one field of view per row of traits.
 
     Args:
-        traits: (T, len(TRAITS)) float, the well's traits in standard deviations.
-        density: (T,) float, multiplies the expected number of cells (1 is ordinary).
+        traits: (T, len(TRAITS)) float, traits of the well of each of T tiles, in standard deviations.
+        density: (T,) float, factor on the expected number of cells; 1 is average.
         size: Height and width H = W of a tile in px.
         rng: Source of all randomness.
 
     Returns:
-        (T, 6, H, W) float32 fluorescence, 0 where there is no cell, about 1 in a bright structure.
+        (T, 6, H, W) float32 fluorescence: 0 without cells, about 1 in a bright structure.
     """
     tiles = len(traits)
     area = (size / 64) ** 2
@@ -102,13 +104,13 @@ def render_cells(traits: np.ndarray, density: np.ndarray, size: int, rng: np.ran
     tile_of = np.repeat(np.arange(tiles), counts)  # (n,) cells
     n = len(tile_of)
 
-    # positions: uniform, drawn towards one of three centres as cells clump
+    # uniform positions, moved towards one of three centres if cells clump
     clump = (0.35 / (1 + np.exp(-1.2 * traits[:, INDEX["clumping"]])))[tile_of]
     centres = rng.uniform(0, size, (tiles, 3, 2))
     home = centres[tile_of, rng.integers(0, 3, n)]
-    place = (1 - clump)[:, None] * rng.uniform(-4, size + 4, (n, 2)) + clump[:, None] * home
-    place += rng.normal(0, 3, (n, 2)) * clump[:, None]
-    corner = np.clip(np.floor(place).astype(int), -_HALF + 1, size + _HALF - 1)
+    position = (1 - clump)[:, None] * rng.uniform(-4, size + 4, (n, 2)) + clump[:, None] * home
+    position += rng.normal(0, 3, (n, 2)) * clump[:, None]
+    corner = np.clip(np.floor(position).astype(int), -_HALF + 1, size + _HALF - 1)
 
     z = traits[tile_of] + rng.normal(0, 0.45, (n, len(TRAITS)))
     z = np.clip(z, -4, 4).astype(np.float32)
@@ -117,7 +119,7 @@ def render_cells(traits: np.ndarray, density: np.ndarray, size: int, rng: np.ran
         return (base * np.exp(spread * z[:, INDEX[name]])).astype(np.float32)
 
     grid = np.arange(PATCH, dtype=np.float32) - _HALF
-    offset = (place - corner).astype(np.float32)
+    offset = (position - corner).astype(np.float32)
     dx = grid[None] - offset[:, 1:]  # (n, PATCH)
     dy = grid[None] - offset[:, :1]
     xx, yy = dx * dx, dy * dy
@@ -212,7 +214,7 @@ def render_cells(traits: np.ndarray, density: np.ndarray, size: int, rng: np.ran
 
 
 def _window() -> np.ndarray:
-    """1 inside, falling to 0 at the rim, so that no patch shows its square outline. (PATCH, PATCH)."""
+    """Weight 1 inside, falling to 0 at the rim, so that no patch shows its square outline; (PATCH, PATCH)."""
     axis = (np.arange(PATCH, dtype=np.float32) - _HALF) / _HALF
     return np.clip(2.0 * (1 - (axis[:, None] ** 2 + axis[None] ** 2) ** 2), 0, 1).astype(np.float32)
 

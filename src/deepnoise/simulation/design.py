@@ -1,7 +1,8 @@
-"""The design of a simulated screen: which perturbation stands in which well of which plate.
+"""Design of a simulated screen: which perturbation is in which well of which plate.
 
-Follows RxRx1: several experiments a cell type, four plates an experiment, treatments in plate groups
-that travel together, every treatment once an experiment, positive and negative controls on every plate.
+It follows RxRx1: several experiments per cell type, four plates per experiment, treatments in plate groups
+that stay together, every treatment once per experiment, and positive and negative controls on every plate.
+Used by the ``simulation`` pipeline and by tests.
 """
 
 from __future__ import annotations
@@ -31,35 +32,35 @@ def design_screen(
     """Draw the plate layouts of a whole screen.
 
     Args:
-        treatments: Number of treatment perturbations K; a multiple of ``plates``.
-        positive_controls: Number of positive-control perturbations, each once on every plate.
-        negative_wells: Untreated wells on every plate; the first stands at B02, as in RxRx1.
+        treatments: Number of treatments K; a multiple of ``plates``.
+        positive_controls: Number of positive controls, each in one well of every plate.
+        negative_wells: Number of untreated wells per plate; the first is B02, as in RxRx1.
         cell_types: Number of cell types (at most 6).
-        labelled_experiments: Experiments with known labels, for each cell type.
-        heldout_experiments: Experiments whose labels are withheld, for each cell type.
-        plates: Plates P of an experiment, which is also the number of plate groups G.
-        missing_wells: Chance in [0, 1) that a treatment well is absent from the screen.
-        duplicate_layout: Give the second labelled experiment of the second cell type (of the first one,
-            where there is only one) the well layout of the very first experiment, plates rotated by one.
-        seed: Seed of the layout; the same seed gives the same table.
+        labelled_experiments: Number of experiments with known labels, per cell type.
+        heldout_experiments: Number of experiments whose labels are withheld, per cell type.
+        plates: Number of plates per experiment P, also the number of plate groups G.
+        missing_wells: Probability in [0, 1) that a treatment well is missing.
+        duplicate_layout: Whether the second labelled experiment of the second cell type (of the first, if
+            there is only one) has the plate layout of the very first experiment, with plates rotated by one.
+        seed: Random seed; the same seed gives the same table.
 
     Returns:
-        One row a well: ``experiment`` (str), ``cell_type`` (str), ``plate`` (int, 1..P), ``well`` (str),
-        ``sirna`` (int; 0..K-1 treatments, then positive controls, then the negative one),
+        One row per well: ``experiment`` (str), ``cell_type`` (str), ``plate`` (int, 1..P), ``well`` (str),
+        ``sirna`` (int; 0..K-1 are the treatments, then the positive controls, then the negative control),
         ``well_type`` (str) and ``split`` ("train" or "test").
 
     Raises:
-        InputError: If the numbers do not make a screen.
+        InputError: The numbers do not make a screen.
     """
     if treatments % plates:
-        raise InputError(f"simulation.treatments is {treatments}, expected a multiple of simulation.plates = {plates}")
+        raise InputError(f"simulation.treatments is {treatments}; expected a multiple of simulation.plates = {plates}")
     if not 1 <= cell_types <= len(CELL_TYPES):
-        raise InputError(f"simulation.cell_types is {cell_types}, allowed are 1 to {len(CELL_TYPES)}")
-    wells_a_plate = treatments // plates + positive_controls + negative_wells
-    format_size = next((size for size in PLATE_FORMATS if size >= wells_a_plate), None)
+        raise InputError(f"simulation.cell_types is {cell_types}; allowed are 1 to {len(CELL_TYPES)}")
+    wells_per_plate = treatments // plates + positive_controls + negative_wells
+    format_size = next((size for size in PLATE_FORMATS if size >= wells_per_plate), None)
     if format_size is None:
         raise InputError(
-            f"a plate would carry {wells_a_plate} wells, at most {max(PLATE_FORMATS)} fit; "
+            f"a plate would have {wells_per_plate} wells, but at most {max(PLATE_FORMATS)} fit; "
             "lower simulation.treatments or simulation.positive_controls"
         )
     rng = np.random.default_rng([seed, 1])
@@ -67,15 +68,15 @@ def design_screen(
     groups = rng.permutation(treatments).reshape(plates, -1)  # (G, K/G)
     positives = treatments + np.arange(positive_controls)
     negative = treatments + positive_controls
-    common_order = rng.permutation(plates)  # most experiments put the groups on the plates in this order
+    common_order = rng.permutation(plates)  # order of the groups on the plates of most experiments
 
     def draw_layout() -> list[dict[str, int]]:
         order = common_order if rng.random() < 0.6 else rng.permutation(plates)
         layout = []
         for group in order:
             members = np.concatenate([groups[group], positives, np.full(negative_wells - 1, negative)])
-            places = rng.choice(len(positions), size=len(members), replace=False)
-            layout.append({"B02": int(negative)} | {positions[p]: int(m) for p, m in zip(places, members, strict=True)})
+            slots = rng.choice(len(positions), size=len(members), replace=False)
+            layout.append({"B02": int(negative)} | {positions[p]: int(m) for p, m in zip(slots, members, strict=True)})
         return layout
 
     rows = []

@@ -1,7 +1,8 @@
-"""Technical noise of a simulated screen, by level: experiment, plate, well position, image.
+"""Technical noise of a simulated screen at four levels: experiment, plate, well position and image.
 
-Part of it is a gain and an offset a plate, which plate normalization inverts; the rest (blur, illumination,
-bleed-through, penetrance, shifts of the very traits that perturbations move) it cannot.
+Plate normalization can invert the gain and offset of each plate. It cannot remove the rest: blur,
+illumination, bleed-through, penetrance, and shifts of the same traits that perturbations change.
+Used by ``simulation.screen``.
 """
 
 from __future__ import annotations
@@ -16,28 +17,28 @@ from deepnoise.simulation.cells import TRAITS
 
 @dataclass(frozen=True)
 class NoiseLevels:
-    """Dials of the technical noise; 0 switches one off. ``log-sd`` is the standard deviation of a log factor.
+    """Strengths of the technical noise; 0 switches one off. ``log-sd``: standard deviation of a log factor.
 
-    Defaults of the gains follow RxRx1, measured as the sd of the log channel mean: 0.33-0.58 for experiments
-    within a cell type, 0.04-0.10 for plates within an experiment.
+    The default gains follow RxRx1, where the standard deviation of the log channel mean was measured as
+    0.33-0.58 between experiments of a cell type, and 0.04-0.10 between plates of an experiment.
     """
 
     experiment_gain: float = 0.45  # log-sd, per channel
     plate_gain: float = 0.07  # log-sd, per channel
     experiment_offset: float = 3.0  # grey levels, sd, per channel
     plate_offset: float = 0.8  # grey levels, sd, per channel
-    blur: float = 0.35  # px, sd between experiments of the width of the blur
+    blur: float = 0.35  # px, sd between experiments of the blur width
     illumination: float = 0.12  # relative fall-off from centre to corner
-    bleed_through: float = 0.06  # share of a channel seen in its neighbour
+    bleed_through: float = 0.06  # share of a channel that appears in its neighbour
     position_gain: float = 0.05  # relative brightness gradient across the plate
-    edge: float = 0.5  # standard deviations of trait shift, and relative cell loss / 3, in outer wells
-    density: float = 0.25  # log-sd of cell number between experiments; half of it between wells
-    sensor: float = 2.0  # grey levels, sd of read noise; shot noise comes on top
-    penetrance: float = 0.20  # log-sd of the strength of a perturbation, per experiment and perturbation
+    edge: float = 0.5  # in outer wells: sd of trait shifts, and three times the relative cell loss
+    density: float = 0.25  # log-sd of cell number between experiments; half as large between wells
+    sensor: float = 2.0  # grey levels, sd of read noise; shot noise is added to it
+    penetrance: float = 0.20  # log-sd of the effect strength, per experiment and perturbation
     experiment_trait_shift: float = 0.40  # standard deviations, per trait
     plate_trait_shift: float = 0.12  # standard deviations, per trait
     well_trait_shift: float = 0.20  # standard deviations, per trait
-    density_interaction: float = 0.20  # relative loss of effect at one log unit of density
+    density_interaction: float = 0.20  # relative loss of effect per log unit of density
 
 
 ADVERSARIAL = NoiseLevels(
@@ -51,46 +52,46 @@ ADVERSARIAL = NoiseLevels(
     well_trait_shift=0.30,
     density_interaction=0.6,
 )
-"""Much of the noise that no gain correction removes."""
+"""A profile with much of the noise that gain correction cannot remove."""
 
 
 @dataclass(frozen=True)
 class PlateOptics:
-    """What a plate's microscope and stain do to its images."""
+    """Effects of the microscope and the staining on the images of a plate."""
 
     gain: np.ndarray  # (C,)
     offset: np.ndarray  # (C,) grey levels
     blur: float  # px
-    mixing: np.ndarray  # (C, C), rows receive
+    mixing: np.ndarray  # (C, C); row i mixes the channels seen in channel i
     field: np.ndarray  # (C, H, W) illumination, mean 1
-    slope: np.ndarray  # (2, C) relative brightness per plate height and width
+    slope: np.ndarray  # (2, C) relative brightness change over the plate's height and width
     sensor: float  # grey levels
 
 
 @dataclass(frozen=True)
 class PlateConditions:
-    """What a plate's handling does to its cells."""
+    """Effects of handling on the cells of a plate."""
 
     trait_shift: np.ndarray  # (traits,)
     log_density: float
-    edge_shift: np.ndarray  # (traits,) added in outer wells
+    edge_shift: np.ndarray  # (traits,) added to trait_shift in outer wells
     edge_loss: float  # relative loss of cells in outer wells
 
 
 def draw_conditions(
     levels: NoiseLevels, plates: int, size: int, channels: int, rng: np.random.Generator
 ) -> list[tuple[PlateConditions, PlateOptics]]:
-    """Draw the technical state of the plates of one experiment.
+    """Draw the technical conditions of the plates of one experiment.
 
     Args:
-        levels: The dials.
+        levels: Strengths of the noise.
         plates: Number of plates P.
         size: H = W in px.
         channels: Number of channels C.
-        rng: The experiment's own source of randomness.
+        rng: Source of randomness, one per experiment.
 
     Returns:
-        One (conditions, optics) pair a plate.
+        One (conditions, optics) pair per plate.
     """
     n = len(TRAITS)
     gain = rng.normal(0, levels.experiment_gain, channels)
@@ -127,13 +128,13 @@ def draw_conditions(
     return drawn
 
 
-def expose(cells: np.ndarray, optics: PlateOptics, place: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Photograph clean tiles: blur, bleed-through, illumination, gain, offset, shot and sensor noise.
+def expose(cells: np.ndarray, optics: PlateOptics, position: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Turn clean tiles into images: blur, bleed-through, gain, illumination, offset, shot and sensor noise.
 
     Args:
         cells: (T, C, H, W) float32 fluorescence.
         optics: The plate's optics.
-        place: (T, 2) position of each tile's well on the plate, rows and columns, both in [-0.5, 0.5].
+        position: (T, 2) row and column of each tile's well on the plate, scaled to [-0.5, 0.5].
         rng: Source of the pixel noise.
 
     Returns:
@@ -144,13 +145,13 @@ def expose(cells: np.ndarray, optics: PlateOptics, place: np.ndarray, rng: np.ra
         cells = gaussian_filter(cells, sigma=(0, 0, optics.blur, optics.blur), truncate=3.0)
     light = optics.mixing @ cells.reshape(tiles, channels, -1)  # (T, C, H*W)
     light = light.reshape(tiles, channels, height, width)
-    gain = 48.0 * optics.gain * (1 + place @ optics.slope)  # (T, C)
+    gain = 48.0 * optics.gain * (1 + position @ optics.slope)  # (T, C)
     light *= gain.astype(np.float32)[:, :, None, None]
     light *= optics.field
     light += optics.offset.astype(np.float32)[:, None, None]
     if optics.sensor > 0:
         variance = np.maximum(light, 0)
-        variance *= 0.25  # shot noise: four photo-electrons a grey level
+        variance *= 0.25  # shot noise: four photo-electrons per grey level
         variance += np.float32(optics.sensor**2)
         np.sqrt(variance, out=variance)
         variance *= rng.standard_normal(light.shape, dtype=np.float32)

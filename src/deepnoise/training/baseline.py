@@ -8,6 +8,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from deepnoise.ingestion.layouts import visible_labels
 from deepnoise.plate_balancing.scores import entropies
 from deepnoise.tables import FEATURE, SCHEMAS, SCORE, natural_order, prefixed
 
@@ -25,10 +26,11 @@ def score_hand_features(features: pd.DataFrame, wells: pd.DataFrame, folds: pd.D
         A table with the schema ``site_logits``.
     """
     feature_columns = [c for c in features.columns if str(c).startswith(FEATURE)]
-    labelled = features.merge(wells.loc[wells["target"], ["id_code", "perturbation"]], on="id_code")
     scores = []
     for fold, plates in folds.groupby("fold"):
-        sites = labelled.merge(plates[["experiment", "plate", "role"]], on=["experiment", "plate"])
+        visible = visible_labels(wells, plates, "training")
+        sites = features.merge(visible.loc[visible["target"], ["id_code", "perturbation"]], on="id_code")
+        sites = sites.merge(plates[["experiment", "plate", "role"]], on=["experiment", "plate"])
         train = sites[(sites["role"] == "train") & sites["perturbation"].notna()]
         predicted = sites[sites["role"] != "train"].reset_index(drop=True)
         if predicted.empty or train["perturbation"].nunique() < 2:

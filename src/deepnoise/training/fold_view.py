@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from deepnoise.errors import InputError
+from deepnoise.ingestion.layouts import visible_labels
 from deepnoise.tables import natural_order
 
 
@@ -78,7 +79,8 @@ def fold_view(
     """
     roles = folds.loc[folds["fold"] == fold, ["experiment", "plate", "role", "cell_type"]]
     rows = sites.merge(roles, on=["experiment", "plate"])
-    rows = rows.merge(wells[["id_code", "perturbation", "target"]], on="id_code")
+    visible = visible_labels(wells, folds[folds["fold"] == fold], "validation")
+    rows = rows.merge(visible[["id_code", "perturbation", "target"]], on="id_code")
     if trained_sites != "all":
         rows = rows[(rows["role"] != "train") | rows["site"].isin(trained_sites)]
     is_training = (rows["role"] == "train") & rows["perturbation"].notna()

@@ -33,13 +33,13 @@ def run_arms(
     """Train and score every arm without a current record; after each, list what is done."""
     from deepnoise.growth_chart.arms import Settings, plan_arms
     from deepnoise.growth_chart.run import ChartScreen, Truth, run_arms
-    from deepnoise.ingestion.layouts import discover_groups, without_heldout_labels
+    from deepnoise.ingestion.layouts import discover_groups, visible_labels
     from deepnoise.screen import Screen
     from deepnoise.tables import SCHEMAS
 
     no_statistics = SCHEMAS["plate_statistics"].empty()  # each arm has its own
     screen = Screen.from_store(image_store, illumination_fields, sites, wells, folds, no_statistics)
-    layout = discover_groups(without_heldout_labels(wells, folds))
+    layout = discover_groups(visible_labels(wells, folds, "design"))
     chart_screen = ChartScreen(screen, plate_histograms, layout, normalization.illumination)
     arms = plan_arms(parameters, Settings(normalization, training, adabn=inference.adabn))
     truth = Truth(wells, heldout_labels, folds)

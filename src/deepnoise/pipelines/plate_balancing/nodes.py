@@ -15,7 +15,7 @@ def discover_layout(wells: DataFrame, folds: DataFrame) -> tuple[DataFrame, Data
     """Plate groups and the layouts in use, from the labels of plates that no fold holds out."""
     from deepnoise.ingestion import layouts
 
-    visible = layouts.without_heldout_labels(wells, folds)
+    visible = layouts.visible_labels(wells, folds, "design")
     layout = layouts.discover_groups(visible)
     return layout, layouts.layouts_in_use(visible, layout)
 
@@ -38,18 +38,19 @@ def pool_scores(well_scores: DataFrame, wells: DataFrame, parameters: PlateBalan
 def balance_plates(
     pooled_scores: DataFrame,
     wells: DataFrame,
+    folds: DataFrame,
     plate_layout: DataFrame,
     layouts_in_use: DataFrame,
     plate_contents: DataFrame,
     parameters: PlateBalancingParameters,
 ) -> tuple[DataFrame, DataFrame, DataFrame, DataFrame, DataFrame]:
     """Temperature, plate groups, filter and balancing, each as its own step; and the resulting calls."""
+    from deepnoise.ingestion import layouts
     from deepnoise.plate_balancing import balancing
 
-    of_well = wells.set_index("id_code")
-    knowledge = balancing.DesignKnowledge(
-        plate_layout, layouts_in_use, plate_contents, cell_type=of_well["cell_type"], validation=of_well["perturbation"].dropna()
-    )  # fmt: skip
+    cell_type = wells.set_index("id_code")["cell_type"]
+    validation = layouts.validation_labels(wells, folds)
+    knowledge = balancing.DesignKnowledge(plate_layout, layouts_in_use, plate_contents, cell_type, validation)
     balanced = balancing.balance(pooled_scores, knowledge, parameters)
     calls = balancing.make_calls(balanced.steps, pooled_scores, knowledge, parameters.precision)
     for row in balanced.calibration.itertuples():

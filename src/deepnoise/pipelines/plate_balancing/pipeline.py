@@ -21,6 +21,7 @@ def create_pipeline() -> Pipeline:
                 [
                     "pooled_scores",
                     "wells",
+                    "folds",
                     "plate_layout",
                     "layouts_in_use",
                     "plate_contents",
