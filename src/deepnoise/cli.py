@@ -22,6 +22,7 @@ from kedro.io import DatasetError
 from deepnoise import versions
 from deepnoise.errors import InputError
 from deepnoise.pipeline_registry import STAGES
+from deepnoise.renamed import NODES, REMOVED, answers
 
 KEDRO_SAYS = (
     "Failed to find the pipeline named",
@@ -44,7 +45,7 @@ def _reason(error: BaseException) -> str | None:
             return str(cause)
         cause = cause.__cause__ or cause.__context__
     if isinstance(error, DatasetError | MissingConfigException) or str(error).startswith(KEDRO_SAYS):
-        return str(error)
+        return str(error) + answers(name for name in (*NODES, *REMOVED) if f"'{name}'" in str(error))
     return None
 
 

@@ -2,9 +2,9 @@
 
 from kedro.config import OmegaConfigLoader
 
-from deepnoise.hooks import ProjectHooks
+from deepnoise.hooks import InputHooks, OutputHooks, ParameterHooks, TimingHooks
 
-HOOKS = (ProjectHooks(),)
+HOOKS = (ParameterHooks(), InputHooks(), OutputHooks(), TimingHooks())  # the last one is called first
 CONFIG_LOADER_CLASS = OmegaConfigLoader
 CONFIG_LOADER_ARGS = {
     "base_env": "base",

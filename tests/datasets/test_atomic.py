@@ -12,8 +12,8 @@ from kedro.io.core import Version
 from PIL import Image
 
 from deepnoise.datasets.atomic import AtomicJSONDataset, AtomicTextDataset, FigureDataset
-from deepnoise.datasets.files import write_atomically
 from deepnoise.datasets.image_file import ImageFileDataset
+from deepnoise.datasets.json_files import write_atomically
 from deepnoise.datasets.run_record import AbsentDataset, RunRecordDataset
 from deepnoise.datasets.table import PREVIEW, TableDataset
 

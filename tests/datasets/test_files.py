@@ -6,7 +6,8 @@ import pytest
 import tifffile
 from PIL import Image
 
-from deepnoise.datasets.files import Folder, SiteFiles, read_csv, read_image, read_json, write_json
+from deepnoise.datasets.files import Folder, SiteFiles, read_csv, read_image
+from deepnoise.datasets.json_files import read_json, write_json
 from deepnoise.errors import ImageError, InputError
 
 RNG = np.random.default_rng(0)

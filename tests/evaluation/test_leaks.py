@@ -6,7 +6,7 @@ import pytest
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from deepnoise.evaluation.figures import draw_card
-from deepnoise.evaluation.probe import Probe, Question, _factor, ask, split_blocks, verdict
+from deepnoise.evaluation.probe import Probe, ProbeTask, _factor, run_probes, split_blocks, verdict
 from deepnoise.evaluation.probe_tasks import AXES, leak_scores, outer_ring, probe_leaks, well_features
 from deepnoise.evaluation.profiles import Profiles
 from deepnoise.evaluation.score_table import format_card
@@ -144,11 +144,11 @@ def test_directions_have_unit_spread_and_blocks_stay_whole():
 def test_a_greater_shift_is_detected_where_a_small_one_is_not():
     rng = np.random.default_rng(0)
     labels = np.repeat([0, 1], 40)
-    question = Question("a", rng.normal(size=(80, 4)), labels, np.arange(80), np.arange(80), np.zeros(80, int))
-    found = ask([question], 60, smallest=2.0)
-    more = ask(
+    question = ProbeTask("a", rng.normal(size=(80, 4)), labels, np.arange(80), np.arange(80), np.zeros(80, int))
+    found = run_probes([question], 60, smallest=2.0)
+    more = run_probes(
         [
-            Question(
+            ProbeTask(
                 "a",
                 rng.normal(size=(2000, 4)),
                 np.repeat([0, 1], 1000),

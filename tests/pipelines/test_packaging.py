@@ -12,7 +12,7 @@ from kedro.pipeline import Node, Pipeline
 
 from deepnoise.cli import joined_stages
 from deepnoise.errors import InputError
-from deepnoise.hooks import NOW, ProjectHooks, absent_chapters, stale_inputs
+from deepnoise.hooks import NEW, InputHooks, TimingHooks, missing_chapters, outdated_inputs, replace_missing_chapters
 from deepnoise.pipeline_registry import register_pipelines
 from tests.conftest import PROJECT
 
@@ -26,20 +26,20 @@ FULL = Pipeline([Node(same, "raw", "wells"), Node(same, "wells", "teacher"), Nod
 
 def test_an_entry_older_than_what_it_is_made_from_is_named():
     balance = Pipeline([Node(same, "teacher", "calls")])
-    assert stale_inputs(balance, FULL, {"wells": "2026-01-02", "teacher": "2026-01-01"}) == [
+    assert outdated_inputs(balance, FULL, {"wells": "2026-01-02", "teacher": "2026-01-01"}) == [
         "teacher (2026-01-01) is older than wells (2026-01-02), which it is made from"
     ]
-    assert stale_inputs(balance, FULL, {"wells": "2026-01-01", "teacher": "2026-01-01"}) == []
-    assert stale_inputs(balance, FULL, {"wells": "2026-01-01", "teacher": "2026-01-02"}) == []
-    assert stale_inputs(balance, FULL, {}) == []
+    assert outdated_inputs(balance, FULL, {"wells": "2026-01-01", "teacher": "2026-01-01"}) == []
+    assert outdated_inputs(balance, FULL, {"wells": "2026-01-01", "teacher": "2026-01-02"}) == []
+    assert outdated_inputs(balance, FULL, {}) == []
 
 
 def test_an_entry_made_in_the_run_is_newer_than_any_version():
     partial = Pipeline([Node(same, "raw", "wells"), Node(same, "teacher", "calls")])
-    assert stale_inputs(partial, FULL, {"teacher": "2026-01-02", "wells": NOW, "calls": NOW}) == [
+    assert outdated_inputs(partial, FULL, {"teacher": "2026-01-02", "wells": NEW, "calls": NEW}) == [
         "teacher (2026-01-02) is older than wells (made in this run), which it is made from"
     ]
-    assert stale_inputs(FULL, FULL, {"wells": NOW, "teacher": NOW, "calls": NOW}) == []
+    assert outdated_inputs(FULL, FULL, {"wells": NEW, "teacher": NEW, "calls": NEW}) == []
 
 
 @pytest.mark.parametrize(
@@ -71,11 +71,11 @@ def test_a_run_that_would_read_an_old_entry_beside_a_new_one_is_refused(first, s
 
     stages = register_pipelines()
     with pytest.raises(InputError, match=message):
-        ProjectHooks().before_pipeline_run({}, stages[first] + stages[second], DataCatalog())
+        InputHooks().before_pipeline_run({}, stages[first] + stages[second], DataCatalog())
 
 
 def test_the_report_is_written_without_chapters_that_were_never_written(tmp_path):
-    """Absent chapters load None and are told; those that are there, and all other entries, are left alone."""
+    """Missing chapters load None and are listed; those that are there, and all other entries, are left alone."""
     from kedro.io import DataCatalog
 
     from deepnoise.datasets.atomic import AtomicJSONDataset
@@ -86,13 +86,11 @@ def test_the_report_is_written_without_chapters_that_were_never_written(tmp_path
     catalog = DataCatalog({name: AtomicJSONDataset(filepath=str(tmp_path / f"{name}.json")) for name in names})
     catalog["run_record"] = RunRecordDataset(filepath=str(tmp_path / "run_record.json"))
     catalog.save("ingestion_chapter", {"sections": []})
-    assert absent_chapters(report, catalog) == [name for name in names if name != "ingestion_chapter"]
-    hooks = ProjectHooks()
-    hooks._catalog = catalog
-    hooks._mark_absent(absent_chapters(report, catalog))
+    assert missing_chapters(report, catalog) == [name for name in names if name != "ingestion_chapter"]
+    replace_missing_chapters(report, catalog)
     assert isinstance(catalog.get("training_chapter"), AbsentDataset) and catalog.load("training_chapter") is None
     assert catalog.load("ingestion_chapter") == {"sections": []}
-    assert absent_chapters(register_pipelines()["evaluation"], catalog) == []  # made there, not read
+    assert missing_chapters(register_pipelines()["evaluation"], catalog) == []  # made there, not read
 
 
 def test_time_is_booked_on_the_node_that_saved_last(monkeypatch, tmp_path):
@@ -103,14 +101,14 @@ def test_time_is_booked_on_the_node_that_saved_last(monkeypatch, tmp_path):
 
     clock = iter([10.0, 13.0, 13.0, 20.0, 20.5])
     monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
-    hooks = ProjectHooks()
-    hooks.after_dataset_saved("wells", Node(same, "raw", "wells", name="first"))  # a worker of a parallel run: nothing
+    hooks = TimingHooks()
+    hooks.after_dataset_saved(Node(same, "raw", "wells", name="first"))  # a worker of a parallel run: nothing
     hooks._catalog = DataCatalog({"run_record": RunRecordDataset(filepath=str(tmp_path / "r.json"))})
     hooks._catalog.save("run_record", {"gone": {"seconds": 1}})
-    hooks._known, hooks._run, hooks._last_saved = {"first", "second"}, {"run": "r", "environment": "base"}, 10.0
+    hooks._nodes, hooks._run, hooks._last_saved = {"first", "second"}, {"run": "r", "environment": "base"}, 10.0
     next(clock)
-    hooks.after_dataset_saved("wells", Node(same, "raw", "wells", name="first"))
-    hooks.after_dataset_saved("calls", Node(same, "wells", "calls", name="second"))
+    hooks.after_dataset_saved(Node(same, "raw", "wells", name="first"))
+    hooks.after_dataset_saved(Node(same, "wells", "calls", name="second"))
     record = hooks._catalog.load("run_record")
     assert {name: part["seconds"] for name, part in record.items()} == {"first": 3.0, "second": 7.0}
     assert record["first"]["run"] == "r" and record["first"]["stage"] == ""

@@ -8,7 +8,7 @@ from typing import Any
 
 from kedro.io import AbstractDataset
 
-from deepnoise.datasets.files import read_json, write_json
+from deepnoise.datasets.json_files import read_json, write_json
 from deepnoise.errors import InputError
 
 logger = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from kedro.io.core import get_filepath_str
 from kedro_datasets.json import JSONDataset
 from kedro_datasets.text import TextDataset
 
-from deepnoise.datasets.files import write_atomically
+from deepnoise.datasets.json_files import write_atomically
 from deepnoise.datasets.previews import PlotlyPreview
 
 if TYPE_CHECKING:

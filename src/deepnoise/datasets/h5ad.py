@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from kedro.io import AbstractVersionedDataset, Version
 
-from deepnoise.datasets.files import write_atomically
+from deepnoise.datasets.json_files import write_atomically
 from deepnoise.errors import InputError
 from deepnoise.tables import EMBEDDING, SCHEMAS, validate_table
 

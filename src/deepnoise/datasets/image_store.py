@@ -18,7 +18,8 @@ import zarr.codecs
 import zarr.storage
 from kedro.io import AbstractDataset
 
-from deepnoise.datasets.files import Folder, read_json, write_json
+from deepnoise.datasets.files import Folder
+from deepnoise.datasets.json_files import read_json, write_json
 from deepnoise.errors import ImageError, InputError
 from deepnoise.ingestion.packing import (
     PackingPlan,

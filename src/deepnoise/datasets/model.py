@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from kedro.io import AbstractVersionedDataset, DatasetError, Version
 
-from deepnoise.datasets.files import read_json, write_atomically, write_json
+from deepnoise.datasets.json_files import read_json, write_atomically, write_json
 from deepnoise.datasets.read_only import ReadOnlyDataset
 from deepnoise.errors import InputError, closest, first_few
 from deepnoise.network.trained_model import ModelCard, TrainedModel

@@ -7,7 +7,7 @@ from typing import Any
 import fsspec
 from kedro.io import AbstractDataset
 
-from deepnoise.datasets.files import read_json, write_json
+from deepnoise.datasets.json_files import read_json, write_json
 from deepnoise.datasets.read_only import ReadOnlyDataset
 
 

@@ -10,7 +10,8 @@ import pandas as pd
 from kedro.io import AbstractDataset
 from PIL import Image
 
-from deepnoise.datasets.files import SiteFiles, read_json, write_json
+from deepnoise.datasets.files import SiteFiles
+from deepnoise.datasets.json_files import read_json, write_json
 from deepnoise.datasets.rxrx1 import SPLITS, RxRx1ImagesDataset, RxRx1TablesDataset
 from deepnoise.errors import InputError, first_few
 from deepnoise.simulation.cells import CHANNELS

@@ -10,7 +10,7 @@ from kedro.io.core import get_filepath_str
 from kedro_datasets.pandas import ParquetDataset
 from pyarrow import parquet
 
-from deepnoise.datasets.files import write_atomically
+from deepnoise.datasets.json_files import write_atomically
 from deepnoise.datasets.previews import TablePreview
 from deepnoise.datasets.read_only import ReadOnlyDataset
 from deepnoise.datasets.validators import known_table

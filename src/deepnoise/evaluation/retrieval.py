@@ -1,12 +1,14 @@
-"""Replicate retrieval: do wells of one perturbation find each other among the other wells of their batch? (method: section 8)
+"""Replicate retrieval: are wells of one perturbation more similar to each other than to other wells? (method: section 8)
 
-Mean average precision as in Kalinin et al. 2025 (Nat. Commun. 16, 5181), with negatives from the query's own experiment alone,
-since a batch effect makes these the most alike, and a null that shuffles labels within plates.
+Mean average precision as in Kalinin et al. 2025 (Nat. Commun. 16, 5181). Negatives come from the query's own experiment alone, since a
+batch effect makes these the most similar. The null shuffles labels within plates.
 """
 
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,8 +21,10 @@ from deepnoise.evaluation.profiles import GROUP, Profiles, unit_length
 from deepnoise.progress import progress
 from deepnoise.tables import LEVELS
 
-BLOCK = 512  # query wells at a time: bounds the memory at BLOCK x wells of a cell type
-RANDOM_ORDERS = 10_000  # of the null of activity
+BLOCK = 512
+"""Query wells at a time: bounds memory at BLOCK x wells of a cell type."""
+RANDOM_ORDERS = 10_000
+"""Draws of the null of activity."""
 
 
 def chance_average_precision(positives: np.ndarray, negatives: np.ndarray) -> np.ndarray:
@@ -37,28 +41,37 @@ def chance_average_precision(positives: np.ndarray, negatives: np.ndarray) -> np
     return ((m - 1) / np.maximum(n - 1, 1) * (n - harmonic) + harmonic) / n
 
 
-class _Counter:
-    """Counts, row by row, how many entries of a matrix reach a value."""
+class _RankCounter:
+    """Counts, row by row, how many entries of a matrix reach a value.
+
+    Args:
+        reference: (R, N) cosines; -inf for entries that never count.
+    """
 
     def __init__(self, reference: np.ndarray) -> None:
-        """``reference``: (R, N) cosines; -inf where an entry never counts."""
         self._width = reference.shape[1]
         shifted = np.where(np.isfinite(reference), reference, -3.0).astype(np.float64)
         shifted.sort(axis=1)
-        # rows are told apart by 8 times their number, so that one search serves them all
+        # offset row i by 8 i so that one searchsorted covers all rows
         self._flat = (shifted + 8.0 * np.arange(len(reference))[:, None]).ravel()
 
     def at_least(self, values: np.ndarray) -> np.ndarray:
-        """(R, M) cosines (-inf allowed) -> how many entries of the same row are not below each."""
+        """(R, M) cosines (-inf allowed) -> number of entries of the same row that are not below each."""
         rows = np.arange(len(values))[:, None]
-        wanted = np.where(np.isfinite(values), values, 3.0).astype(np.float64) + 8.0 * rows
-        return (rows + 1) * self._width - np.searchsorted(self._flat, wanted, side="left")
+        shifted = np.where(np.isfinite(values), values, 3.0).astype(np.float64) + 8.0 * rows
+        return (rows + 1) * self._width - np.searchsorted(self._flat, shifted, side="left")
 
 
 def _average_precision(similar: np.ndarray, counted: np.ndarray, above: np.ndarray) -> np.ndarray:
-    """(R, M) cosines of the replicates, which of them count, and negatives at or above each -> (R,) average precision, nan without."""
-    found = _Counter(np.where(counted, similar, -np.inf)).at_least(similar)
-    precision = np.where(counted, found / np.maximum(found + above, 1), 0.0)
+    """(R,) average precision; NaN without a replicate.
+
+    Args:
+        similar: (R, M) cosines of the replicates.
+        counted: (R, M) bool, the replicates that count.
+        above: (R, M) negatives at or above each.
+    """
+    rank = _RankCounter(np.where(counted, similar, -np.inf)).at_least(similar)
+    precision = np.where(counted, rank / np.maximum(rank + above, 1), 0.0)
     number = counted.sum(axis=1)
     return np.where(number > 0, precision.sum(axis=1) / np.maximum(number, 1), np.nan)
 
@@ -73,15 +86,122 @@ def _replicates(label: np.ndarray, queries: np.ndarray) -> np.ndarray:
     return np.where(table == queries[:, None], -1, table)
 
 
-def _level_masks(where: dict[str, np.ndarray], queries: np.ndarray, found: np.ndarray) -> list[np.ndarray]:
-    there = found >= 0
-    other = {name: code[found] != code[queries][:, None] for name, code in where.items()}
-    return [
-        there,
-        there & other["plate"],
-        there & other["experiment"],
-        there & other["experiment"] & other["well"],
-    ]
+@dataclass(frozen=True)
+class _Group:
+    """Labelled wells of one fold and cell type."""
+
+    rows: pd.DataFrame
+    unit: np.ndarray  # (W, D) profiles of unit length
+    names: np.ndarray  # (K,) perturbations
+    label: np.ndarray  # (W,) code in names
+    codes: dict[str, np.ndarray]  # experiment, plate and well position of each well, (W,) int each
+
+    @classmethod
+    def of(cls, profiles: Profiles) -> _Group:
+        rows = profiles.rows
+        names, label = np.unique(rows["perturbation"].to_numpy(str), return_inverse=True)
+        codes = {
+            "experiment": pd.factorize(rows["experiment"])[0],
+            "plate": pd.factorize(rows["experiment"] + "/" + rows["plate"])[0],
+            "well": pd.factorize(rows["well"])[0],
+        }
+        return cls(rows, unit_length(profiles.values), names, label, codes)
+
+    def shuffled_labels(self, permutations: int, seed: int) -> np.ndarray:
+        """(permutations, W) labels shuffled within each plate and well type."""
+        shuffled = np.repeat(self.label[None], permutations, axis=0)
+        for stratum, members in self.rows.groupby(["experiment", "plate", "well_type"]).indices.items():
+            # the same shuffle in every fold model, which are queried about the same wells
+            rng = np.random.default_rng([seed, zlib.crc32("/".join(stratum).encode())])
+            shuffled[:, members] = rng.permuted(shuffled[:, members], axis=1)
+        return shuffled
+
+    def query_blocks(self, bar: Any) -> Iterator[_QueryBlock]:
+        """The wells of each experiment that are not negative controls, at most BLOCK at a time."""
+        is_query = (self.rows["well_type"] != "negative_control").to_numpy()
+        for experiment in np.unique(self.codes["experiment"]):
+            batch = np.flatnonzero(self.codes["experiment"] == experiment)
+            for start in range(0, len(batch), BLOCK):
+                queries = batch[start : start + BLOCK]
+                bar.update(len(queries))
+                queries = queries[is_query[queries]]
+                if len(queries):
+                    yield _QueryBlock.of(self, queries, batch)
+
+
+@dataclass(frozen=True)
+class _QueryBlock:
+    """Some query wells of one experiment and their similarities."""
+
+    group: _Group
+    queries: np.ndarray  # (R,) positions in the group
+    batch_size: int  # wells of the experiment
+    similar: np.ndarray  # (R, W) cosines with all wells of the group
+    in_batch: _RankCounter  # of the cosines with the other wells of the experiment
+
+    @classmethod
+    def of(cls, group: _Group, queries: np.ndarray, batch: np.ndarray) -> _QueryBlock:
+        similar = group.unit[queries] @ group.unit.T
+        with_batch = similar[:, batch].copy()
+        with_batch[np.arange(len(queries)), np.searchsorted(batch, queries)] = -np.inf
+        return cls(group, queries, len(batch), similar, _RankCounter(with_batch))
+
+    def _level_masks(self, replicates: np.ndarray) -> list[np.ndarray]:
+        """(R, M) bool per level of LEVELS: the replicates that count as positives."""
+        exists = replicates >= 0
+        differs = {name: code[replicates] != code[self.queries][:, None] for name, code in self.group.codes.items()}
+        return [
+            exists,
+            exists & differs["plate"],
+            exists & differs["experiment"],
+            exists & differs["experiment"] & differs["well"],
+        ]
+
+    def precisions(self, label: np.ndarray) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
+        """Average precision of each query under some labels of the group, level by level.
+
+        Yields:
+            The level, (R,) average precisions (NaN without positives or negatives), and (R,) numbers of positives and negatives.
+        """
+        replicates = _replicates(label, self.queries)
+        cosines = np.where(
+            replicates >= 0, np.take_along_axis(self.similar, np.maximum(replicates, 0), axis=1), -np.inf
+        )
+        masks = self._level_masks(replicates)
+        same_batch = masks[0] & ~masks[2]
+        above = self.in_batch.at_least(cosines)
+        above -= _RankCounter(np.where(same_batch, cosines, -np.inf)).at_least(cosines)
+        negatives = self.batch_size - 1 - same_batch.sum(axis=1)
+        for level, mask in zip(LEVELS, masks, strict=True):
+            precision = _average_precision(cosines, mask & (negatives > 0)[:, None], above)
+            yield level, precision, mask.sum(axis=1), negatives
+
+
+class _Null:
+    """Mean average precision of shuffled labels by "well type/level"."""
+
+    def __init__(self, permutations: int) -> None:
+        self._permutations = permutations
+        self._sums: dict[str, np.ndarray] = {}
+        self._counts: dict[str, np.ndarray] = {}
+
+    def add(self, permutation: int, well_types: np.ndarray, level: str, precision: np.ndarray) -> None:
+        """Add the (R,) average precisions of one shuffle."""
+        for well_type in np.unique(well_types):
+            counted = np.isfinite(precision) & (well_types == well_type)
+            name = f"{well_type}/{level}"
+            self._sums.setdefault(name, np.zeros(self._permutations))[permutation] += precision[counted].sum()
+            self._counts.setdefault(name, np.zeros(self._permutations))[permutation] += counted.sum()
+
+    def means(self) -> dict[str, np.ndarray]:
+        """Name -> (permutations,) means."""
+        return {name: total / np.maximum(self._counts[name], 1) for name, total in self._sums.items()}
+
+
+COLUMNS = [
+    "fold", "id_code", "experiment", "cell_type", "well_type", "perturbation", "level", "average_precision", "positives", "negatives",
+    "chance",
+]  # fmt: skip
 
 
 def average_precisions(
@@ -89,88 +209,51 @@ def average_precisions(
 ) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
     """Average precision of every labelled well that is not a negative control, at each level of LEVELS.
 
-    Pairs are made within a fold and cell type. Positives: wells of the same perturbation, as the level allows. Negatives: wells of
-    all other perturbations in the query's experiment. Similarity: cosine; of equal ones the negative comes first.
+    Pairs are made within a fold and cell type. Positives are wells of the same perturbation, as far as the level allows. Negatives are
+    wells of all other perturbations in the query's experiment. Similarity is the cosine; of equal ones the negative comes first.
 
     Args:
-        profiles: Labelled and unlabelled wells; the latter are ignored.
+        profiles: Labelled wells; unlabelled ones are ignored.
         permutations: Shuffles of the labels within each plate and well type.
         seed: Of the shuffles.
 
     Returns:
-        A table with fold, id_code, experiment, cell_type, well_type, perturbation, ``level``, ``average_precision``, ``chance``,
-        ``positives``, ``negatives``, a row a well and level with at least one of both; and a map
-        (well type, level) joined by "/" -> (permutations,) mean average precision of the shuffled labels.
+        A table with the columns COLUMNS: one row per well and level with at least one positive and one negative. And a map
+        "well type/level" -> (permutations,) mean average precision of the shuffled labels.
     """
     labelled = profiles.take(profiles.rows["perturbation"].notna().to_numpy())
     tables: list[pd.DataFrame] = []
-    sums: dict[str, np.ndarray] = {}
-    counts: dict[str, np.ndarray] = {}
+    null = _Null(permutations)
     groups = list(labelled.rows.groupby(GROUP, sort=True).indices.values()) if len(labelled.rows) else []
-    with progress("replicate retrieval", sum(len(g) for g in groups), "wells") as bar:
+    with progress("replicate retrieval", sum(len(members) for members in groups), "wells") as bar:
         for members in groups:
-            group = labelled.take(members)
-            rows = group.rows
-            unit = unit_length(group.values)
-            names, label = np.unique(rows["perturbation"].to_numpy(str), return_inverse=True)
-            where = {
-                "experiment": pd.factorize(rows["experiment"])[0],
-                "plate": pd.factorize(rows["experiment"] + "/" + rows["plate"])[0],
-                "well": pd.factorize(rows["well"])[0],
-            }
-            shuffled = np.repeat(label[None], permutations, axis=0)
-            for stratum, own in rows.groupby(["experiment", "plate", "well_type"]).indices.items():
-                # the same shuffle in every fold model, which are asked about the same wells
-                rng = np.random.default_rng([seed, zlib.crc32("/".join(stratum).encode())])
-                shuffled[:, own] = rng.permuted(shuffled[:, own], axis=1)
-            asked = (rows["well_type"] != "negative_control").to_numpy()
-            kinds = rows["well_type"].to_numpy(str)
-            for experiment in np.unique(where["experiment"]):
-                batch = np.flatnonzero(where["experiment"] == experiment)
-                for start in range(0, len(batch), BLOCK):
-                    queries = batch[start : start + BLOCK]
-                    bar.update(len(queries))
-                    queries = queries[asked[queries]]
-                    if not len(queries):
-                        continue
-                    similar = unit[queries] @ unit.T  # (R, W of the cell type)
-                    own = similar[:, batch].copy()
-                    own[np.arange(len(queries)), np.searchsorted(batch, queries)] = -np.inf
-                    everyone = _Counter(own)
-                    for b, labels in enumerate([label, *shuffled]):
-                        found = _replicates(labels, queries)
-                        cosines = np.where(
-                            found >= 0, np.take_along_axis(similar, np.maximum(found, 0), axis=1), -np.inf
-                        )
-                        masks = _level_masks(where, queries, found)
-                        same_batch = masks[0] & ~masks[2]
-                        above = everyone.at_least(cosines)
-                        above -= _Counter(np.where(same_batch, cosines, -np.inf)).at_least(cosines)
-                        negatives = len(batch) - 1 - same_batch.sum(axis=1)
-                        for level, mask in zip(LEVELS, masks, strict=True):
-                            precision = _average_precision(cosines, mask & (negatives > 0)[:, None], above)
-                            valid = np.isfinite(precision)
-                            if b == 0:
-                                part = rows.iloc[queries[valid]][
-                                    ["fold", "id_code", "experiment", "cell_type", "well_type"]
-                                ]
-                                positives = mask.sum(axis=1)[valid]
-                                tables.append(
-                                    part.assign(
-                                        perturbation=names[label[queries[valid]]], level=level,
-                                        average_precision=precision[valid], positives=positives, negatives=negatives[valid],
-                                        chance=chance_average_precision(positives, negatives[valid]),
-                                    )
-                                )  # fmt: skip
-                                continue
-                            for kind in np.unique(kinds[queries]):
-                                chosen = valid & (kinds[queries] == kind)
-                                name = f"{kind}/{level}"
-                                sums.setdefault(name, np.zeros(permutations))[b - 1] += precision[chosen].sum()
-                                counts.setdefault(name, np.zeros(permutations))[b - 1] += chosen.sum()
-    columns = ["fold", "id_code", "experiment", "cell_type", "well_type", "perturbation", "level", "average_precision", "positives", "negatives", "chance"]  # fmt: skip
-    table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame({c: [] for c in columns})
-    return table, {name: total / np.maximum(counts[name], 1) for name, total in sums.items()}
+            group = _Group.of(labelled.take(members))
+            shuffled = group.shuffled_labels(permutations, seed)
+            well_types = group.rows["well_type"].to_numpy(str)
+            for block in group.query_blocks(bar):
+                tables += _precision_tables(block)
+                for permutation, label in enumerate(shuffled):
+                    for level, precision, _, _ in block.precisions(label):
+                        null.add(permutation, well_types[block.queries], level, precision)
+    table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame({c: [] for c in COLUMNS})
+    return table, null.means()
+
+
+def _precision_tables(block: _QueryBlock) -> list[pd.DataFrame]:
+    """The table of the queries of a block under their true labels, one per level."""
+    group, tables = block.group, []
+    for level, precision, positives, negatives in block.precisions(group.label):
+        valid = np.isfinite(precision)
+        queries = block.queries[valid]
+        rows = group.rows.iloc[queries][["fold", "id_code", "experiment", "cell_type", "well_type"]]
+        tables.append(
+            rows.assign(
+                perturbation=group.names[group.label[queries]], level=level, average_precision=precision[valid],
+                positives=positives[valid], negatives=negatives[valid],
+                chance=chance_average_precision(positives[valid], negatives[valid]),
+            )
+        )  # fmt: skip
+    return tables
 
 
 def summarize_retrieval(table: pd.DataFrame, null: dict[str, np.ndarray]) -> dict[str, dict[str, dict[str, Any]]]:
@@ -184,80 +267,103 @@ def summarize_retrieval(table: pd.DataFrame, null: dict[str, np.ndarray]) -> dic
         well type -> level -> ``map``, ``chance``, ``skill``, ``n``, ``experiments``, ``interval``, ``sign_flip_p``,
         ``p`` and ``smallest_p`` of the shuffles.
     """
-    found: dict[str, dict[str, dict[str, Any]]] = {}
-    for (kind, level), rows in table.groupby(["well_type", "level"]):
+    summary: dict[str, dict[str, dict[str, Any]]] = {}
+    for (well_type, level), rows in table.groupby(["well_type", "level"]):
         chance = float(rows["chance"].mean())
-        part = summarize(rows["average_precision"].to_numpy(), rows["experiment"].to_numpy(), chance)
-        mean = part.pop("mean")
-        shuffled = null.get(f"{kind}/{level}", np.empty(0))
-        found.setdefault(str(kind), {})[str(level)] = {
+        uncertainty = summarize(rows["average_precision"].to_numpy(), rows["experiment"].to_numpy(), chance)
+        mean = uncertainty.pop("mean")
+        shuffled = null.get(f"{well_type}/{level}", np.empty(0))
+        summary.setdefault(str(well_type), {})[str(level)] = {
             "map": mean,
             "chance": chance,
             "skill": skill(mean, chance),
-            **part,
+            **uncertainty,
             "p": float((1 + (shuffled >= mean - 1e-12).sum()) / (1 + len(shuffled))),
             "smallest_p": 1 / (1 + len(shuffled)),
         }
-    return {kind: {level: levels[level] for level in LEVELS if level in levels} for kind, levels in found.items()}
+    return {
+        well_type: {level: levels[level] for level in LEVELS if level in levels}
+        for well_type, levels in summary.items()
+    }
+
+
+class _RandomOrders:
+    """Average precisions of random orders, drawn once for each number of positives and negatives."""
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        self._rng = rng
+        self._drawn: dict[tuple[int, int], np.ndarray] = {}
+
+    def average_precisions(self, positives: int, negatives: int) -> np.ndarray:
+        """(RANDOM_ORDERS,) average precisions."""
+        if (positives, negatives) not in self._drawn:
+            draw = self._rng.random((RANDOM_ORDERS, positives + negatives))
+            ranks = np.sort(np.argsort(np.argsort(draw, axis=1), axis=1)[:, :positives] + 1, axis=1)
+            self._drawn[positives, negatives] = (np.arange(1, positives + 1) / ranks).mean(axis=1)
+        return self._drawn[positives, negatives]
 
 
 def activity(profiles: Profiles, seed: int = 0) -> pd.DataFrame:
-    """How far each perturbation stands apart from the negative controls.
+    """How distinct each perturbation is from the negative controls.
 
-    Positives: its wells in other experiments. Negatives: negative controls of the query's experiment. The null orders positives
-    and negatives at random, well by well, as copairs does; p is that of the mean over a perturbation's wells, q after
+    Positives are its wells in other experiments; negatives are the negative controls of the query's experiment. The null orders
+    positives and negatives at random, well by well, as copairs does. p is that of the mean over a perturbation's wells, q is p after
     Benjamini and Hochberg over the perturbations of a fold and cell type. Wells of a perturbation share their controls, which this null
-    does not know: on pure noise 6 to 10 % of the p lie under 0.05.
+    ignores: on pure noise, 6 to 10 % of the p are below 0.05.
 
     Returns:
         fold, cell_type, perturbation, wells, average_precision, chance, p, q; no rows without negative controls.
     """
     labelled = profiles.take(profiles.rows["perturbation"].notna().to_numpy())
     rng = np.random.default_rng(seed)
-    parts: list[dict[str, Any]] = []
-    kept_null: dict[tuple[int, int], np.ndarray] = {}
-
-    def random_orders(positives: int, negatives: int) -> np.ndarray:
-        """(RANDOM_ORDERS,) average precisions of random orders."""
-        if (positives, negatives) not in kept_null:
-            draw = rng.random((RANDOM_ORDERS, positives + negatives))
-            place = np.sort(np.argsort(np.argsort(draw, axis=1), axis=1)[:, :positives] + 1, axis=1)
-            kept_null[positives, negatives] = (np.arange(1, positives + 1) / place).mean(axis=1)
-        return kept_null[positives, negatives]
-
-    indices = labelled.rows.groupby(GROUP, sort=True).indices if len(labelled.rows) else {}
-    for (fold, cell_type), members in indices.items():
-        group = labelled.take(members)
-        rows = group.rows
-        unit = unit_length(group.values)
-        untreated = (rows["well_type"] == "negative_control").to_numpy()
-        experiment = rows["experiment"].to_numpy(str)
-        first = len(parts)
-        for name, own in rows[~untreated].groupby("perturbation").indices.items():
-            own = np.flatnonzero(~untreated)[own]
-            scored, chances, null = [], [], np.zeros(RANDOM_ORDERS)
-            for query in own:
-                positive = own[experiment[own] != experiment[query]]
-                negative = np.flatnonzero(untreated & (experiment == experiment[query]))
-                if not len(positive) or not len(negative):
-                    continue
-                near, far = unit[positive] @ unit[query], unit[negative] @ unit[query]
-                found = (near[:, None] <= near[None]).sum(axis=1)
-                above = (near[:, None] <= far[None]).sum(axis=1)
-                scored.append(float((found / (found + above)).mean()))
-                chances.append(float(chance_average_precision(np.array([len(near)]), np.array([len(far)]))[0]))
-                null += rng.permutation(random_orders(len(near), len(far)))
-            if scored:
-                p = (1 + (null / len(scored) >= np.mean(scored) - 1e-12).sum()) / (1 + RANDOM_ORDERS)
-                parts.append(
-                    {
-                        "fold": int(fold), "cell_type": str(cell_type), "perturbation": str(name), "wells": len(scored),
-                        "average_precision": float(np.mean(scored)), "chance": float(np.mean(chances)), "p": float(p),
-                    }
-                )  # fmt: skip
-        values = [part["p"] for part in parts[first:]]
-        for part, q in zip(parts[first:], false_discovery_control(values) if values else [], strict=True):
-            part["q"] = float(q)
+    orders = _RandomOrders(rng)
+    rows: list[dict[str, Any]] = []
+    groups = labelled.rows.groupby(GROUP, sort=True).indices if len(labelled.rows) else {}
+    for (fold, cell_type), members in groups.items():
+        of_group = []
+        for name, result in _group_activity(labelled.take(members), orders, rng):
+            of_group.append({"fold": int(fold), "cell_type": str(cell_type), "perturbation": name, **result})
+        p = [row["p"] for row in of_group]
+        for row, q in zip(of_group, false_discovery_control(p) if p else [], strict=True):
+            row["q"] = float(q)
+        rows += of_group
     return pd.DataFrame(
-        parts, columns=["fold", "cell_type", "perturbation", "wells", "average_precision", "chance", "p", "q"]
+        rows, columns=["fold", "cell_type", "perturbation", "wells", "average_precision", "chance", "p", "q"]
     )
+
+
+def _group_activity(
+    group: Profiles, orders: _RandomOrders, rng: np.random.Generator
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Perturbation, and wells, average_precision, chance and p, in one fold and cell type."""
+    rows = group.rows
+    unit = unit_length(group.values)
+    is_control = (rows["well_type"] == "negative_control").to_numpy()
+    experiment = rows["experiment"].to_numpy(str)
+    treated = np.flatnonzero(~is_control)
+    for name, members in rows[~is_control].groupby("perturbation").indices.items():
+        wells = treated[members]
+        precisions, chances, null = [], [], np.zeros(RANDOM_ORDERS)
+        for query in wells:
+            positive = wells[experiment[wells] != experiment[query]]
+            negative = np.flatnonzero(is_control & (experiment == experiment[query]))
+            if not len(positive) or not len(negative):
+                continue
+            near, far = unit[positive] @ unit[query], unit[negative] @ unit[query]
+            rank = (near[:, None] <= near[None]).sum(axis=1)
+            above = (near[:, None] <= far[None]).sum(axis=1)
+            precisions.append(float((rank / (rank + above)).mean()))
+            chances.append(float(chance_average_precision(np.array([len(near)]), np.array([len(far)]))[0]))
+            null += rng.permutation(orders.average_precisions(len(near), len(far)))
+        if precisions:
+            mean = np.mean(precisions)
+            p = (1 + (null / len(precisions) >= mean - 1e-12).sum()) / (1 + RANDOM_ORDERS)
+            yield (
+                str(name),
+                {
+                    "wells": len(precisions),
+                    "average_precision": float(mean),
+                    "chance": float(np.mean(chances)),
+                    "p": float(p),
+                },
+            )
