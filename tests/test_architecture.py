@@ -473,9 +473,9 @@ def test_the_rule_catches_an_unused_parameter():
 
     assert unused_parameters(Unused, "x.other") == ["Unused.never_read"]
     inference = ProjectParameters.model_fields["inference"].annotation
-    without = re.sub(r"parameters\.(views|batch_size|device)\b", "1", source_of("inference"))
+    without = re.sub(r"parameters\.(views|seen_experiments|batch_size)\b", "1", source_of("inference"))
     assert unused_parameters(inference, without) == [
-        f"InferenceParameters.{name}" for name in ("views", "batch_size", "device")
+        f"InferenceParameters.{name}" for name in ("views", "seen_experiments", "batch_size")
     ]
 
 

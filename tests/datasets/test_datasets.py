@@ -16,7 +16,7 @@ from deepnoise.datasets.rxrx1 import RxRx1ImagesDataset, RxRx1LabelsDataset, RxR
 from deepnoise.datasets.simulated import COMPLETION_FILE, SimulatedImagesDataset, SimulatedTablesDataset
 from deepnoise.datasets.table import EmptyTableDataset, TableDataset
 from deepnoise.errors import InputError
-from deepnoise.network.trained_model import TrainedModel
+from deepnoise.network.trained_model import ModelCard, TrainedModel
 
 # a simulated screen on disk ----------------------------------------------------------------------------------------
 
@@ -107,10 +107,19 @@ def test_an_absent_table_loads_empty_and_cannot_be_written():
         EmptyTableDataset(table="site_logit")
 
 
+def card(fold, **values):
+    content = {
+        "fold": fold, "network": dict(backbone="test_resnet", channels=1, classes=2, head="softmax", scale=1.0, margin=0.0),
+        "channels": ["a"], "image_size": [8, 8], "classes": ["x", "y"], "targets": ["x", "y"], "tier": "T1", "training_plates": ["E/1"],
+        "normalization": {"strategy": "plate", "reference": "all", "illumination": "none"}, "fingerprints": {}, "parameters": {},
+    }  # fmt: skip
+    return ModelCard.from_json(content | values)
+
+
 def models():
     return {
-        "fold_0": TrainedModel({"w": torch.arange(4.0)}, {"fold": 0, "n": np.int64(3)}),
-        "fold_2": TrainedModel({"w": torch.ones(2, 2)}, {"fold": 2}),
+        "fold_0": TrainedModel({"w": torch.arange(4.0)}, card(0, validation_top1=np.float64(0.5))),
+        "fold_2": TrainedModel({"w": torch.ones(2, 2)}, card(2)),
     }
 
 
@@ -119,7 +128,7 @@ def test_models_load_as_they_were_saved(tmp_path):
     assert not dataset.exists()
     dataset.save(models())
     loaded = dataset.load()
-    assert loaded.keys() == {"fold_0", "fold_2"} and loaded["fold_0"].facts == {"fold": 0, "n": 3}
+    assert loaded.keys() == {"fold_0", "fold_2"} and loaded["fold_0"].card == card(0, validation_top1=0.5)
     torch.testing.assert_close(loaded["fold_2"].weights["w"], torch.ones(2, 2))
     assert not list(tmp_path.rglob("*.part"))
 

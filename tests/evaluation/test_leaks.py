@@ -1,5 +1,7 @@
 """Leak probes find planted shifts, find none in clean profiles, and say when a design cannot answer."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -122,11 +124,11 @@ def test_the_probe_agrees_with_scikit_learn_and_a_planted_shift_with_shifted_dat
     shift = rng.normal(size=(2, 5)) * 2
     moved = Probe.__new__(Probe)
     moved._values, moved._splits = scaled + shift[labels], []
-    for train, test, _, _, ridge, _ in probe._splits:
-        centre = moved._values[train].mean(axis=0)
-        known, asked = moved._values[train] - centre, moved._values[test] - centre
-        covariance = known.T @ known / len(train)
-        moved._splits.append((train, test, known, asked, ridge, _factor(covariance, ridge)))
+    for split in probe._splits:
+        centre = moved._values[split.train].mean(axis=0)
+        train_values, test_values = moved._values[split.train] - centre, moved._values[split.test] - centre
+        factor = _factor(train_values.T @ train_values / len(split.train), split.ridge)
+        moved._splits.append(replace(split, train_values=train_values, test_values=test_values, factor=factor))
     assert probe.balanced_accuracy(labels, shift) == pytest.approx(moved.balanced_accuracy(labels), abs=0.01)
 
 
@@ -225,7 +227,8 @@ def test_the_shortcut_for_planted_shifts_equals_solving_shifted_data():
     shift = probe.directions(5, rng)
     moved = probe._values.astype(float) + shift[labels]
     called = np.empty(300, int)
-    for train, test, known, _, ridge, _ in probe._splits:
+    for split in probe._splits:
+        train, test, known, ridge = split.train, split.test, split.train_values, split.ridge
         centre = moved[train].mean(axis=0)
         residual = moved[train] - centre
         target = np.trace(known.T.astype(float) @ known / len(train)) / 40
