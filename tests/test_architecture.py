@@ -86,6 +86,80 @@ def test_the_rule_catches_a_library_that_knows_kedro_or_files():
     assert len(LIBRARY) > 20
 
 
+ROOMS = (
+    "errors", "fingerprint", "progress", "renamed", "wells", "tables", "report", "drawing", "ingestion", "parameters", "reference", "simulation",
+    "normalization", "evaluation", "network", "screen", "plate_balancing", "inference", "training", "tuning", "growth_chart", "api",
+)  # fmt: skip
+"""The rooms of the library, as docs/extend.md describes them. Each imports only rooms before it."""
+DATASETS_IMPORT = {
+    "errors",
+    "fingerprint",
+    "ingestion",
+    "network",
+    "progress",
+    "renamed",
+    "simulation",
+    "tables",
+    "wells",
+}
+"""What datasets may import: descriptions of files and tables, and trained models; no stage that trains or predicts."""
+
+
+def room_of(path: Path) -> str:
+    parts = path.relative_to(SOURCE).parts
+    return parts[0] if len(parts) > 1 else path.stem
+
+
+def rooms_imported(source: str) -> set[str]:
+    """The rooms that some code imports, but for imports under TYPE_CHECKING."""
+    tree = ast.parse(source)
+    guarded = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    rooms = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and id(node) not in guarded and (node.module or "").startswith("deepnoise"):
+            _, _, inside = (node.module or "").partition(".")
+            rooms |= {inside.split(".")[0]} if inside else {alias.name for alias in node.names}
+    return rooms - {"__version__"}
+
+
+def rooms_above(room: str, source: str) -> set[str]:
+    """Rooms that a module imports although they stand at or above its own."""
+    return {other for other in rooms_imported(source) - {room} if other not in ROOMS[: ROOMS.index(room)]}
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=lambda p: str(p.relative_to(SOURCE)))
+def test_a_room_imports_only_rooms_below_it(path):
+    if path.name != "__init__.py" or path.parent != SOURCE:
+        assert rooms_above(room_of(path), path.read_text()) == set()
+
+
+def test_the_rule_catches_a_room_that_imports_one_above_it():
+    assert rooms_above("network", "def f():\n    from deepnoise.training.loop import pretrain") == {"training"}
+    assert rooms_above("inference", "from deepnoise.training import loop") == {"training"}
+    assert rooms_above("training", "from deepnoise.network.heads import HEADS") == set()
+    assert rooms_above("network", "if TYPE_CHECKING:\n    from deepnoise.training import loop") == set()
+
+
+@pytest.mark.parametrize("path", sorted((SOURCE / "datasets").glob("*.py")), ids=lambda p: p.name)
+def test_datasets_know_no_stage_that_trains_or_predicts(path):
+    assert rooms_imported(path.read_text()) - {"datasets"} <= DATASETS_IMPORT
+
+
+def test_the_rule_catches_a_dataset_that_knows_training():
+    assert not rooms_imported("from deepnoise.training.trainer import Trainer") <= DATASETS_IMPORT
+
+
+def test_the_page_of_the_rooms_names_each_of_them():
+    page = (PROJECT / "docs" / "extend.md").read_text()
+    named = [room for room in ROOMS if f"`{room}`" in page or f"`{room}/`" in page]
+    assert set(ROOMS) - set(named) <= {"fingerprint", "progress", "reference", "simulation"}
+
+
 @pytest.mark.parametrize("path", sorted((SOURCE / "pipelines").rglob("*.py")), ids=lambda p: str(p.relative_to(SOURCE)))
 def test_pipelines_open_no_file_and_start_without_torch(path):
     source = path.read_text()

@@ -26,6 +26,7 @@ from pydantic import (
 
 from deepnoise.errors import InputError, closest
 from deepnoise.ingestion.finding_types import FINDINGS
+from deepnoise.renamed import answer
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ Pooling = Literal["logits", "probabilities"]
 class Block(BaseModel):
     """A block of parameters; unknown keys are refused and values are not converted to another type."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(defer_build=True, extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
 
 
 class NoiseParameters(Block):
@@ -665,7 +666,7 @@ def _describe_fault(fault: Any) -> str:
         return f"parameter {name!r}: {fault['msg']}; received {received!r}"
     if len(location) > 1:
         allowed = list(_block_at(location[:-1]).model_fields)
-        return f"unknown parameter {name!r}; allowed here: {', '.join(allowed)}.{closest(location[-1], allowed)}"
+        return f"unknown parameter {name!r}; allowed here: {', '.join(allowed)}.{answer(name) or closest(location[-1], allowed)}"
     if isinstance(received, Mapping):
         return (
             f"unknown parameter {name!r}.{closest(name, BLOCKS)} A block of parameters for pipelines of your own needs a name that is "

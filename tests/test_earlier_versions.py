@@ -1,0 +1,145 @@
+"""Files and names of earlier versions: stores and models still load, and every earlier name is answered with today's.
+
+``tests/data/written_by_10af05b.zip`` was written by commit 10af05b: the image store of two sites with its raw images, a model, the
+checkpoint after the first of its two epochs, and its parameters.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from deepnoise import renamed
+from deepnoise.datasets.files import Folder, SiteFiles
+from deepnoise.datasets.image_store import ImageStoreDataset
+from deepnoise.datasets.model import ModelDataset, TrainingState
+from deepnoise.errors import InputError
+from deepnoise.ingestion.folds import make_folds
+from deepnoise.ingestion.packing import plan_packing
+from deepnoise.network.network import Network
+from deepnoise.network.trained_model import ModelCard
+from deepnoise.parameters import TrainingParameters
+from deepnoise.tables import validate_table
+from deepnoise.training import trainer as trainer_module
+from deepnoise.training.checkpoint import unpack
+from deepnoise.training.loop import pretrain
+from deepnoise.training.run_folds import view_of_fold
+from deepnoise.training.trainer import Trainer
+from tests.conftest import PROJECT, refused
+from tests.training.helpers import as_screen
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("written_by_10af05b")
+    with zipfile.ZipFile(PROJECT / "tests/data/written_by_10af05b.zip") as archive:
+        archive.extractall(folder)
+    return folder
+
+
+def test_an_image_store_loads_and_is_not_packed_again(written):
+    dataset = ImageStoreDataset(root=str(written / "image_store"))
+    store = dataset.load()
+    assert store.channels == ["dna", "actin"] and store.shape == (2, 8, 8)
+    raw = np.asarray(Image.open(written / "raw" / "B03_s1_w2.png"))
+    np.testing.assert_array_equal(store.read("e", "1", np.array([1]))[0, 1], raw)
+    names = {well: tuple(f"{well}_s1_w{c}.png" for c in (1, 2)) for well in ("B02", "B03")}
+    rows = [(f"e_1_{well}", "e", "1", well, 1, files, ()) for well, files in names.items()]
+    columns = ["id_code", "experiment", "plate", "well", "site", "files", "missing"]
+    sites = pd.DataFrame(rows, columns=columns)
+
+    class Unread(SiteFiles):
+        def read(self, files):
+            raise AssertionError("an image was read again")
+
+    dataset.save(plan_packing(sites, Unread(Folder(written / "raw"), store.channels, sites), checksum=True))
+    assert len(dataset.load().rows()) == 2
+
+
+def test_a_model_loads_and_predicts(written):
+    content = json.loads((written / "pretrained" / "fold_0.json").read_text())
+    (model,) = ModelDataset(filepath=str(written / "pretrained")).load().values()
+    assert model.card.validation_top1 == content["validation_t1"] and model.card.network.backbone == "test_efficientnet"
+    assert model.card.identity() == {key: content[key] for key in model.card.identity()}  # its fingerprint stays
+    network = Network(model.card.network).eval()
+    network.load_state_dict(model.weights)
+    with torch.inference_mode():
+        logits = network(torch.zeros(1, len(model.card.channels), 24, 24), torch.zeros(1, dtype=torch.long))
+    assert logits.shape == (1, len(model.card.classes))
+
+
+def test_a_checkpoint_goes_on_to_the_weights_that_were_reached_then(
+    written, screen, wells, caplog, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(trainer_module, "__version__", "0.1.0")
+    parameters = TrainingParameters.model_validate(json.loads((written / "parameters.json").read_text()))
+    whole = as_screen(screen, wells, make_folds(wells, [], 3, [0], True))
+    state = TrainingState(written / "training_state")
+    trainer = Trainer(view_of_fold(whole, 0, parameters), whole, parameters, state)
+    content = json.loads((written / "training_state" / "fold_0_pretrain.json").read_text())
+    saved = unpack(*state.load("fold_0_pretrain", content["mark"]))
+    assert saved.epoch == 0 and saved.history[0]["student_top1"] == content["history"][0]["student_t1"]
+    (model,) = ModelDataset(filepath=str(written / "pretrained")).load().values()
+    if trainer.card.fingerprints["pixels"] != model.card.fingerprints["pixels"]:
+        pytest.skip("the simulated pixels differ on this processor, so this is other data than the checkpoint's")
+    assert trainer.fingerprint == content["mark"]
+    with caplog.at_level(logging.INFO):
+        reached, history = pretrain(trainer)
+    assert "pretrain continues after epoch 1" in caplog.text and len(history) == 2
+    for name, weight in model.weights.items():
+        torch.testing.assert_close(reached.weights[name], weight, rtol=1e-4, atol=1e-5)
+
+
+def test_a_card_with_missing_or_unknown_keys_names_them(written):
+    content = json.loads((written / "pretrained" / "fold_0.json").read_text())
+    with pytest.raises(InputError, match="'targets' is missing"):
+        ModelCard.from_json({key: value for key, value in content.items() if key != "targets"})
+    with pytest.raises(InputError, match="unknown key 'target'"):
+        ModelCard.from_json(content | {"target": 1})
+
+
+# names ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("old", "new"), renamed.DATASET_TYPES.items())
+def test_an_earlier_dataset_type_is_answered_with_todays(old, new):
+    import importlib
+
+    module, name = new.rsplit(".", 1)
+    assert hasattr(importlib.import_module(module), name)
+    with pytest.raises(InputError, match=f"entry x has the type '{old}'. It is now called '{new}'"):
+        renamed.check_catalog({"x": {"type": old}})
+
+
+def test_an_earlier_entry_is_answered_with_todays():
+    with pytest.raises(InputError, match="no entry 'further_models'. It is now called 'ensemble_models'"):
+        renamed.check_catalog({"further_models": {"type": "MemoryDataset"}, "_anchor": {"type": "x"}})
+    renamed.check_catalog({"wells": {"type": "MemoryDataset"}, "_further_models": {}})
+
+
+@pytest.mark.parametrize(("old", "new"), renamed.COLUMNS.items())
+def test_an_earlier_column_is_answered_with_todays(old, new):
+    with pytest.raises(InputError, match=f"{old}.*It is now called '{new}'"):
+        schema = "training_history" if new.endswith("top1") else "calls"
+        validate_table(pd.DataFrame({"id_code": ["a"], old: ["b"]}), schema, "x")
+
+
+def test_earlier_and_removed_nodes_are_answered():
+    text = refused("run", "--env", "test", "--nodes", "evaluation.format_scores,normalization.normalise_features")
+    assert "'evaluation.format_scores': It was removed, because the node evaluation.write_chapter" in text
+    assert "'normalization.normalise_features': It is now called 'normalization.normalize_features'" in text
+
+
+def test_the_changelog_lists_every_renamed_and_removed_name():
+    text = (PROJECT / "CHANGELOG.md").read_text()
+    tables = (renamed.DATASET_TYPES, renamed.ENTRIES, renamed.COLUMNS, renamed.PARAMETERS, renamed.NODES)
+    names = [name for table in tables for pair in table.items() for name in pair] + list(renamed.REMOVED)
+    assert [name for name in names if f"`{name}`" not in text] == []
