@@ -65,15 +65,18 @@ def balance_plates(
         >>> balance_plates(scores, temperature=1.0)[["well", "plain_call", "design_call"]].to_string(index=False).split()
         ['well', 'plain_call', 'design_call', 'A01', 'p1', 'p1', 'A02', 'p1', 'p2', 'A03', 'p3', 'p3']
     """
-    from deepnoise.parameters import PlateBalancingParameters
+    from deepnoise.parameters import PlateBalancingParameters, replace_values
     from deepnoise.plate_balancing import balancing
 
     table = _score_table(scores)
     names = [column.removeprefix(SCORE) for column in table.columns if column.startswith(SCORE)]
-    parameters = PlateBalancingParameters(
-        pooling="logits", temperature=temperature, unlisted=2.0, group_inference="infer", group_statistic="auto",
-        group_posterior=group_posterior, method=method, compare=[], precision=precision,
+    defaults = PlateBalancingParameters(
+        pooling="logits", temperature="auto", unlisted=2.0, group_inference="infer", group_statistic="auto", group_posterior=0.95,
+        method="auto", compare=[], precision=0.95,
     )  # fmt: skip
+    given = {"method": method, "temperature": temperature, "group_posterior": group_posterior, "precision": precision}
+    changes = {f"balance_plates.{name}": value for name, value in given.items()}
+    parameters = replace_values(defaults, "balance_plates", changes, "balance_plates")
     knowledge = balancing.DesignKnowledge(_layout_table(layout, names), contents=_contents_table(contents))
     balanced = balancing.balance(table, knowledge, parameters)
     calls = balancing.make_calls(balanced.steps, table, knowledge, precision)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -34,7 +34,7 @@ class Screen:
     @classmethod
     def from_store(
         cls,
-        image_store: Any,
+        image_store: ImageSource,
         illumination_fields: pd.DataFrame,
         sites: pd.DataFrame,
         wells: pd.DataFrame,

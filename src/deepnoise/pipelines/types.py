@@ -9,7 +9,11 @@ if TYPE_CHECKING:
     from pandas import DataFrame
     from PIL.Image import Image
     from plotly.graph_objects import Figure
-else:
-    DataFrame = Figure = Drawing = Image = Any
 
-__all__ = ["DataFrame", "Drawing", "Figure", "Image"]
+    from deepnoise.datasets.image_store import ImageStore
+    from deepnoise.datasets.model import TrainingState
+    from deepnoise.ingestion.packing import PackingPlan, RawImages
+else:
+    DataFrame = Figure = Drawing = Image = ImageStore = PackingPlan = RawImages = TrainingState = Any
+
+__all__ = ["DataFrame", "Drawing", "Figure", "Image", "ImageStore", "PackingPlan", "RawImages", "TrainingState"]

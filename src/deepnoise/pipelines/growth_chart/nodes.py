@@ -12,11 +12,11 @@ from deepnoise.parameters import (
     PlateBalancingParameters,
     TrainingParameters,
 )
-from deepnoise.pipelines.types import DataFrame, Figure
+from deepnoise.pipelines.types import DataFrame, Figure, ImageStore
 
 
 def run_arms(
-    image_store: Any,
+    image_store: ImageStore,
     illumination_fields: DataFrame,
     sites: DataFrame,
     wells: DataFrame,

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
 
 from deepnoise.network.trained_model import TrainedModel
 from deepnoise.parameters import InferenceParameters
-from deepnoise.pipelines.types import DataFrame
+from deepnoise.pipelines.types import DataFrame, ImageStore
 
 logger = logging.getLogger(__name__)
 
@@ -15,7 +14,7 @@ logger = logging.getLogger(__name__)
 def predict_sites(
     teacher: dict[str, TrainedModel],
     ensemble_models: dict[str, dict[str, TrainedModel]],
-    image_store: Any,
+    image_store: ImageStore,
     illumination_fields: DataFrame,
     sites: DataFrame,
     wells: DataFrame,

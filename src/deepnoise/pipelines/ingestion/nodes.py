@@ -6,7 +6,7 @@ import logging
 from typing import Any
 
 from deepnoise.parameters import IngestionParameters
-from deepnoise.pipelines.types import DataFrame
+from deepnoise.pipelines.types import DataFrame, ImageStore, PackingPlan, RawImages
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ def validate_wells(
 
 
 def match_images(
-    raw_images: Any, wells: DataFrame, table_findings: dict[str, Any], parameters: IngestionParameters
+    raw_images: RawImages, wells: DataFrame, table_findings: dict[str, Any], parameters: IngestionParameters
 ) -> tuple[DataFrame, dict[str, Any]]:
     """Find the images of every well."""
     import pandas as pd
@@ -43,7 +43,7 @@ def match_images(
     return matched, {"counts": counts, "findings": pd.concat([earlier, table], ignore_index=True)}
 
 
-def pack_images(raw_images: Any, matched_images: DataFrame, parameters: IngestionParameters) -> Any:
+def pack_images(raw_images: RawImages, matched_images: DataFrame, parameters: IngestionParameters) -> PackingPlan:
     """Hand the plates to the image store, which reads those it lacks."""
     from deepnoise.ingestion import packing
 
@@ -51,7 +51,10 @@ def pack_images(raw_images: Any, matched_images: DataFrame, parameters: Ingestio
 
 
 def report_findings(
-    image_store: Any, table_findings: dict[str, Any], image_findings: dict[str, Any], parameters: IngestionParameters
+    image_store: ImageStore,
+    table_findings: dict[str, Any],
+    image_findings: dict[str, Any],
+    parameters: IngestionParameters,
 ) -> tuple[DataFrame, dict[str, Any]]:
     """Everything that is wrong with the screen: one row each, and a summary."""
     import pandas as pd
@@ -84,7 +87,7 @@ def report_findings(
     }
 
 
-def list_sites(image_store: Any, wells: DataFrame, ingestion_findings: DataFrame) -> DataFrame:
+def list_sites(image_store: ImageStore, wells: DataFrame, ingestion_findings: DataFrame) -> DataFrame:
     """The usable sites: packed, and not excluded by a finding."""
     from deepnoise.ingestion.findings import usable_sites
 
@@ -116,7 +119,7 @@ def make_folds(wells: DataFrame, design_audit: dict[str, Any], parameters: Inges
 
 def write_chapter(
     wells: DataFrame,
-    image_store: Any,
+    image_store: ImageStore,
     ingestion_report: dict[str, Any],
     ingestion_findings: DataFrame,
     design_audit: dict[str, Any],

@@ -6,13 +6,13 @@ import logging
 from typing import Any
 
 from deepnoise.parameters import NormalizationParameters
-from deepnoise.pipelines.types import DataFrame, Drawing, Figure, Image
+from deepnoise.pipelines.types import DataFrame, Drawing, Figure, Image, ImageStore
 
 logger = logging.getLogger(__name__)
 
 
 def estimate_illumination(
-    image_store: Any, sites: DataFrame, parameters: NormalizationParameters
+    image_store: ImageStore, sites: DataFrame, parameters: NormalizationParameters
 ) -> tuple[DataFrame, Image]:
     """The flat field of each plate and channel, if requested."""
     from deepnoise.normalization import figures, measure
@@ -25,7 +25,7 @@ def estimate_illumination(
 
 
 def measure_sites(
-    image_store: Any, illumination_fields: DataFrame, sites: DataFrame, wells: DataFrame
+    image_store: ImageStore, illumination_fields: DataFrame, sites: DataFrame, wells: DataFrame
 ) -> tuple[DataFrame, DataFrame]:
     """One pass over the store: features of every site and channel, and the exact histograms of every plate."""
     from deepnoise.normalization.illumination import corrected_store
@@ -86,7 +86,11 @@ def probe_pixels(
 
 
 def draw_normalization(
-    image_store: Any, illumination_fields: DataFrame, plate_statistics: DataFrame, sites: DataFrame, wells: DataFrame
+    image_store: ImageStore,
+    illumination_fields: DataFrame,
+    plate_statistics: DataFrame,
+    sites: DataFrame,
+    wells: DataFrame,
 ) -> Image:
     """Tiles before and after normalization."""
     from deepnoise.normalization import figures

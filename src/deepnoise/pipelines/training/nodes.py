@@ -7,7 +7,7 @@ from typing import Any
 
 from deepnoise.network.trained_model import TrainedModel
 from deepnoise.parameters import TrainingParameters
-from deepnoise.pipelines.types import DataFrame, Figure
+from deepnoise.pipelines.types import DataFrame, Figure, ImageStore, TrainingState
 
 logger = logging.getLogger(__name__)
 
@@ -22,13 +22,13 @@ def score_hand_features(
 
 
 def pretrain_student(
-    image_store: Any,
+    image_store: ImageStore,
     illumination_fields: DataFrame,
     sites: DataFrame,
     wells: DataFrame,
     folds: DataFrame,
     plate_statistics: DataFrame,
-    training_state: Any,
+    training_state: TrainingState,
     parameters: TrainingParameters,
 ) -> tuple[dict[str, TrainedModel], DataFrame]:
     """Stage 1 for every fold."""
@@ -42,13 +42,13 @@ def pretrain_student(
 
 def train_mean_teacher(
     pretrained: dict[str, TrainedModel],
-    image_store: Any,
+    image_store: ImageStore,
     illumination_fields: DataFrame,
     sites: DataFrame,
     wells: DataFrame,
     folds: DataFrame,
     plate_statistics: DataFrame,
-    training_state: Any,
+    training_state: TrainingState,
     parameters: TrainingParameters,
 ) -> tuple[dict[str, TrainedModel], dict[str, TrainedModel], DataFrame]:
     """Stage 2 for every fold."""
@@ -95,7 +95,7 @@ def _history_table(history: list[dict[str, Any]]) -> DataFrame:
     return pd.DataFrame(history, columns=list(SCHEMAS["training_history"].columns))
 
 
-def _reports(training_state: Any, parameters: TrainingParameters) -> list[Any]:
+def _reports(training_state: TrainingState, parameters: TrainingParameters) -> list[Any]:
     from deepnoise.training.tracking import to_mlflow, to_tensorboard
 
     return [to_mlflow] + ([to_tensorboard(training_state.root / "tensorboard")] if parameters.tensorboard else [])

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from deepnoise.parameters import PlateBalancingParameters, SearchRange, TrainingParameters, TuningParameters
-from deepnoise.pipelines.types import DataFrame, Drawing
+from deepnoise.pipelines.types import DataFrame, Drawing, ImageStore
 
 
 def tune_training(
     tuning_storage: Any,
-    image_store: Any,
+    image_store: ImageStore,
     illumination_fields: DataFrame,
     sites: DataFrame,
     wells: DataFrame,
