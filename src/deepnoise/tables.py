@@ -1,6 +1,7 @@
 """The columns, types and keys of every table that crosses a pipeline border, with the meaning of each column.
 
-The catalog names a table by ``schema:``; it is then validated on save and on load (`datasets/table.py`).
+The catalog names a table in an entry's ``validator:``; Kedro then has it checked on every save and load
+(`datasets/validators.py`).
 ``docs/tables.md`` is written from here by :mod:`deepnoise.reference`.
 """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from deepnoise.evaluation.score_types import Headline, Score
+from deepnoise.report.chapter import hardly_above_chance
 
 HEADLINE_TIERS = ("T0", "T1", "T1c")
 
@@ -31,12 +32,10 @@ def headline(score: Score | None, unit: str) -> Headline | None:
 def no_better_than_chance(score: Score) -> bool:
     """Whether the interval of top-1 includes chance or is below it.
 
-    Without an interval: whether at least half of the experiments are hardly above chance. Hardly means at
-    most twice chance, or at most a tenth of the way from chance to 1 where there are few classes.
+    Without an interval: whether at least half of the experiments are `hardly_above_chance`.
     """
     chance = score["chance"]
     if score["interval"] is not None:
         return score["interval"][0] <= chance
-    threshold = chance + min(chance, 0.1 * (1 - chance))
-    above = [top1 > threshold for top1 in score["by_experiment"].values()]
-    return sum(above) <= len(above) / 2
+    hardly = [hardly_above_chance(top1, chance) for top1 in score["by_experiment"].values()]
+    return sum(hardly) >= len(hardly) / 2

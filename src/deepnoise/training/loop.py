@@ -52,7 +52,7 @@ def train_mean_teacher(
 ) -> tuple[TrainedModel, TrainedModel, list[dict[str, Any]]]:
     """Stage 2: the student learns from labels, from agreement with its own moving average, and from pseudo-labels.
 
-    loss = (1 - w_p) CE(student(x, y), y) + w_c(t) D(softmax student, softmax teacher) + w_p CE(student(u), pseudo-label)
+    loss = (1 - w_p) CE(student(x, y), y) + w_c(t) consistency(student, teacher) + w_p CE(student(u), pseudo-label)
 
     The teacher is the exponential moving average of the student, BatchNorm buffers included. With ``views`` = shared, one view of
     each image serves all terms of the student. With ``two``, the student gets one view for the labels and another for consistency
