@@ -93,7 +93,7 @@ def test_a_checkpoint_goes_on_to_the_weights_that_were_reached_then(
     assert trainer.fingerprint == content["mark"]
     with caplog.at_level(logging.INFO):
         reached, history = pretrain(trainer)
-    assert "pretrain continues after epoch 1" in caplog.text and len(history) == 2
+    assert "pretrain continues after epoch 0" in caplog.text and len(history) == 2
     for name, weight in model.weights.items():
         torch.testing.assert_close(reached.weights[name], weight, rtol=1e-4, atol=1e-5)
 

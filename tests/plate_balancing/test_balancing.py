@@ -8,7 +8,15 @@ from hypothesis import strategies as st
 
 from deepnoise.errors import InputError
 from deepnoise.parameters import PlateBalancingParameters
-from deepnoise.plate_balancing.balancing import DesignKnowledge, balance, make_calls, probability_table, tied_calls
+from deepnoise.plate_balancing.balancing import (
+    DesignKnowledge,
+    _Step,
+    balance,
+    list_steps,
+    make_calls,
+    probability_table,
+    tied_calls,
+)
 from deepnoise.plate_balancing.scores import fill_unlisted, log_softmax, pool_scores
 from deepnoise.tables import SCORE, matrix
 from tests.plate_balancing.helpers import OWN, screen_scores
@@ -146,6 +154,45 @@ def test_none_is_a_real_choice():
 
 
 @pytest.mark.parametrize(
+    ("method", "compare", "filtered", "steps"),
+    [
+        ("matching", ["sinkhorn"], True, ["plain", "group_filter", "sinkhorn", "matching"]),
+        ("matching", ["none", "matching"], False, ["plain", "matching"]),
+        ("none", ["sinkhorn", "assignment"], True, ["plain", "sinkhorn", "assignment", "group_filter"]),
+        ("none", ["sinkhorn"], False, ["plain", "sinkhorn", "group_filter"]),
+        ("none", [], True, ["plain", "group_filter"]),
+        ("none", [], False, ["plain"]),
+        ("group_filter", ["sinkhorn"], True, ["plain", "sinkhorn", "group_filter"]),
+    ],
+)
+def test_the_chosen_method_comes_last_also_where_it_is_the_filter_alone(method, compare, filtered, steps):
+    assert list_steps(method, compare, filtered) == steps
+
+
+def test_with_method_none_the_design_calls_are_those_of_the_filter():
+    table, layout, _ = screen_scores(2.0, np.random.default_rng(8))
+    own = OWN.model_copy(update={"method": "none", "compare": ["sinkhorn", "assignment"]})
+    found = balance(table, DesignKnowledge(layout), own)
+    calls = make_calls(found.steps, table, DesignKnowledge(layout), 0.9).set_index("id_code")
+    of_step = {name: rows.set_index("id_code")["call"] for name, rows in found.steps.groupby("step")}
+    assert calls["design_call"].equals(of_step["group_filter"].loc[calls.index].rename("design_call"))
+    assert not calls["design_call"].equals(of_step["assignment"].loc[calls.index].rename("design_call"))
+
+
+def test_a_reason_says_where_else_a_perturbation_is_called():
+    names = ["a", "b", "c", "d"]
+    step = _Step(4, "matching")
+    p = np.array([[0.1, 0.9, 0, 0], [0.6, 0.4, 0, 0], [0.7, 0.3, 0, 0], [0.2, 0, 0.8, 0]]) + 1e-9
+    step.record(np.arange(4), np.log(p), np.array([1, 0, 0, 2]), np.arange(4))
+    wells, capacity = np.array(["A01", "A02", "A03", "A04"], object), np.array([2, 1, 1, 0])
+    step.explain(np.arange(4), np.array([0, 0, 0, 3]), capacity, wells, names)
+    reasons = list(step.table(pd.DataFrame(index=range(4)), names)["reason"])
+    assert reasons == ["a is in A03 (probability 0.70) and 1 more", "", "", "d is not on this plate"]
+    step.explain(np.arange(4), np.array([0, 0, 0, 3]), np.ones(4, int), wells, names)
+    assert step.table(pd.DataFrame(index=range(4)), names)["reason"][3] == "d is called in no well of this plate"
+
+
+@pytest.mark.parametrize(
     ("tier", "after"),
     [
         ("T3", "T2+T3"),
@@ -202,7 +249,7 @@ def test_any_table_gives_probabilities_and_calls(wells, classes, doubled, named,
     table = table.join(pd.DataFrame(values, columns=names))
     layout = pd.DataFrame({"perturbation": [str(c) for c in range(classes)], "group": 0, "per_plate": 1})
     found = balance(table, DesignKnowledge(layout), OWN.model_copy(update={"compare": list(METHODS)}))
-    for step in found.blocks:
+    for step in found.probabilities_by_plate:
         np.testing.assert_allclose(found.probabilities(step).sum(axis=1), 1, atol=1e-4, err_msg=step)
     assert found.steps["confidence"].between(0, 1 + 1e-6).all() and len(found.steps) == wells * len(
         set(found.steps["step"])

@@ -186,8 +186,10 @@ def test_with_everything_on_a_killed_training_still_resumes_bit_by_bit(screen, w
     ids=["pure", "pure_heldout", "bfloat16", "softmax_kl", "no_unlabelled"],
 )  # fmt: skip
 def test_each_way_trains(screen, wells, folds, tmp_path, changes):
-    _, teacher, history = train(screen, wells, folds, TrainingState(tmp_path), **changes)
+    student, teacher, history = train(screen, wells, folds, TrainingState(tmp_path), **changes)
     assert all(np.isfinite(row["loss"]) for row in history) and 0 <= teacher.card.validation_top1 <= 1
+    assert teacher.card.validation_top1 == history[-1]["teacher_top1"]
+    assert student.card.validation_top1 == history[-1]["student_top1"]
 
 
 def test_specialists_start_from_one_student_and_see_their_own_cells(screen, wells, folds, tmp_path):

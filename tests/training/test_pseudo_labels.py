@@ -37,7 +37,7 @@ def test_treated_wells_are_called_among_the_targets_and_a_well_as_one(view):
     sites = np.random.default_rng(0).normal(0, 1, (len(view.unlabelled), len(view.classes)))
     own = labels(view)
     own.refresh(sites)
-    called = own.of_site.numpy()
+    called = own.target_of_site.numpy()
     assert ((called < len(view.targets)) == view.unlabelled["target"].to_numpy()).all()
     allowed = np.where(
         (np.arange(len(view.classes)) < len(view.targets))[None] == view.unlabelled["target"].to_numpy()[:, None],
@@ -59,7 +59,7 @@ def test_balanced_labels_use_every_class_of_a_plate_once_and_soft_ones_are_their
     for method in ("plain", "balanced", "soft"):
         own = labels(whole, method=method)
         own.refresh(sites)
-        called[method] = own.of_site
+        called[method] = own.target_of_site
     share = {m: np.mean(called[m].numpy()[treated] == 0) for m in ("plain", "balanced")}
     assert share["plain"] > 0.6 and share["balanced"] < 0.3
     soft = called["soft"]
@@ -84,11 +84,11 @@ def test_with_groups_only_the_classes_of_the_plate_can_win(view, wells, design):
     sites[treated[0]] = 0.0
     sites[treated[0], next(number[n] for n in view.targets if layout[n] != layout[own])] = 1.0
     kept.refresh(sites)
-    called = [view.targets[k] for k in kept.of_site.numpy()[treated]]
+    called = [view.targets[k] for k in kept.target_of_site.numpy()[treated]]
     assert [layout[c] for c in called] == [layout[n] for n in names.iloc[treated]]
     free = labels(view, method="balanced")
     free.refresh(sites)
-    assert layout[view.targets[free.of_site.numpy()[treated[0]]]] != layout[own]
+    assert layout[view.targets[free.target_of_site.numpy()[treated[0]]]] != layout[own]
 
 
 def test_earlier_logits_are_remembered_and_refreshed_on_schedule(view):
@@ -99,8 +99,8 @@ def test_earlier_logits_are_remembered_and_refreshed_on_schedule(view):
     kept = own.refresh(second)
     np.testing.assert_allclose(kept, 0.75 * second + 0.25 * first, atol=1e-5)
     again = labels(view, memory=0.25)
-    again.load(kept)
-    assert torch.equal(again.of_site, own.of_site)
+    again.set_logits(kept)
+    assert torch.equal(again.target_of_site, own.target_of_site)
     assert not labels(view, start=2).needs_refresh(1, True) and labels(view, start=2).needs_refresh(2, False)
     assert [own.needs_refresh(e, False) for e in (0, 1)] == [True, True]
     every = labels(view, refresh=3)

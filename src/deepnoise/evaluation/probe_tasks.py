@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from deepnoise.evaluation.probe import Probe, ProbeTask, run_probes, verdict
-from deepnoise.evaluation.profiles import GROUP, Profiles, centred, class_residuals
+from deepnoise.evaluation.profiles import FOLD_AND_CELL_TYPE, Profiles, centred, class_residuals
 from deepnoise.tables import FEATURE
 from deepnoise.wells import parse_well
 
@@ -56,10 +56,10 @@ def _task(
 def _plate_tasks(residual: Profiles) -> list[ProbeTask | None]:
     """Which plate of its experiment is a well on? Only perturbations on several plates: another one would reveal its plate."""
     rows = residual.rows
-    plates = rows.groupby([*GROUP, "experiment", "perturbation"])["plate"].transform("nunique")
+    plates = rows.groupby([*FOLD_AND_CELL_TYPE, "experiment", "perturbation"])["plate"].transform("nunique")
     on_several = residual.take((plates > 1).to_numpy())
     tasks = []
-    for (*_, experiment), members in on_several.rows.groupby([*GROUP, "experiment"]).indices.items():
+    for (*_, experiment), members in on_several.rows.groupby([*FOLD_AND_CELL_TYPE, "experiment"]).indices.items():
         wells = on_several.take(members)
         labels = wells.rows["plate"].to_numpy(str)
         tasks.append(_task(experiment, wells, labels, "perturbation", ["perturbation", "plate"]))
@@ -69,7 +69,7 @@ def _plate_tasks(residual: Profiles) -> list[ProbeTask | None]:
 def _experiment_tasks(residual: Profiles) -> list[ProbeTask | None]:
     """Which experiment of its cell type is a well from?"""
     tasks = []
-    for (_, cell_type), members in residual.rows.groupby(GROUP).indices.items():
+    for (_, cell_type), members in residual.rows.groupby(FOLD_AND_CELL_TYPE).indices.items():
         wells = residual.take(members)
         labels = wells.rows["experiment"].to_numpy(str)
         tasks.append(_task(cell_type, wells, labels, "perturbation", ["perturbation", "experiment"]))
@@ -84,9 +84,9 @@ def _position_tasks(residual: Profiles, region: Callable[[np.ndarray], np.ndarra
         region: (W, 2) rows and columns of wells -> (W,) bool.
     """
     rows = residual.rows
-    positions = rows.groupby([*GROUP, "perturbation"])["well"].agg(["nunique", "size"])
+    positions = rows.groupby([*FOLD_AND_CELL_TYPE, "perturbation"])["well"].agg(["nunique", "size"])
     fixed = positions.index[(positions["nunique"] == 1) & (positions["size"] > 1)]
-    moving = residual.take(~pd.MultiIndex.from_frame(rows[[*GROUP, "perturbation"]]).isin(fixed))
+    moving = residual.take(~pd.MultiIndex.from_frame(rows[[*FOLD_AND_CELL_TYPE, "perturbation"]]).isin(fixed))
     tasks = []
     for (_, experiment), members in moving.rows.groupby(["fold", "experiment"]).indices.items():
         wells = _within_plates(moving.take(members))
@@ -134,7 +134,7 @@ def _raw_intensity_tasks(residual: Profiles, intensity: pd.DataFrame) -> list[Pr
     measured = _within_plates(measured.take(in_both))
     brightness = _within_plates(brightness)
     tasks = []
-    for (_, cell_type), members in measured.rows.groupby(GROUP).indices.items():
+    for (_, cell_type), members in measured.rows.groupby(FOLD_AND_CELL_TYPE).indices.items():
         wells, of_channel = measured.take(members), brightness.take(members)
         plate = wells.rows["experiment"] + "/" + wells.rows["plate"]
         wells = Profiles(wells.rows.assign(plate_of_well=plate), wells.values)

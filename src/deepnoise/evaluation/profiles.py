@@ -12,7 +12,7 @@ import pandas as pd
 
 from deepnoise.tables import EMBEDDING, matrix
 
-GROUP = ["fold", "cell_type"]
+FOLD_AND_CELL_TYPE = ["fold", "cell_type"]
 """Profiles are compared only within a fold and cell type: the axes of different fold models are unrelated,
 and the appearance of a cell type is biology."""
 
@@ -85,10 +85,10 @@ def class_residuals(profiles: Profiles) -> Profiles:
     rows, values = labelled.rows, labelled.values.astype(np.float64)
     if rows.empty:
         return labelled
-    one_experiment = rows.groupby(GROUP)["experiment"].transform("nunique") == 1
+    one_experiment = rows.groupby(FOLD_AND_CELL_TYPE)["experiment"].transform("nunique") == 1
     batch = rows["experiment"].where(~one_experiment, rows["experiment"] + "/" + rows["plate"])
-    perturbation = rows.groupby([*GROUP, "perturbation"]).ngroup().to_numpy()
-    in_batch = rows.assign(batch=batch).groupby([*GROUP, "perturbation", "batch"]).ngroup().to_numpy()
+    perturbation = rows.groupby([*FOLD_AND_CELL_TYPE, "perturbation"]).ngroup().to_numpy()
+    in_batch = rows.assign(batch=batch).groupby([*FOLD_AND_CELL_TYPE, "perturbation", "batch"]).ngroup().to_numpy()
     total, count = _sums(values, perturbation)
     batch_total, batch_count = _sums(values, in_batch)
     elsewhere_count = count[perturbation] - batch_count[in_batch]

@@ -1,7 +1,7 @@
 """Replicate retrieval: are wells of one perturbation more similar to each other than to other wells? (method: section 8)
 
 Mean average precision as in Kalinin et al. 2025 (Nat. Commun. 16, 5181). Negatives come from the query's own experiment alone, since a
-batch effect makes these the most similar. The null shuffles labels within plates.
+batch effect makes these the most similar. The null shuffles labels within each plate and well type.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from scipy.stats import false_discovery_control
 
 from deepnoise.evaluation.intervals import summarize
 from deepnoise.evaluation.metrics import skill
-from deepnoise.evaluation.profiles import GROUP, Profiles, unit_length
+from deepnoise.evaluation.profiles import FOLD_AND_CELL_TYPE, Profiles, unit_length
 from deepnoise.progress import progress
 from deepnoise.tables import LEVELS
 
 BLOCK = 512
 """Query wells at a time: bounds memory at BLOCK x wells of a cell type."""
 RANDOM_ORDERS = 10_000
-"""Draws of the null of activity."""
+"""Random orders from which the p-values of activity are read."""
 
 
 def chance_average_precision(positives: np.ndarray, negatives: np.ndarray) -> np.ndarray:
@@ -41,8 +41,8 @@ def chance_average_precision(positives: np.ndarray, negatives: np.ndarray) -> np
     return ((m - 1) / np.maximum(n - 1, 1) * (n - harmonic) + harmonic) / n
 
 
-class _RankCounter:
-    """Counts, row by row, how many entries of a matrix reach a value.
+class _AtLeastCounter:
+    """Counts, row by row, how many entries of a matrix are at least a value.
 
     Args:
         reference: (R, N) cosines; -inf for entries that never count.
@@ -52,26 +52,26 @@ class _RankCounter:
         self._width = reference.shape[1]
         shifted = np.where(np.isfinite(reference), reference, -3.0).astype(np.float64)
         shifted.sort(axis=1)
-        # offset row i by 8 i so that one searchsorted covers all rows
+        # cosines lie in [-1, 1] and stand-ins for -inf at -3 and 3, so rows that are 8 apart never overlap: one search for all
         self._flat = (shifted + 8.0 * np.arange(len(reference))[:, None]).ravel()
 
     def at_least(self, values: np.ndarray) -> np.ndarray:
-        """(R, M) cosines (-inf allowed) -> number of entries of the same row that are not below each."""
+        """(R, M) cosines -> number of entries of the same row that are at least each; 0 for -inf, which means "no well"."""
         rows = np.arange(len(values))[:, None]
         shifted = np.where(np.isfinite(values), values, 3.0).astype(np.float64) + 8.0 * rows
         return (rows + 1) * self._width - np.searchsorted(self._flat, shifted, side="left")
 
 
-def _average_precision(similar: np.ndarray, counted: np.ndarray, above: np.ndarray) -> np.ndarray:
+def _average_precision(cosines: np.ndarray, counted: np.ndarray, negatives_at_least: np.ndarray) -> np.ndarray:
     """(R,) average precision; NaN without a replicate.
 
     Args:
-        similar: (R, M) cosines of the replicates.
+        cosines: (R, M) of the replicates.
         counted: (R, M) bool, the replicates that count.
-        above: (R, M) negatives at or above each.
+        negatives_at_least: (R, M) negatives that are at least as similar as each.
     """
-    rank = _RankCounter(np.where(counted, similar, -np.inf)).at_least(similar)
-    precision = np.where(counted, rank / np.maximum(rank + above, 1), 0.0)
+    at_least = _AtLeastCounter(np.where(counted, cosines, -np.inf)).at_least(cosines)
+    precision = np.where(counted, at_least / np.maximum(at_least + negatives_at_least, 1), 0.0)
     number = counted.sum(axis=1)
     return np.where(number > 0, precision.sum(axis=1) / np.maximum(number, 1), np.nan)
 
@@ -87,7 +87,7 @@ def _replicates(label: np.ndarray, queries: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class _Group:
+class _LabelledWells:
     """Labelled wells of one fold and cell type."""
 
     rows: pd.DataFrame
@@ -97,7 +97,7 @@ class _Group:
     codes: dict[str, np.ndarray]  # experiment, plate and well position of each well, (W,) int each
 
     @classmethod
-    def of(cls, profiles: Profiles) -> _Group:
+    def of(cls, profiles: Profiles) -> _LabelledWells:
         rows = profiles.rows
         names, label = np.unique(rows["perturbation"].to_numpy(str), return_inverse=True)
         codes = {
@@ -120,61 +120,62 @@ class _Group:
         """The wells of each experiment that are not negative controls, at most BLOCK at a time."""
         is_query = (self.rows["well_type"] != "negative_control").to_numpy()
         for experiment in np.unique(self.codes["experiment"]):
-            batch = np.flatnonzero(self.codes["experiment"] == experiment)
-            for start in range(0, len(batch), BLOCK):
-                queries = batch[start : start + BLOCK]
+            members = np.flatnonzero(self.codes["experiment"] == experiment)
+            for start in range(0, len(members), BLOCK):
+                queries = members[start : start + BLOCK]
                 bar.update(len(queries))
                 queries = queries[is_query[queries]]
                 if len(queries):
-                    yield _QueryBlock.of(self, queries, batch)
+                    yield _QueryBlock.of(self, queries, members)
 
 
 @dataclass(frozen=True)
 class _QueryBlock:
     """Some query wells of one experiment and their similarities."""
 
-    group: _Group
-    queries: np.ndarray  # (R,) positions in the group
-    batch_size: int  # wells of the experiment
-    similar: np.ndarray  # (R, W) cosines with all wells of the group
-    in_batch: _RankCounter  # of the cosines with the other wells of the experiment
+    wells: _LabelledWells
+    queries: np.ndarray  # (R,) positions in wells
+    experiment_size: int  # wells of the experiment
+    cosines: np.ndarray  # (R, W) with all wells
+    in_experiment: _AtLeastCounter  # of the cosines with the other wells of the experiment
 
     @classmethod
-    def of(cls, group: _Group, queries: np.ndarray, batch: np.ndarray) -> _QueryBlock:
-        similar = group.unit[queries] @ group.unit.T
-        with_batch = similar[:, batch].copy()
-        with_batch[np.arange(len(queries)), np.searchsorted(batch, queries)] = -np.inf
-        return cls(group, queries, len(batch), similar, _RankCounter(with_batch))
+    def of(cls, wells: _LabelledWells, queries: np.ndarray, experiment: np.ndarray) -> _QueryBlock:
+        cosines = wells.unit[queries] @ wells.unit.T
+        within = cosines[:, experiment].copy()
+        within[np.arange(len(queries)), np.searchsorted(experiment, queries)] = -np.inf  # not the query itself
+        return cls(wells, queries, len(experiment), cosines, _AtLeastCounter(within))
 
-    def _level_masks(self, replicates: np.ndarray) -> list[np.ndarray]:
-        """(R, M) bool per level of LEVELS: the replicates that count as positives."""
+    def _positives(self, replicates: np.ndarray) -> dict[str, np.ndarray]:
+        """Level of LEVELS -> (R, M) bool, the replicates that count as positives."""
         exists = replicates >= 0
-        differs = {name: code[replicates] != code[self.queries][:, None] for name, code in self.group.codes.items()}
-        return [
+        differs = {name: code[replicates] != code[self.queries][:, None] for name, code in self.wells.codes.items()}
+        masks = (
             exists,
             exists & differs["plate"],
             exists & differs["experiment"],
             exists & differs["experiment"] & differs["well"],
-        ]
+        )
+        return dict(zip(LEVELS, masks, strict=True))
 
-    def precisions(self, label: np.ndarray) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
-        """Average precision of each query under some labels of the group, level by level.
+    def average_precisions(self, label: np.ndarray) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
+        """Average precision of each query under some labels of the wells, level by level.
 
         Yields:
             The level, (R,) average precisions (NaN without positives or negatives), and (R,) numbers of positives and negatives.
         """
         replicates = _replicates(label, self.queries)
-        cosines = np.where(
-            replicates >= 0, np.take_along_axis(self.similar, np.maximum(replicates, 0), axis=1), -np.inf
-        )
-        masks = self._level_masks(replicates)
-        same_batch = masks[0] & ~masks[2]
-        above = self.in_batch.at_least(cosines)
-        above -= _RankCounter(np.where(same_batch, cosines, -np.inf)).at_least(cosines)
-        negatives = self.batch_size - 1 - same_batch.sum(axis=1)
-        for level, mask in zip(LEVELS, masks, strict=True):
-            precision = _average_precision(cosines, mask & (negatives > 0)[:, None], above)
-            yield level, precision, mask.sum(axis=1), negatives
+        exists = replicates >= 0
+        cosines = np.where(exists, np.take_along_axis(self.cosines, np.maximum(replicates, 0), axis=1), -np.inf)
+        experiment = self.wells.codes["experiment"]
+        same_experiment = exists & (experiment[replicates] == experiment[self.queries][:, None])
+        # negatives are the wells of the experiment that are not replicates
+        negatives_at_least = self.in_experiment.at_least(cosines)
+        negatives_at_least -= _AtLeastCounter(np.where(same_experiment, cosines, -np.inf)).at_least(cosines)
+        negatives = self.experiment_size - 1 - same_experiment.sum(axis=1)
+        for level, positive in self._positives(replicates).items():
+            counted = positive & (negatives > 0)[:, None]
+            yield level, _average_precision(cosines, counted, negatives_at_least), positive.sum(axis=1), negatives
 
 
 class _Null:
@@ -185,12 +186,12 @@ class _Null:
         self._sums: dict[str, np.ndarray] = {}
         self._counts: dict[str, np.ndarray] = {}
 
-    def add(self, permutation: int, well_types: np.ndarray, level: str, precision: np.ndarray) -> None:
+    def add(self, permutation: int, well_types: np.ndarray, level: str, average_precision: np.ndarray) -> None:
         """Add the (R,) average precisions of one shuffle."""
         for well_type in np.unique(well_types):
-            counted = np.isfinite(precision) & (well_types == well_type)
+            counted = np.isfinite(average_precision) & (well_types == well_type)
             name = f"{well_type}/{level}"
-            self._sums.setdefault(name, np.zeros(self._permutations))[permutation] += precision[counted].sum()
+            self._sums.setdefault(name, np.zeros(self._permutations))[permutation] += average_precision[counted].sum()
             self._counts.setdefault(name, np.zeros(self._permutations))[permutation] += counted.sum()
 
     def means(self) -> dict[str, np.ndarray]:
@@ -224,31 +225,31 @@ def average_precisions(
     labelled = profiles.take(profiles.rows["perturbation"].notna().to_numpy())
     tables: list[pd.DataFrame] = []
     null = _Null(permutations)
-    groups = list(labelled.rows.groupby(GROUP, sort=True).indices.values()) if len(labelled.rows) else []
-    with progress("replicate retrieval", sum(len(members) for members in groups), "wells") as bar:
-        for members in groups:
-            group = _Group.of(labelled.take(members))
-            shuffled = group.shuffled_labels(permutations, seed)
-            well_types = group.rows["well_type"].to_numpy(str)
-            for block in group.query_blocks(bar):
+    strata = list(labelled.rows.groupby(FOLD_AND_CELL_TYPE, sort=True).indices.values()) if len(labelled.rows) else []
+    with progress("replicate retrieval", sum(len(members) for members in strata), "wells") as bar:
+        for members in strata:
+            wells = _LabelledWells.of(labelled.take(members))
+            shuffled = wells.shuffled_labels(permutations, seed)
+            well_types = wells.rows["well_type"].to_numpy(str)
+            for block in wells.query_blocks(bar):
                 tables += _precision_tables(block)
                 for permutation, label in enumerate(shuffled):
-                    for level, precision, _, _ in block.precisions(label):
-                        null.add(permutation, well_types[block.queries], level, precision)
+                    for level, average_precision, _, _ in block.average_precisions(label):
+                        null.add(permutation, well_types[block.queries], level, average_precision)
     table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame({c: [] for c in COLUMNS})
     return table, null.means()
 
 
 def _precision_tables(block: _QueryBlock) -> list[pd.DataFrame]:
     """The table of the queries of a block under their true labels, one per level."""
-    group, tables = block.group, []
-    for level, precision, positives, negatives in block.precisions(group.label):
-        valid = np.isfinite(precision)
+    wells, tables = block.wells, []
+    for level, average_precision, positives, negatives in block.average_precisions(wells.label):
+        valid = np.isfinite(average_precision)
         queries = block.queries[valid]
-        rows = group.rows.iloc[queries][["fold", "id_code", "experiment", "cell_type", "well_type"]]
+        rows = wells.rows.iloc[queries][["fold", "id_code", "experiment", "cell_type", "well_type"]]
         tables.append(
             rows.assign(
-                perturbation=group.names[group.label[queries]], level=level, average_precision=precision[valid],
+                perturbation=wells.names[wells.label[queries]], level=level, average_precision=average_precision[valid],
                 positives=positives[valid], negatives=negatives[valid],
                 chance=chance_average_precision(positives[valid], negatives[valid]),
             )
@@ -312,48 +313,51 @@ def activity(profiles: Profiles, seed: int = 0) -> pd.DataFrame:
     ignores: on pure noise, 6 to 10 % of the p are below 0.05.
 
     Returns:
-        fold, cell_type, perturbation, wells, average_precision, chance, p, q; no rows without negative controls.
+        fold, cell_type, perturbation, wells, average_precision, chance, p, q; no row for a perturbation in one experiment alone, or without
+        negative controls in an experiment of its wells.
     """
     labelled = profiles.take(profiles.rows["perturbation"].notna().to_numpy())
     rng = np.random.default_rng(seed)
     orders = _RandomOrders(rng)
     rows: list[dict[str, Any]] = []
-    groups = labelled.rows.groupby(GROUP, sort=True).indices if len(labelled.rows) else {}
-    for (fold, cell_type), members in groups.items():
-        of_group = []
-        for name, result in _group_activity(labelled.take(members), orders, rng):
-            of_group.append({"fold": int(fold), "cell_type": str(cell_type), "perturbation": name, **result})
-        p = [row["p"] for row in of_group]
-        for row, q in zip(of_group, false_discovery_control(p) if p else [], strict=True):
+    strata = labelled.rows.groupby(FOLD_AND_CELL_TYPE, sort=True).indices if len(labelled.rows) else {}
+    for (fold, cell_type), members in strata.items():
+        found = [
+            {"fold": int(fold), "cell_type": str(cell_type), "perturbation": name, **result}
+            for name, result in _activities(labelled.take(members), orders, rng)
+        ]
+        p = [row["p"] for row in found]
+        for row, q in zip(found, false_discovery_control(p) if p else [], strict=True):
             row["q"] = float(q)
-        rows += of_group
+        rows += found
     return pd.DataFrame(
         rows, columns=["fold", "cell_type", "perturbation", "wells", "average_precision", "chance", "p", "q"]
     )
 
 
-def _group_activity(
-    group: Profiles, orders: _RandomOrders, rng: np.random.Generator
+def _activities(
+    profiles: Profiles, orders: _RandomOrders, rng: np.random.Generator
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Perturbation, and wells, average_precision, chance and p, in one fold and cell type."""
-    rows = group.rows
-    unit = unit_length(group.values)
+    rows = profiles.rows
+    unit = unit_length(profiles.values)
     is_control = (rows["well_type"] == "negative_control").to_numpy()
     experiment = rows["experiment"].to_numpy(str)
     treated = np.flatnonzero(~is_control)
     for name, members in rows[~is_control].groupby("perturbation").indices.items():
         wells = treated[members]
-        precisions, chances, null = [], [], np.zeros(RANDOM_ORDERS)
+        precisions, chances, null = [], [], np.zeros(RANDOM_ORDERS)  # average precisions of the wells
         for query in wells:
             positive = wells[experiment[wells] != experiment[query]]
             negative = np.flatnonzero(is_control & (experiment == experiment[query]))
             if not len(positive) or not len(negative):
                 continue
             near, far = unit[positive] @ unit[query], unit[negative] @ unit[query]
-            rank = (near[:, None] <= near[None]).sum(axis=1)
-            above = (near[:, None] <= far[None]).sum(axis=1)
-            precisions.append(float((rank / (rank + above)).mean()))
+            controls_at_least = (near[:, None] <= far[None]).sum(axis=1)
+            counted = np.ones((1, len(near)), bool)
+            precisions.append(float(_average_precision(near[None], counted, controls_at_least[None])[0]))
             chances.append(float(chance_average_precision(np.array([len(near)]), np.array([len(far)]))[0]))
+            # permuted, so that wells with the same numbers do not share their random orders
             null += rng.permutation(orders.average_precisions(len(near), len(far)))
         if precisions:
             mean = np.mean(precisions)

@@ -15,7 +15,7 @@ import pandas as pd
 from scipy.optimize import minimize
 from scipy.special import expit, log_softmax
 
-from deepnoise.evaluation.profiles import GROUP, Profiles, centred, unit_length
+from deepnoise.evaluation.profiles import FOLD_AND_CELL_TYPE, Profiles, centred, unit_length
 from deepnoise.normalization.statistics import MAD_TO_STD
 from deepnoise.tables import SCHEMAS, SCORE, class_names, matrix
 from deepnoise.wells import parse_well, row_name
@@ -46,7 +46,7 @@ def find_suspects(profiles: Profiles, scores: pd.DataFrame, site_features: pd.Da
         certain first.
     """
     judged = profiles.take((~profiles.rows["plate_seen"] & profiles.rows["perturbation"].notna()).to_numpy(bool))
-    groups = judged.rows.groupby(GROUP, sort=True).indices.values() if len(judged.rows) else []
+    groups = judged.rows.groupby(FOLD_AND_CELL_TYPE, sort=True).indices.values() if len(judged.rows) else []
     faults = pd.DataFrame(
         [fault for members in groups for fault in _plate_map_faults(judged.take(members), scores)],
         columns=[*WELL_COLUMNS, "kind", "partner", "evidence", "needed", "detail"],

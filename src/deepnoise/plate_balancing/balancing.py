@@ -1,4 +1,4 @@
-"""What the plate design adds to a table of well scores, in five steps.
+"""What the plate design adds to a table of well scores, in five parts.
 
 1. Read the table and what is known of its plates (:func:`read_plates`).
 2. Calibrate: divide scores by a temperature (:func:`fit_temperatures`).
@@ -6,7 +6,8 @@
 4. Choose the balancing method (:func:`choose_method`).
 5. Filter and balance plate by plate (:func:`apply_steps`).
 
-All that a step knows of a plate is one vector of capacities: in how many of its wells each perturbation can be.
+All that balancing knows of a plate is one vector of capacities: in how many of its wells each perturbation can be.
+A *step* is one set of calls: ``plain``, ``group_filter``, or a method of METHODS.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -37,29 +39,36 @@ from deepnoise.tables import SCHEMAS, SCORE, class_names, matrix, prefixed
 logger = logging.getLogger(__name__)
 DEFAULT_METHOD = "matching"
 """What ``auto`` means unless validation labels favour another method."""
-UNFILTERED_PLATES = 4
-"""Plates from which the design gives a first temperature, among all classes."""
-FILTERED_PLATES = 12
-"""Plates from which it gives the final one, once plate groups are known."""
+FIRST_FIT_PLATES = 4
+"""Most plates used to fit the first temperature to the design, before plate groups are known."""
+FINAL_FIT_PLATES = 12
+"""Most plates used to fit the final temperature to the design, once plate groups are known."""
 PlateKey = tuple[str, str]  # (experiment, plate)
 Capacities = dict[PlateKey, np.ndarray]  # (K,) int each
-Block = tuple[np.ndarray, np.ndarray, np.ndarray]  # rows, columns and (W, K') float32 probabilities of a plate
+
+
+class PlateProbabilities(NamedTuple):
+    """Probabilities of the wells of one plate, for the classes that can be on it."""
+
+    rows: np.ndarray  # (W',) int rows of the score table
+    columns: np.ndarray  # (K',) int classes
+    p: np.ndarray  # (W', K') float32
 
 
 @dataclass(frozen=True)
 class DesignKnowledge:
-    """What may be known besides the scores; all of it may be empty.
+    """What may be known of the plates besides their scores; all of it may be empty.
 
     Args:
         layout: The table ``plate_layout``: plate group and number of wells per plate of each perturbation.
-        in_use: experiment, plate, group of labelled experiments: a prior, never the only candidates.
+        groups_in_use: experiment, plate, group of labelled experiments: a prior, never the only candidates.
         contents: The table ``plate_contents``: the perturbations on a plate, where they are known.
         cell_type: id_code -> cell type.
         validation: id_code -> perturbation of validation wells.
     """
 
     layout: pd.DataFrame
-    in_use: pd.DataFrame | None = None
+    groups_in_use: pd.DataFrame | None = None
     contents: pd.DataFrame | None = None
     cell_type: pd.Series | None = None
     validation: pd.Series | None = None
@@ -72,13 +81,13 @@ class Balanced:
     steps: pd.DataFrame  # balancing_steps
     groups: pd.DataFrame  # plate_groups
     calibration: pd.DataFrame  # calibration
-    blocks: dict[str, list[Block]]  # step -> plates, for the scores, the filter and the chosen method
+    probabilities_by_plate: dict[str, list[PlateProbabilities]]  # of the plain, the filtered and the chosen step
     shape: tuple[int, ...]  # (W, K)
 
     def probabilities(self, step: str) -> np.ndarray:
         """(W, K) float32 probabilities after a step."""
         dense = np.zeros(self.shape, np.float32)
-        for rows, columns, p in self.blocks[step]:
+        for rows, columns, p in self.probabilities_by_plate[step]:
             dense[np.ix_(rows, columns)] = p
         return dense
 
@@ -100,7 +109,8 @@ class ScoredPlates:
     def default_capacity(self, key: PlateKey) -> np.ndarray:
         """Capacities of a plate before its group is known.
 
-        Its known contents; else each perturbation as often as on a labelled plate; else all equally often.
+        Its known contents; else each perturbation as often as on a labelled plate; one of which that is unknown, as often as if
+        all were on the plate equally often (rounded up).
         """
         if key in self.contents:
             return self.contents[key]
@@ -155,12 +165,12 @@ def balance(table: pd.DataFrame, knowledge: DesignKnowledge, parameters: PlateBa
     _check_methods([parameters.method, *parameters.compare])
     plates = read_plates(table, knowledge)
     capacity = {key: plates.default_capacity(key) for key in plates.rows}
-    calibration = fit_temperatures(plates, capacity, parameters, UNFILTERED_PLATES, min_evidence=0.0)
+    calibration = fit_temperatures(plates, capacity, parameters, FIRST_FIT_PLATES, min_evidence=0.0)
     temperatures = calibration.of_wells(plates.cell_type)
     groups = infer_plate_groups(plates, temperatures, knowledge, parameters)
     capacity = restrict_to_groups(capacity, groups, plates)
     if "design" in calibration.source.values():  # again, among the classes that remain
-        calibration = fit_temperatures(plates, capacity, parameters, FILTERED_PLATES, MIN_EVIDENCE)
+        calibration = fit_temperatures(plates, capacity, parameters, FINAL_FIT_PLATES, MIN_EVIDENCE)
         temperatures = calibration.of_wells(plates.cell_type)
         if not groups["decided"].all():  # the first temperature may have been far off
             undecided = set(groups.loc[~groups["decided"].astype(bool), "experiment"])
@@ -172,13 +182,11 @@ def balance(table: pd.DataFrame, knowledge: DesignKnowledge, parameters: PlateBa
     method: str = parameters.method
     if method == "auto":
         method = choose_method(plates, temperatures, capacity, parameters.unlisted)
-    filters = ["group_filter"] if len(groups) or plates.contents else []
-    compared = [name for name in parameters.compare if name not in (method, "none")]
-    step_names = ["plain", *filters, *compared, *([] if method == "none" else [method])]  # the chosen one last
-    kept = {"plain", *filters, method}
-    steps, blocks = apply_steps(plates, temperatures, capacity, parameters.unlisted, step_names, kept)
+    step_names = list_steps(method, parameters.compare, filtered=bool(len(groups) or plates.contents))
+    kept = {"plain", "group_filter", step_names[-1]}
+    steps, probabilities = apply_steps(plates, temperatures, capacity, parameters.unlisted, step_names, kept)
     tier = str(table["tier"].iloc[0])
-    return Balanced(steps, groups, calibration.table(plates.cell_type, tier), blocks, plates.scores.shape)
+    return Balanced(steps, groups, calibration.table(plates.cell_type, tier), probabilities, plates.scores.shape)
 
 
 def _check_methods(names: Sequence[str]) -> None:
@@ -268,10 +276,10 @@ def fit_temperatures(
     """
     temperature, source = {}, {}
     cell_type = plates.cell_type.to_numpy()
-    labelled = np.flatnonzero(plates.validation >= 0)
+    validation = np.flatnonzero(plates.validation >= 0)
     for name in sorted(plates.cell_type.unique()):
-        labelled_here = labelled[(cell_type == name)[labelled]]
-        rows = labelled_here if len(labelled_here) >= TEMPERATURE_WELLS else labelled
+        of_cell_type = validation[(cell_type == name)[validation]]
+        rows = of_cell_type if len(of_cell_type) >= TEMPERATURE_WELLS else validation
         if parameters.temperature != "auto":
             temperature[name], source[name] = float(parameters.temperature), "given"
         elif len(rows) >= TEMPERATURE_WELLS:
@@ -316,7 +324,7 @@ def infer_plate_groups(
             plates.group_of_class,
             parameters.group_posterior,
             parameters.group_statistic,
-            _layouts_of_others(knowledge.in_use, experiment, names),
+            _group_orders_of_others(knowledge.groups_in_use, experiment, names),
         )
         for name, group in zip(names, result.groups, strict=True):
             inferred.append(
@@ -325,11 +333,15 @@ def infer_plate_groups(
     return pd.DataFrame(inferred, columns=list(SCHEMAS["plate_groups"].columns))
 
 
-def _layouts_of_others(in_use: pd.DataFrame | None, experiment: str, plates: np.ndarray) -> dict[tuple[int, ...], int]:
-    """Layout (groups in the order of ``plates``) -> number of other experiments that use it; only those with all these plates."""
-    if in_use is None or in_use.empty:
+def _group_orders_of_others(
+    groups_in_use: pd.DataFrame | None, experiment: str, plates: np.ndarray
+) -> dict[tuple[int, ...], int]:
+    """Groups in the order of ``plates`` -> number of other experiments with this order; only those with all these plates."""
+    if groups_in_use is None or groups_in_use.empty:
         return {}
-    others = in_use[in_use["experiment"] != experiment].pivot(index="experiment", columns="plate", values="group")
+    others = groups_in_use[groups_in_use["experiment"] != experiment].pivot(
+        index="experiment", columns="plate", values="group"
+    )
     complete = others.reindex(columns=plates).dropna().astype(int)
     return dict(Counter(complete.itertuples(index=False, name=None)))
 
@@ -350,14 +362,14 @@ def restrict_to_groups(capacity: Capacities, groups: pd.DataFrame, plates: Score
 
 def choose_method(plates: ScoredPlates, temperatures: np.ndarray, capacity: Capacities, unlisted: float) -> str:
     """The method with most correct calls on validation wells; DEFAULT_METHOD unless another is better by two standard errors."""
-    labelled = plates.validation >= 0
-    if labelled.sum() < LEAST_WELLS:
+    validation = plates.validation >= 0
+    if validation.sum() < LEAST_WELLS:
         return DEFAULT_METHOD
-    # the greedy method exists for comparison; the filter is "none"
+    # greedy exists for comparison alone; group_filter and none are the same function
     candidates = {name: method for name, method in METHODS.items() if name not in ("greedy", "group_filter")}
-    correct = {name: np.zeros(len(labelled), bool) for name in candidates}
+    correct = {name: np.zeros(len(validation), bool) for name in candidates}
     for key, rows in plates.rows.items():
-        if labelled[rows].any():
+        if validation[rows].any():
             on_plate = np.flatnonzero(capacity[key])
             log_p = plates.log_p(rows, temperatures, unlisted)
             filtered = log_softmax(log_p[:, on_plate].astype(np.float64))
@@ -366,13 +378,29 @@ def choose_method(plates: ScoredPlates, temperatures: np.ndarray, capacity: Capa
                 correct[name][rows] = calls == plates.validation[rows]
     best, best_gain = DEFAULT_METHOD, 0.0
     for name in candidates:
-        gain = correct[name][labelled].astype(float) - correct[DEFAULT_METHOD][labelled]
-        if gain.mean() > max(best_gain, 2 * gain.std() / np.sqrt(labelled.sum())):
+        gain = correct[name][validation].astype(float) - correct[DEFAULT_METHOD][validation]
+        if gain.mean() > max(best_gain, 2 * gain.std() / np.sqrt(validation.sum())):
             best, best_gain = name, float(gain.mean())
     return best
 
 
-# 5. steps ---------------------------------------------------------------------------------------------------------
+# 5. apply ---------------------------------------------------------------------------------------------------------
+
+
+def list_steps(method: str, compare: Sequence[str], filtered: bool) -> list[str]:
+    """Names of the steps: ``plain`` first, that of the chosen method last.
+
+    Args:
+        method: The chosen key of METHODS; ``none`` is the filter alone.
+        compare: Further keys of METHODS.
+        filtered: Whether plate groups or plate contents restrict what can be on a plate.
+    """
+    chosen = "group_filter" if method == "none" else method
+    earlier = [*(["group_filter"] if filtered else []), *(name for name in compare if name != "none")]
+    compared = [name for name in dict.fromkeys(earlier) if name != chosen]
+    if method == "none" and not filtered and not compared:
+        return ["plain"]  # the filter would repeat it
+    return ["plain", *compared, chosen]
 
 
 def apply_steps(
@@ -382,7 +410,7 @@ def apply_steps(
     unlisted: float,
     step_names: Sequence[str],
     kept: set[str],
-) -> tuple[pd.DataFrame, dict[str, list[Block]]]:
+) -> tuple[pd.DataFrame, dict[str, list[PlateProbabilities]]]:
     """Calls of every step, plate by plate.
 
     Args:
@@ -398,47 +426,57 @@ def apply_steps(
     """
     table, names = plates.table, plates.names
     steps = {name: _Step(len(table), name) for name in step_names}
-    blocks: dict[str, list[Block]] = {name: [] for name in step_names if name in kept}
-    wells, all_classes = table["well"].to_numpy(object), np.arange(len(names))
+    probabilities: dict[str, list[PlateProbabilities]] = {name: [] for name in step_names if name in kept}
+    well_names, all_classes = table["well"].to_numpy(object), np.arange(len(names))
     for key, rows in plates.rows.items():
         log_p = plates.log_p(rows, temperatures, unlisted)
         on_plate = np.flatnonzero(capacity[key])
         filtered = log_softmax(log_p[:, on_plate].astype(np.float64))
         for name, step in steps.items():
             if name == "plain":
-                columns, log_q, calls = all_classes, log_p, log_p.argmax(axis=1)
+                columns, log_q, picked = all_classes, log_p, log_p.argmax(axis=1)
             else:
                 columns = on_plate
-                log_q, calls = METHODS[name](filtered, capacity[key][on_plate])
-            p = step.record(rows, log_q.astype(np.float32, copy=False), calls, columns)
-            if name in blocks:
-                blocks[name].append((rows, columns, p))
+                log_q, picked = METHODS[name](filtered, capacity[key][on_plate])
+            p = step.record(rows, log_q.astype(np.float32, copy=False), picked, columns)
+            if name in probabilities:
+                probabilities[name].append(PlateProbabilities(rows, columns, p))
         for step in steps.values():
-            step.explain(rows, steps["plain"].calls, capacity[key], wells, names)
+            step.explain(rows, steps["plain"].called_class, capacity[key], well_names, names)
     tier = str(table["tier"].iloc[0])
     base = table[META[:-1]]
     tables = [
         step.table(base, names).assign(tier=tier if name == "plain" else design_tier(tier))
         for name, step in steps.items()
     ]
-    return pd.concat(tables, ignore_index=True), blocks
+    return pd.concat(tables, ignore_index=True), probabilities
 
 
 class _Step:
     """The calls of one step, filled plate by plate."""
 
-    def __init__(self, wells: int, name: str) -> None:
+    def __init__(self, well_count: int, name: str) -> None:
         self.name = name
-        self.calls = np.zeros(wells, int)
-        self._confidence, self._margin, self._entropy = np.zeros(wells), np.zeros(wells), np.zeros(wells)
-        self._candidates = np.zeros(wells, int)
-        self._reason = np.full(wells, "", dtype=object)
+        self.called_class = np.zeros(well_count, int)
+        self._confidence, self._margin, self._entropy = np.zeros((3, well_count))
+        self._candidates = np.zeros(well_count, int)
+        self._reason = np.full(well_count, "", dtype=object)
 
-    def record(self, rows: np.ndarray, log_q: np.ndarray, calls: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        """Record (W, K') log probabilities and (W,) calls among the allowed classes ``columns``; returns the probabilities."""
-        called = np.arange(len(calls)), calls
+    def record(self, rows: np.ndarray, log_q: np.ndarray, picked: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        """Record the calls of one plate.
+
+        Args:
+            rows: (W',) rows of the score table.
+            log_q: (W', K') log probabilities.
+            picked: (W',) the called class of each well, as a position in ``columns``.
+            columns: (K',) classes that can be on the plate.
+
+        Returns:
+            (W', K') probabilities.
+        """
+        called = np.arange(len(picked)), picked
         p = np.exp(log_q)
-        self.calls[rows] = columns[calls]
+        self.called_class[rows] = columns[picked]
         self._confidence[rows] = confidence = p[called]
         self._entropy[rows] = -np.einsum("ij,ij->i", p, log_q)
         self._candidates[rows] = len(columns)
@@ -448,27 +486,30 @@ class _Step:
         return p
 
     def explain(
-        self, rows: np.ndarray, plain: np.ndarray, capacity: np.ndarray, wells: np.ndarray, names: list[str]
+        self, rows: np.ndarray, plain_class: np.ndarray, capacity: np.ndarray, well_names: np.ndarray, names: list[str]
     ) -> None:
         """Say for each well of a plate why its call differs from the plain one."""
-        changed = rows[self.calls[rows] != plain[rows]]
-        well_of_class = dict(zip(self.calls[rows], rows, strict=True)) if len(changed) else {}
-        for well in changed:
-            plain_class = plain[well]
-            if capacity[plain_class] == 0:
-                self._reason[well] = f"{names[plain_class]} is not on this plate"
-            elif plain_class in well_of_class:
-                other = well_of_class[plain_class]
-                self._reason[well] = (
-                    f"{names[plain_class]} is in {wells[other]} (probability {self._confidence[other]:.2f})"
-                )
+        changed = rows[self.called_class[rows] != plain_class[rows]]
+        if not len(changed):
+            return
+        by_confidence = rows[np.argsort(self._confidence[rows], kind="stable")]
+        surest = dict(zip(self.called_class[by_confidence], by_confidence, strict=True))  # the last of each class stays
+        count = Counter(self.called_class[rows])
+        for row in changed:
+            plain = plain_class[row]
+            if capacity[plain] == 0:
+                reason = "is not on this plate"
+            elif plain not in surest:
+                reason = "is called in no well of this plate"
             else:
-                self._reason[well] = f"{names[plain_class]} is as likely elsewhere on this plate"
+                more = f" and {count[plain] - 1} more" if count[plain] > 1 else ""
+                reason = f"is in {well_names[surest[plain]]} (probability {self._confidence[surest[plain]]:.2f}){more}"
+            self._reason[row] = f"{names[plain]} {reason}"
 
     def table(self, base: pd.DataFrame, names: list[str]) -> pd.DataFrame:
         """Rows of ``balancing_steps``, without the tier."""
         return base.assign(
-            step=self.name, call=np.array(names, dtype=object)[self.calls], confidence=self._confidence, margin=self._margin,
+            step=self.name, call=np.array(names, dtype=object)[self.called_class], confidence=self._confidence, margin=self._margin,
             entropy=self._entropy, candidates=self._candidates, reason=self._reason,
         )  # fmt: skip
 
@@ -477,7 +518,7 @@ class _Step:
 
 
 def probability_table(balanced: Balanced, table: pd.DataFrame) -> pd.DataFrame:
-    """The table ``design_probabilities``: as scored, after the filter, after the chosen method."""
+    """The table ``design_probabilities``: plain (after the temperature), after the filter, after the chosen method."""
     names, base = class_names(table), table[META[:-1]].drop(columns="role")
     tier = balanced.steps.drop_duplicates("step").set_index("step")["tier"]
     tables = [
@@ -485,7 +526,7 @@ def probability_table(balanced: Balanced, table: pd.DataFrame) -> pd.DataFrame:
             [base.assign(step=step, tier=tier[step]), prefixed(balanced.probabilities(step), names, SCORE, base.index)],
             axis=1,
         )
-        for step in balanced.blocks
+        for step in balanced.probabilities_by_plate
     ]
     return pd.concat(tables, ignore_index=True)
 
@@ -493,7 +534,7 @@ def probability_table(balanced: Balanced, table: pd.DataFrame) -> pd.DataFrame:
 def tied_calls(table: pd.DataFrame) -> np.ndarray:
     """(W,) bool: wells whose best class is also the best of another well of the plate, with exactly the same score.
 
-    No balancing can choose between such wells. One-hot scores (single hard calls) tie wherever they collide.
+    Where all their other scores are equal too, as with one-hot scores (single hard calls), no balancing can choose between them.
     """
     values = np.nan_to_num(matrix(table, SCORE), nan=-np.inf)
     claims = pd.DataFrame(

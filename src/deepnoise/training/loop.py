@@ -42,9 +42,9 @@ def pretrain(trainer: Trainer) -> tuple[TrainedModel, list[dict[str, Any]]]:
             images, mixing = trainer.mix_images(images, generator)
             with trainer.autocast():
                 loss = trainer.cross_entropy(student, student.embed(images), cell_type, label, mixing)
-            descend(stage, epoch, batch, loss)
+            take_step(stage, epoch, batch, loss)
     stage.load_best()
-    return stage.models()[1], stage.history
+    return stage.chosen_model(), stage.history
 
 
 def train_mean_teacher(
@@ -54,11 +54,13 @@ def train_mean_teacher(
 
     loss = (1 - w_p) CE(student(x, y), y) + w_c(t) consistency(student, teacher) + w_p CE(student(u), pseudo-label)
 
-    The teacher is the exponential moving average of the student, BatchNorm buffers included. With ``views`` = shared, one view of
-    each image serves all terms of the student. With ``two``, the student gets one view for the labels and another for consistency
-    and pseudo-labels; ``strong_view`` then says whether student or teacher gets the strong view, and the other gets the weak one.
-    Where each batch is of one experiment or plate, labelled and unlabelled images pass the networks separately, and the teacher too
-    takes its BatchNorm statistics from the batch.
+    x are the labelled images, u the unlabelled ones; student(x, y) are logits with the margin on y. Consistency is over both, at
+    epoch t. The teacher is the exponential moving average of the student. With ``views`` = shared, one normal view of each image
+    serves all terms of the student, and the teacher gets a strong one. With ``two``, the student gets one view for the labels and
+    another for consistency and pseudo-labels; ``strong_view`` then says whether student or teacher gets the strong view, and the
+    other gets the weak one. Where each batch is of one experiment or plate, labelled and unlabelled images pass the networks
+    separately, and the teacher too takes its BatchNorm statistics from the batch; else these are averaged or re-estimated
+    (``ema_buffers``).
 
     Returns:
         The student, the teacher and one history row per epoch.
@@ -82,7 +84,7 @@ def train_mean_teacher(
     student_strength, teacher_strength = view_strengths(parameters.views, parameters.strong_view)
     pseudo_labels = PseudoLabels(trainer.view, parameters.pseudo_labels)
     if "pseudo_logits" in stage.extra:
-        pseudo_labels.load(stage.extra["pseudo_logits"])
+        pseudo_labels.set_logits(stage.extra["pseudo_logits"])
     for epoch in stage.epochs():
         generator = epoch.generator
         labelled_order = trainer.labelled_order(generator)
@@ -115,21 +117,21 @@ def train_mean_teacher(
                     teacher_views = [trainer.draw_view(x, teacher_strength, generator) for x in images]
                     teacher_logits = teacher.classify(embed(teacher, teacher_views), cell_type)
                 consistency = distance(student_logits, teacher_logits)
-                w_c = parameters.consistency_weight * schedules.ramp(epoch.progress, parameters.ramp_epochs)
-                w_p = pseudo_labels.weight(epoch.progress)
+                w_c = parameters.consistency_weight * schedules.ramp(epoch.epochs_done, parameters.ramp_epochs)
+                w_p = pseudo_labels.weight(epoch.epochs_done)
                 loss = (1 - w_p) * supervised + w_c * consistency
-                if pseudo_labels.of_site is not None and unlabelled is not None:
-                    pseudo_label = pseudo_labels.of_site[torch.from_numpy(unlabelled.index)].to(trainer.device)
+                if pseudo_labels.target_of_site is not None and unlabelled is not None:
+                    pseudo_label = pseudo_labels.target_of_site[torch.from_numpy(unlabelled.index)].to(trainer.device)
                     loss = loss + w_p * F.cross_entropy(student_logits[count:], pseudo_label)
-            descend(stage, epoch, batch, loss, consistency)
+            take_step(stage, epoch, batch, loss, consistency)
     stage.load_best()
-    return *stage.models(), stage.history
+    return stage.student_model(), stage.chosen_model(), stage.history
 
 
-def descend(
+def take_step(
     stage: Stage, epoch: Epoch, batch: Batch, loss: torch.Tensor, consistency: torch.Tensor | None = None
 ) -> None:
-    """One step of the optimizer, then one of the moving average.
+    """Set the learning rate, check the loss, update the student, then the moving average, and record the step.
 
     Raises:
         InputError: The loss, or with clipping the gradient, is not a number.

@@ -41,7 +41,7 @@ class PseudoLabels:
         if not parameters.groups:
             self._layout["group"] = 0
         self.logits: torch.Tensor | None = None  # (W, K) float32, of wells
-        self.of_site: torch.Tensor | None = None  # (U,) int64 classes, or with soft labels (U, K) float32
+        self.target_of_site: torch.Tensor | None = None  # (U,) int64 classes, or with soft labels (U, K) float32
 
     def needs_refresh(self, epoch: int, improved: bool) -> bool:
         """Whether the labels are recomputed before an epoch."""
@@ -56,7 +56,7 @@ class PseudoLabels:
 
     def weight(self, epoch: float) -> float:
         """Weight of the labels at a fractional epoch; 0 before there are any."""
-        if self.of_site is None:
+        if self.target_of_site is None:
             return 0.0
         parameters = self.parameters
         return schedules.pseudo_label_weight(epoch, parameters.start, parameters.ramp_epochs, parameters.weight)
@@ -68,7 +68,7 @@ class PseudoLabels:
             site_logits: (U, K) logits of all sites, averaged over views.
 
         Returns:
-            (W, K) float32 logits of the wells, from which :meth:`load` makes the same labels again.
+            (W, K) float32 logits of the wells, from which :meth:`set_logits` makes the same labels again.
         """
         sites_per_well = np.bincount(self._well_of_site, minlength=len(self.wells))
         well_logits = np.zeros((len(self.wells), len(self.classes)), np.float64)
@@ -78,10 +78,10 @@ class PseudoLabels:
             memory = self.parameters.memory
             well_logits = (1 - memory) * well_logits + memory * self.logits.double().numpy()
         logits = torch.from_numpy(well_logits.astype(np.float32))
-        self.load(logits)
+        self.set_logits(logits)
         return logits
 
-    def load(self, logits: torch.Tensor) -> None:
+    def set_logits(self, logits: torch.Tensor) -> None:
         """Make the labels that follow from (W, K) logits of wells.
 
         A treated well can only be a target, a control well only a control. Treated wells are balanced plate by plate, with the
@@ -106,4 +106,4 @@ class PseudoLabels:
             if parameters.method == "soft"
             else torch.from_numpy(probability.argmax(axis=1))
         )
-        self.of_site = of_well[torch.from_numpy(self._well_of_site)]
+        self.target_of_site = of_well[torch.from_numpy(self._well_of_site)]

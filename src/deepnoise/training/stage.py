@@ -31,10 +31,10 @@ class Stage:
     """Student, moving average, optimizer and history of a stage; kept as a checkpoint at the end of each epoch.
 
     Args:
-        trainer: The fold.
+        trainer: Data and losses of the fold.
         name: ``pretrain`` or ``mean_teacher``.
-        parameters: Its block.
-        student: Where it starts; trained in place.
+        parameters: The block ``training.<name>``.
+        student: The network to train, with its starting weights; changed in place.
         averaged: Whether a moving average is kept.
     """
 
@@ -49,19 +49,19 @@ class Stage:
         self.improved = False  # the last epoch has the best validation score so far
         self.extra: dict[str, torch.Tensor] = {}  # what else the next epoch needs
         self._best: dict[str, dict[str, torch.Tensor]] = {}
-        self._first_epoch = 0
+        self._next_epoch = 0
 
     # epochs ---------------------------------------------------------------------------------------------------
 
     def epochs(self) -> Iterator[Epoch]:
-        """The epochs still to do. At the end of each, both networks are scored and a checkpoint is written."""
+        """The epochs still to do. Asking for the next one finishes the one before: scores, best weights, history, checkpoint."""
         total = self.parameters.epochs
         steps = len(self.trainer.labelled_order(self.trainer.generator(self.name, 0)))
         with tqdm(
-            total=total * steps, initial=self._first_epoch * steps, unit=" steps",
+            total=total * steps, initial=self._next_epoch * steps, unit=" steps",
             desc=f"{self.name} {self.trainer.view.name}", disable=None, mininterval=1.0,
         ) as bar:  # fmt: skip
-            for number in range(self._first_epoch, total):
+            for number in range(self._next_epoch, total):
                 self.student.train()
                 epoch = Epoch(self, number, bar)
                 yield epoch
@@ -76,13 +76,7 @@ class Stage:
         student_top1 = trainer.validation_score(self.student)
         average_top1 = None if self.average is None else trainer.validation_score(self.average)
         chosen_top1 = student_top1 if self.average is None else average_top1
-        best_top1 = max((row["chosen_top1"] for row in self.history if row["chosen_top1"] is not None), default=-1.0)
-        self.improved = chosen_top1 is not None and chosen_top1 > best_top1
-        if self.improved and self.parameters.keep == "best":
-            self._best = {
-                role: {name: value.detach().clone() for name, value in network.state_dict().items()}
-                for role, network in self._networks().items()
-            }
+        self._keep_if_best(chosen_top1)
         row = {
             "fold": trainer.view.fold, "cell_type": trainer.view.cell_type or "all", "stage": self.name, "epoch": epoch.number,
             "loss": measured["loss"], "consistency": measured["consistency"], "learning_rate": epoch.learning_rate,
@@ -94,6 +88,15 @@ class Stage:
         self._save_checkpoint(epoch.number)
         for report in trainer.reports:
             report(row)
+
+    def _keep_if_best(self, chosen_top1: float | None) -> None:
+        best_top1 = max((row["chosen_top1"] for row in self.history if row["chosen_top1"] is not None), default=-1.0)
+        self.improved = chosen_top1 is not None and chosen_top1 > best_top1
+        if self.improved and self.parameters.keep == "best":
+            self._best = {
+                role: {name: value.detach().clone() for name, value in network.state_dict().items()}
+                for role, network in self._networks().items()
+            }
 
     def _reestimate(self, network: Network, epoch: int) -> None:
         trainer = self.trainer
@@ -111,18 +114,25 @@ class Stage:
         for role, weights in self._best.items():
             self._networks()[role].load_state_dict(weights)
 
-    def models(self) -> tuple[TrainedModel, TrainedModel]:
-        """The student, and the model handed on: the average, or the student if no average is kept."""
-        scores = [row["chosen_top1"] for row in self.history]
-        epoch = int(np.argmax(scores)) if self._best else len(scores) - 1
-        result = {
-            "stage": self.name, "epoch": epoch, "validation_top1": scores[epoch] if scores else None,
-            "loader_wait": float(np.mean([row["loader_wait"] for row in self.history])) if scores else 0.0,
-        }  # fmt: skip
-        student = self.trainer.to_trained_model(self.student, **result, network_role="student")
+    def student_model(self) -> TrainedModel:
+        """The student, with its own validation score."""
+        return self._model(self.student, "student", "student_top1")
+
+    def chosen_model(self) -> TrainedModel:
+        """The model handed on: the average, or the student if no average is kept."""
         if self.average is None:
-            return student, student
-        return student, self.trainer.to_trained_model(self.average, **result, network_role="average")
+            return self.student_model()
+        return self._model(self.average, "average", "chosen_top1")
+
+    def _model(self, network: Network, role: str, score: str) -> TrainedModel:
+        epoch = len(self.history) - 1
+        if self._best:
+            epoch = int(np.argmax([row["chosen_top1"] for row in self.history]))
+        top1 = self.history[epoch][score] if self.history else None
+        waits = [row["loader_wait"] for row in self.history] or [0.0]
+        return self.trainer.to_trained_model(
+            network, stage=self.name, epoch=epoch, validation_top1=top1, loader_wait=float(np.mean(waits)), network_role=role
+        )  # fmt: skip
 
     # checkpoints ----------------------------------------------------------------------------------------------
 
@@ -156,8 +166,8 @@ class Stage:
         load_optimizer(self.optimizer, checkpoint.optimizer)
         self.history, self.improved = checkpoint.history, checkpoint.improved
         self._best, self.extra = checkpoint.best, checkpoint.extra
-        self._first_epoch = checkpoint.epoch + 1
-        logger.info("%s: %s continues after epoch %s", self.trainer.view.name, self.name, self._first_epoch)
+        self._next_epoch = checkpoint.epoch + 1
+        logger.info("%s: %s continues after epoch %s", self.trainer.view.name, self.name, checkpoint.epoch)
 
 
 class Epoch:
@@ -192,13 +202,13 @@ class Epoch:
             yield from zip(labelled_batches, trainer.unlabelled.batches(unlabelled), strict=True)
 
     @property
-    def progress(self) -> float:
-        """Fractional epochs done in the stage."""
+    def epochs_done(self) -> float:
+        """Epochs done in the stage, with the fraction of this one."""
         return self.number + self._step / self._steps
 
     @property
     def learning_rate(self) -> float:
-        """Of the current step; after the last step, still that of the last one."""
+        """Learning rate of the current step; after the last step, that of the last one."""
         stage = self._stage.parameters
         step = self.number * self._steps + min(self._step, self._steps - 1)
         return schedules.learning_rate(step, stage.epochs * self._steps, stage.learning_rate, stage.schedule)

@@ -61,7 +61,7 @@ def balance_plates(
         if not decided:
             logger.warning("no plate group could be decided from the scores; they may be no better than chance")
     logger.info(
-        "calls by %s: %s of %s wells changed; confident at a target precision of %.0f %%: %s before, %s after",
+        "calls by %s: %s of %s wells changed; confident at a target precision of %.0f %%: %s before balancing, %s after",
         balanced.steps["step"].iloc[-1], int(calls["changed"].sum()), len(calls), 100 * parameters.precision,
         int(calls["plain_confident"].sum()), int(calls["design_confident"].sum()),
     )  # fmt: skip
