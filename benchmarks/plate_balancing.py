@@ -187,7 +187,8 @@ def tta(rounds: int, seed: int) -> None:
     from deepnoise.datasets.image_store import ImageStoreDataset
     from deepnoise.inference.views import VIEWS
     from deepnoise.ingestion.packing import plan_packing
-    from deepnoise.network.network import Network, NetworkSpec
+    from deepnoise.network.network import Network
+    from deepnoise.network.trained_model import NetworkSpec
 
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
