@@ -10,7 +10,7 @@ import pytest
 from deepnoise.normalization import statistics
 from deepnoise.plate_balancing import balancing, methods
 from tests.conftest import PROJECT
-from tests.plate_balancing.helpers import OWN, screen_scores
+from tests.plate_balancing.helpers import PARAMETERS, screen_scores
 
 BLOCKS = re.findall(r"```python\n(.*?)```", (PROJECT / "docs" / "extend.md").read_text(), re.S)
 
@@ -41,7 +41,7 @@ def test_another_balancing_method_is_one_function(recipe, monkeypatch):
     recipe("share_columns", methods, "METHODS")
     monkeypatch.setattr(balancing, "METHODS", methods.METHODS)
     table, layout, truth = screen_scores(2.5, np.random.default_rng(6), size=25, experiments=3)
-    own = OWN.model_copy(update={"method": "share_columns"})
+    own = PARAMETERS.model_copy(update={"method": "share_columns"})
     steps = balancing.balance(table, balancing.DesignKnowledge(layout), own).steps
     right = (steps["call"] == steps["id_code"].map(truth)).groupby(steps["step"]).mean()
     assert right["plain"] < right["group_filter"] < right["share_columns"]

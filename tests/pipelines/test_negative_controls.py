@@ -27,7 +27,7 @@ from deepnoise.simulation.cells import CHANNELS
 from deepnoise.simulation.screen import render_screen
 from deepnoise.training.baseline import score_hand_features
 from tests.conftest import PROJECT, MemoryStore
-from tests.plate_balancing.helpers import OWN
+from tests.plate_balancing.helpers import PARAMETERS
 
 
 class Smoke:
@@ -171,7 +171,7 @@ def test_random_scores_through_balancing_end_at_chance(smoke):
         for known in (True, False):
             table, layout = random_scores(smoke, seed, known)
             found = balance(
-                table, DesignKnowledge(layout), OWN.model_copy(update={"compare": ["sinkhorn", "assignment"]})
+                table, DesignKnowledge(layout), PARAMETERS.model_copy(update={"compare": ["sinkhorn", "assignment"]})
             )
             steps = found.steps
             if not known:

@@ -16,7 +16,7 @@ from deepnoise.ingestion.layouts import discover_groups, layouts_in_use
 from deepnoise.plate_balancing.balancing import DesignKnowledge, balance
 from deepnoise.plate_balancing.scores import pool_scores
 from tests.conftest import kedro, refused
-from tests.plate_balancing.helpers import OWN
+from tests.plate_balancing.helpers import PARAMETERS
 
 pytestmark = pytest.mark.slow
 
@@ -160,7 +160,7 @@ def test_neighbours_votes_hard_calls_and_a_broken_model_end_where_they_should(sh
     truth = pd.read_csv(shared / "rxrx1_metadata" / "test_labels.csv", dtype="str").set_index("id_code")["sirna"]
     layout = discover_groups(wells)
     known = DesignKnowledge(layout, layouts_in_use(wells, layout), cell_type=wells.set_index("id_code")["cell_type"])
-    own = OWN.model_copy(update={"compare": ["sinkhorn", "assignment"]})
+    own = PARAMETERS.model_copy(update={"compare": ["sinkhorn", "assignment"]})
 
     def balanced(path: Path):
         scores = ExternalScoresDataset(filepath=str(path)).load()
