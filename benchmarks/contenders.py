@@ -1,7 +1,7 @@
-"""Which way of training predicts most perturbations on held-out experiments, at equal compute.
+"""Which training recipe predicts most perturbations on held-out experiments, at equal compute.
 
-    python benchmarks/contenders.py screens DATA --profile default --seeds 101 102        simulate python
-    benchmarks/contenders.py run DATA --screens default_101 --arms supervised published --seeds 1 --budget 20
+    python benchmarks/contenders.py screens DATA --profile default --seeds 101 102        # simulates screens
+    python benchmarks/contenders.py run DATA --screens default_101 --arms supervised published --seeds 1 --budget 20
     python benchmarks/contenders.py table DATA --base supervised
 
 Every arm gets the same compute: that of ``--budget`` supervised epochs of the default backbone. It is counted

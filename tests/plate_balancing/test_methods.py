@@ -46,9 +46,8 @@ def test_matching_is_closer_to_the_exact_marginals_than_sinkhorn(wells, capacity
         np.testing.assert_allclose(np.exp(log_b).sum(axis=1), 1, atol=1e-6)
         matching_error.append(np.abs(np.exp(log_b) - exact).mean())
         sinkhorn_error.append(np.abs(np.exp(sinkhorn(log_p, capacity)) - exact).mean())
-        assert (
-            total - np.log(np.sqrt(2) ** wells) <= evidence <= total + 1e-3
-        )  # bounds of the Bethe permanent (Gurvits 2011)
+        # bounds of the Bethe permanent (Gurvits 2011)
+        assert total - np.log(np.sqrt(2) ** wells) <= evidence <= total + 1e-3
     assert np.mean(matching_error) < 0.7 * np.mean(sinkhorn_error)
 
 
@@ -227,7 +226,6 @@ def test_abstention_counts_correct_calls_and_trusts_confidence_only_without_labe
     assert abstention_threshold(confidence, ~labelled, np.array([], bool), 0.8) == 0.8
     assert abstention_threshold(confidence, ~labelled, np.array([], bool), 0.95) == np.inf
     many = np.tile(confidence, 20)
-    right = np.tile(
-        [True, True, False, False], 20
-    )  # one of the two calls at 0.8 is wrong; equal confidences are accepted or refused together
-    assert abstention_threshold(many, np.ones(80, bool), right, 0.8) == 0.9
+    # one of the two calls at 0.8 is wrong; equal confidences are accepted or refused together
+    correct = np.tile([True, True, False, False], 20)
+    assert abstention_threshold(many, np.ones(80, bool), correct, 0.8) == 0.9
