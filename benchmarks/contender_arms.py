@@ -1,4 +1,4 @@
-"""The arms of benchmarks/contenders.py, and the ideas that lost and so are not in the package.
+"""The arms of benchmarks/contenders.py, and ideas that did not help and so are not in the package.
 
 Results are in docs/experiments.md.
 """
@@ -16,15 +16,15 @@ from deepnoise.training.trainer import Trainer
 
 
 class RemembersBatch(Trainer):
-    """A trainer that remembers which labelled images are in the current step."""
+    """A trainer that keeps the rows of the labelled images in the current step."""
 
     index: torch.Tensor
 
-    def pixels(self, batch, generator=None):
-        """Normalized images of the batch; remembers their rows."""
+    def to_input(self, batch, generator=None):
+        """Normalized images of the batch; keeps their rows."""
         if generator is not None:
             self.index = torch.from_numpy(batch.index)
-        return super().pixels(batch, generator)
+        return super().to_input(batch, generator)
 
     def experiments(self) -> torch.Tensor:
         """(B,) experiment numbers of the batch."""
@@ -37,12 +37,12 @@ class SupervisedContrast(RemembersBatch):
 
     weight, temperature = 0.3, 0.1
 
-    def cross_entropy(self, network, features, cell_type, target, mixed=None):
+    def cross_entropy(self, network, features, cell_type, label, mixing=None):
         """The usual loss plus the contrast term."""
-        loss = super().cross_entropy(network, features, cell_type, target, mixed)
+        loss = super().cross_entropy(network, features, cell_type, label, mixing)
         z = F.normalize(features.float())
         experiment = self.experiments()
-        positive = (target[:, None] == target[None]) & (experiment[:, None] != experiment[None])
+        positive = (label[:, None] == label[None]) & (experiment[:, None] != experiment[None])
         similarity = z @ z.T / self.temperature
         similarity = similarity.masked_fill(torch.eye(len(z), dtype=torch.bool), -1e9)
         log_p = similarity.log_softmax(dim=1)
@@ -77,9 +77,9 @@ class DomainAdversarial(RemembersBatch):
     weight = 0.3
     adversary: nn.Module | None = None
 
-    def cross_entropy(self, network, features, cell_type, target, mixed=None):
+    def cross_entropy(self, network, features, cell_type, label, mixing=None):
         """The usual loss plus the adversarial term."""
-        loss = super().cross_entropy(network, features, cell_type, target, mixed)
+        loss = super().cross_entropy(network, features, cell_type, label, mixing)
         if self.adversary is None:
             count = self.view.labelled["experiment"].nunique()
             with torch.random.fork_rng():

@@ -1,7 +1,7 @@
-"""Which way of training predicts most perturbations on held-out experiments, at equal compute.
+"""Which training recipe predicts most perturbations on held-out experiments, at equal compute.
 
-    python benchmarks/contenders.py screens DATA --profile default --seeds 101 102        simulate python
-    benchmarks/contenders.py run DATA --screens default_101 --arms supervised published --seeds 1 --budget 20
+    python benchmarks/contenders.py screens DATA --profile default --seeds 101 102        # simulates screens
+    python benchmarks/contenders.py run DATA --screens default_101 --arms supervised published --seeds 1 --budget 20
     python benchmarks/contenders.py table DATA --base supervised
 
 Every arm gets the same compute: that of ``--budget`` supervised epochs of the default backbone. It is counted
@@ -74,14 +74,15 @@ def train_and_score(folder: Path, arm: str, seed: int, budget: float) -> dict[st
 
     from deepnoise.evaluation.metrics import ranked_calls
     from deepnoise.growth_chart.arms import Settings, change
-    from deepnoise.growth_chart.run import Screen, Truth, signal_and_leak
+    from deepnoise.growth_chart.run import ChartScreen, Truth, signal_and_leak
     from deepnoise.inference.pooling import pool_wells
     from deepnoise.inference.predict import predict_sites
     from deepnoise.inference.selection import sites_to_predict
-    from deepnoise.parameters import NormalizationParameters, TrainingParameters
+    from deepnoise.parameters import InferenceParameters, NormalizationParameters, TrainingParameters
+    from deepnoise.screen import Screen
     from deepnoise.tables import EMBEDDING, SCORE, prefixed
-    from deepnoise.training.fold_view import fold_view
     from deepnoise.training.loop import pretrain, train_mean_teacher
+    from deepnoise.training.run_folds import view_of_fold
     from deepnoise.training.trainer import NoState, Trainer
 
     torch.set_num_threads(1)
@@ -93,12 +94,15 @@ def train_and_score(folder: Path, arm: str, seed: int, budget: float) -> dict[st
         TrainingParameters.model_validate(values["training"]),
     )
     arm_settings = change(environment, environment, changes)
-    tables = [catalog.load(n) for n in ("image_store", "sites", "wells", "folds", "plate_histograms")]
-    screen = Screen(*tables, layout=pd.DataFrame({"group": []}), illumination="none")
-    truth = Truth(screen.wells, catalog.load("heldout_labels"), screen.folds)
+    store, sites, wells, folds, histograms = (
+        catalog.load(name) for name in ("image_store", "sites", "wells", "folds", "plate_histograms")
+    )
+    chart_screen = ChartScreen(
+        Screen(store, sites, wells, folds, pd.DataFrame()), histograms, pd.DataFrame({"group": []}), illumination="none"
+    )
+    screen = chart_screen.normalized(arm_settings)
+    truth = Truth(wells, catalog.load("heldout_labels"), folds)
     training = arm_settings.training.model_copy(update={"seed": seed, "device": "cpu"})
-    statistics = screen.statistics(arm_settings)
-    view = fold_view(screen.sites, screen.wells, screen.folds, screen.fold, training.unlabelled_source, training.sites)
     pretrain_epochs, mean_teacher_epochs = epochs_for(training, budget, share)
     stages = {
         "pretrain": training.pretrain.model_copy(update={"epochs": pretrain_epochs}),
@@ -106,36 +110,37 @@ def train_and_score(folder: Path, arm: str, seed: int, budget: float) -> dict[st
     }
     trainer_class = IDEAS[idea] if idea else Trainer
     started = time.process_time()
-    trainer = trainer_class(view, screen.store, statistics, training.model_copy(update=stages), NoState())
+    training = training.model_copy(update=stages)
+    trainer = trainer_class(view_of_fold(screen, chart_screen.fold, training), screen, training, NoState())
     model, history = pretrain(trainer)
     if mean_teacher_epochs:
         _, model, mean_teacher_history = train_mean_teacher(trainer, model)
         history += mean_teacher_history
     seconds = time.process_time() - started
-    scored_sites = sites_to_predict(model.facts, screen.sites, screen.wells, screen.folds)
+    scored_sites = sites_to_predict(model.card, sites, wells, folds)
     scored_sites = scored_sites[scored_sites["role"] == truth.role].reset_index(drop=True)
-    logits, embeddings = predict_sites(
-        model, screen.store, scored_sites, statistics, views="dihedral", adabn=adabn, batch_size=256, device_name="cpu"
+    inference = InferenceParameters.model_validate(values["inference"]).model_copy(
+        update={"views": "dihedral", "pooling": "logits", "batch_size": 256, "device": "cpu"}
     )
+    logits, embeddings = predict_sites(model, store, scored_sites, screen.statistics, inference, adabn)
+    tier = model.card.tier
     meta = scored_sites[["role", "id_code", "experiment", "plate", "well", "site", "plate_seen"]].assign(
-        fold=0, tier=str(model.facts["tier"])
+        fold=0, tier=tier
     )
-    axes = [f"{i:04d}" for i in range(embeddings.shape[1])]
-    wells, embedded = pool_wells(
-        pd.concat(
-            [meta.drop(columns="plate_seen"), prefixed(logits, model.facts["targets"], SCORE, meta.index)], axis=1
-        ),
-        pd.concat([meta, prefixed(embeddings, axes, EMBEDDING, meta.index)], axis=1),
+    dimensions = [f"{i:04d}" for i in range(embeddings.shape[1])]
+    well_logits, well_embeddings = pool_wells(
+        pd.concat([meta.drop(columns="plate_seen"), prefixed(logits, model.card.targets, SCORE, meta.index)], axis=1),
+        pd.concat([meta, prefixed(embeddings, dimensions, EMBEDDING, meta.index)], axis=1),
     )
-    targets = set(screen.wells.loc[screen.wells["target"], "id_code"]) & set(truth.labels.index)
-    called = wells[wells["id_code"].isin(targets)]
-    right = (ranked_calls(called, called["id_code"].map(truth.labels))["rank"] == 0).to_numpy()
-    by_experiment = pd.Series(right).groupby(called["experiment"].to_numpy())
-    unseen = embedded.assign(plate_seen=False) if model.facts["tier"] != "T1" else embedded
-    measured = signal_and_leak(unseen, screen.wells, truth.labels)
+    targets = set(wells.loc[wells["target"], "id_code"]) & set(truth.labels.index)
+    called = well_logits[well_logits["id_code"].isin(targets)]
+    correct = (ranked_calls(called, called["id_code"].map(truth.labels))["rank"] == 0).to_numpy()
+    by_experiment = pd.Series(correct).groupby(called["experiment"].to_numpy())
+    unseen = well_embeddings.assign(plate_seen=False) if tier != "T1" else well_embeddings
+    measured = signal_and_leak(unseen, wells, truth.labels)
     return {
-        "arm": arm, "screen": folder.name, "seed": seed, "budget": budget, "tier": str(model.facts["tier"]),
-        "epochs": [pretrain_epochs, mean_teacher_epochs], "seconds": round(seconds, 1), "top1": float(right.mean()), "n": len(right),
+        "arm": arm, "screen": folder.name, "seed": seed, "budget": budget, "tier": tier,
+        "epochs": [pretrain_epochs, mean_teacher_epochs], "seconds": round(seconds, 1), "top1": float(correct.mean()), "n": len(correct),
         "right": {str(e): int(n) for e, n in by_experiment.sum().items()},
         "wells": {str(e): int(n) for e, n in by_experiment.size().items()},
         "validation": [history[-1]["student_top1"], history[-1]["teacher_top1"]], "map": measured["map"],
@@ -220,7 +225,8 @@ def costs(args: argparse.Namespace) -> None:
     import torch
     from contender_arms import COST
 
-    from deepnoise.network.network import Network, NetworkSpec
+    from deepnoise.network.network import Network
+    from deepnoise.network.trained_model import NetworkSpec
 
     torch.set_num_threads(1)
     x = torch.randn(48, 6, 64, 64).contiguous(memory_format=torch.channels_last)

@@ -1,11 +1,10 @@
 """Speed and accuracy of plate balancing, and speed of reading for test-time augmentation, on simulated data.
 
-    OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 python benchmarks/plate_balancing.py speed      # 204 plates of
-    277 wells, 1,108 perturbations OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 python
-    benchmarks/plate_balancing.py greedy     # against a full recount after every step OMP_NUM_THREADS=1
-    OPENBLAS_NUM_THREADS=1 python benchmarks/plate_balancing.py accuracy   # each method, at plain accuracies
-    of 60 to 95 % python benchmarks/plate_balancing.py tta                                                 #
-    against decoding for each view and site
+    export OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
+    python benchmarks/plate_balancing.py speed      # 204 plates of 277 wells, 1,108 perturbations
+    python benchmarks/plate_balancing.py greedy     # against a full recount after every step
+    python benchmarks/plate_balancing.py accuracy   # each method, at plain accuracies of 60 to 95 %
+    python benchmarks/plate_balancing.py tta        # against decoding for each view and site
 
 Scores are cosines between noisy embeddings and the vectors of 1,108 perturbations in 250 families, with a
 bias per plate. The layout is that of RxRx1: four groups of 277, on other plates in each experiment, with 2.6
@@ -187,7 +186,8 @@ def tta(rounds: int, seed: int) -> None:
     from deepnoise.datasets.image_store import ImageStoreDataset
     from deepnoise.inference.views import VIEWS
     from deepnoise.ingestion.packing import plan_packing
-    from deepnoise.network.network import Network, NetworkSpec
+    from deepnoise.network.network import Network
+    from deepnoise.network.trained_model import NetworkSpec
 
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)

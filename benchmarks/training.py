@@ -26,6 +26,7 @@ from deepnoise.datasets.image_store import ImageStoreDataset
 from deepnoise.ingestion.packing import plan_packing
 from deepnoise.network.site_images import SiteImages, normalize
 from deepnoise.parameters import TrainingParameters, replace_values
+from deepnoise.screen import Screen
 from deepnoise.simulation.cells import CHANNELS
 from deepnoise.training.augmentation import random_view
 from deepnoise.training.fold_view import FoldView
@@ -82,7 +83,8 @@ def trainer(changes: dict[str, Any]) -> Trainer:
     )
     if parameters.unlabelled_source == "none":
         view = replace(view, unlabelled=sites.iloc[:0])
-    return Trainer(view, RandomStore(), statistics, parameters, NoState())
+    screen = Screen(RandomStore(), sites, pd.DataFrame(), pd.DataFrame(), statistics)
+    return Trainer(view, screen, parameters, NoState())
 
 
 def timed_step(changes: dict[str, Any]) -> Callable[[], float]:
@@ -98,7 +100,7 @@ def timed_step(changes: dict[str, Any]) -> Callable[[], float]:
             return (time.perf_counter() - started) / steps
 
         return first_stage
-    student = step_trainer.trained(step_trainer.new_network())
+    student = step_trainer.to_trained_model(step_trainer.new_network())
 
     def second_stage() -> float:
         started = time.perf_counter()
@@ -141,7 +143,7 @@ def steps() -> None:
         for name in ("shared", "two"):
             ratio = seconds[name] / base
             print(
-                f"  mean teacher, {name}: {ratio.median():.2f} times as long ({ratio.min():.2f} to {ratio.max():.2f})"
+                f"  mean teacher, views {name}: {ratio.median():.2f} times as long ({ratio.min():.2f} to {ratio.max():.2f})"
             )
 
 

@@ -1,4 +1,4 @@
-"""A headless Chromium for the tests that look at pages as a reader would; skipped where there is none."""
+"""A headless Chromium for tests that look at pages as a reader would; they are skipped without it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 
 @dataclass
 class Visit:
-    """An open page, and what went wrong on it."""
+    """An open page, its errors and its requests."""
 
     page: Any
     errors: list[str] = field(default_factory=list)
@@ -27,10 +27,10 @@ class Visit:
 def chromium() -> str:
     """Path of the browser."""
     names = ("chromium", "chromium-browser", "google-chrome")
-    found = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
-    if not found:
+    path = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
+    if not path:
         pytest.skip("no Chromium found; install it or set CHROMIUM to its path")
-    return found
+    return path
 
 
 @contextmanager

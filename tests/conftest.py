@@ -1,4 +1,4 @@
-"""Fixtures shared by all tests: a small simulated screen, and the real data where it is at hand."""
+"""Fixtures shared by all tests: a small simulated screen, its folds, the base parameters, and the real data where available."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ import subprocess
 import sys
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
 os.environ.setdefault("DO_NOT_TRACK", "1")
 PROJECT = Path(__file__).parents[1]
@@ -19,24 +21,24 @@ SHARED = Path(os.environ.get("DEEPNOISE_SHARED", PROJECT.parent / "shared" / "da
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest file first, so that workers end together."""
+    """Run the longest file first, so that parallel workers end together."""
     items.sort(key=lambda item: item.path.name != "test_run.py")
 
 
 def kedro(*arguments: str) -> str:
-    """Output of a ``kedro`` command that succeeds, typed as a user would."""
-    done = subprocess.run(
+    """Output of a ``kedro`` command, run as a user would type it; it must succeed."""
+    process = subprocess.run(
         [sys.executable, "-m", "kedro", *arguments], cwd=PROJECT, capture_output=True, text=True,
         env=os.environ | {"DO_NOT_TRACK": "1", "COLUMNS": "200"},
     )  # fmt: skip
-    text = done.stdout + done.stderr
-    assert done.returncode == 0, text
+    text = process.stdout + process.stderr
+    assert process.returncode == 0, text
     assert "Traceback" not in text, text
     return text
 
 
 def refused(*arguments: str) -> str:
-    """Output of a ``kedro`` command that must end in one clear error; in this process, which is faster than to start another."""
+    """Output of a ``kedro`` command that must end in one clear error; run in this process, which is faster."""
     from click.testing import CliRunner
     from kedro.framework.startup import bootstrap_project
 
@@ -44,15 +46,15 @@ def refused(*arguments: str) -> str:
     from deepnoise.cli import cli
 
     with contextlib.chdir(PROJECT):
-        done = CliRunner().invoke(cli, list(arguments), env={"COLUMNS": "200"})
-    assert done.exit_code != 0 and isinstance(done.exception, SystemExit), (done.output, done.exception)
-    assert "Error: " in done.output and "Traceback" not in done.output, done.output
-    return done.output
+        result = CliRunner().invoke(cli, list(arguments), env={"COLUMNS": "200"})
+    assert result.exit_code != 0 and isinstance(result.exception, SystemExit), (result.output, result.exception)
+    assert "Error: " in result.output and "Traceback" not in result.output, result.output
+    return result.output
 
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """Folder of the real data; the test is skipped where it is absent."""
+    """Folder of the real data; without it the test is skipped."""
     if not SHARED.is_dir():
         pytest.skip(f"real data not found at {SHARED}; set DEEPNOISE_SHARED to its folder")
     return SHARED
@@ -87,8 +89,30 @@ def wells(design: pd.DataFrame) -> pd.DataFrame:
     return validate_wells(raw, ["treatment"])[0]
 
 
+@pytest.fixture(scope="session")
+def folds(wells: pd.DataFrame) -> pd.DataFrame:
+    """The table ``folds`` of the small screen: fold 0 of three, with validation plates."""
+    from deepnoise.ingestion.folds import make_folds
+
+    return make_folds(wells, [], 3, [0], True)
+
+
+@pytest.fixture
+def parameters() -> dict[str, Any]:
+    """The parameters of conf/base, as Kedro merges them."""
+    merged: dict[str, Any] = {}
+    for file in (PROJECT / "conf" / "base").glob("parameters*.yml"):
+        merged |= yaml.safe_load(file.read_text())
+    return merged
+
+
+def latest(root: Path, entry: str) -> Path:
+    """The newest version of an entry of the only screen below a data folder."""
+    return sorted(root.glob(f"0*/*/{entry}/*/{entry}"))[-1]
+
+
 class MemoryStore:
-    """Images in memory, with the interface of an image store; counts what is read."""
+    """Images in memory with the interface of an image store; counts the images that are read."""
 
     def __init__(self, images: dict[tuple[str, str], np.ndarray], channels: list[str]) -> None:
         self.images, self.channels, self.reads = images, channels, 0
@@ -115,7 +139,7 @@ def screen(design, wells):
     plates = render_screen(
         design, effect_strength=2.0, traits_changed=4, sites=1, image_size=24, noise=NoiseLevels(), seed=3
     )
-    images, rows, measured = {}, [], []
+    images, rows, histogram_tables = {}, [], []
     for plate in plates:
         key = (plate.experiment, str(plate.plate))
         images[key] = plate.tiles[:, 0]
@@ -123,19 +147,19 @@ def screen(design, wells):
         table["id_code"] = key[0] + "_" + key[1] + "_" + table["well"]
         table["store_row"] = np.arange(len(table))
         rows.append(table)
-        kinds = wells.set_index("id_code").loc[table["id_code"]]
+        well_rows = wells.set_index("id_code").loc[table["id_code"]]
         total: dict[str, np.ndarray] = {}
-        add_histograms(total, histograms(images[key]), kinds["well_type"].to_numpy())
-        place = {"experiment": key[0], "plate": key[1], "cell_type": kinds["cell_type"].iloc[0]}
-        measured.append(histogram_table(total, place, list(CHANNELS)))
+        add_histograms(total, histograms(images[key]), well_rows["well_type"].to_numpy())
+        plate_key = {"experiment": key[0], "plate": key[1], "cell_type": well_rows["cell_type"].iloc[0]}
+        histogram_tables.append(histogram_table(total, plate_key, list(CHANNELS)))
     sites = pd.concat(rows, ignore_index=True)[["id_code", "experiment", "plate", "well", "site", "store_row"]]
-    levels = pd.concat(measured, ignore_index=True)
+    levels = pd.concat(histogram_tables, ignore_index=True)
     return MemoryStore(images, list(CHANNELS)), sites, plate_statistics(levels, wells, "plate", "all")
 
 
 @pytest.fixture(scope="session")
 def raw(design, tmp_path_factory):
-    """The small screen in the layout of RxRx1: 6 plates, 2 sites a well, 24 px."""
+    """The small screen in the file layout of RxRx1: 6 plates, 2 sites per well, 24 px."""
     from kedro.io import DatasetError
 
     from deepnoise.datasets.simulated import SimulatedImagesDataset, SimulatedTablesDataset

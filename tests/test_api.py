@@ -17,7 +17,7 @@ from deepnoise.evaluation.retrieval import average_precisions, summarize_retriev
 from deepnoise.plate_balancing.balancing import DesignKnowledge, balance, make_calls
 from deepnoise.tables import SCORE
 from tests.conftest import PROJECT
-from tests.plate_balancing.helpers import OWN, screen_scores
+from tests.plate_balancing.helpers import PARAMETERS, screen_scores
 
 
 @pytest.mark.parametrize("name", deepnoise.__all__)
@@ -57,7 +57,7 @@ def scored():
 
 def test_balancing_with_a_layout_equals_the_pipeline(scored):
     table, layout, labels = scored
-    parameters = OWN.model_copy(
+    parameters = PARAMETERS.model_copy(
         update={"method": "auto", "compare": [], "precision": 0.95, "temperature": "auto", "unlisted": 2.0}
     )
     knowledge = DesignKnowledge(layout)
@@ -91,10 +91,19 @@ def test_known_contents_are_used(scored):
     [
         (lambda s: s.drop(columns="well"), "scores: column 'well' is missing"),
         (lambda s: s.assign(well="Z99"), "well name 'Z99' is not a well"),
-        (lambda s: s.assign(well="A1"), "well experiment_1_A01 is in 2 rows or more; expected one row per well"),
+        (lambda s: s.assign(well="A1"), "well A01 of plate 1 of experiment is in 2 rows; expected one row per well"),
         (lambda s: s.assign(a=[np.nan, 1.0]), "'a' of well experiment_1_A01 is nan; expected finite numbers"),
         (lambda s: s[["plate", "well", "a"]], "1 score columns; expected one numeric column per perturbation"),
         (lambda s: s.head(0), "expected a DataFrame with one row per well"),
+        (lambda s: s.assign(c=1.0).set_axis(["plate", "well", "a", "b", "b"], axis=1), "2 columns are named 'b'"),
+        (lambda s: s.assign(**{"1": 0.0}).assign(c=0.0).rename(columns={"c": 1}), "2 columns are named '1'"),
+        (lambda s: s.assign(c=["x", "y"]), "column 'c' holds 'x', expected numbers"),
+        (lambda s: s.assign(a=[1e300, 1.0]), "'a' of well experiment_1_A01 is 1e[+]300; expected finite numbers"),
+        (lambda s: s.assign(experiment=["E", None]), "experiment is missing in row 1"),
+        (
+            lambda s: s.assign(Metadata_Plate="1", Metadata_plate="1").drop(columns="plate"),
+            "2 columns are named 'plate'",
+        ),
     ],
 )
 def test_scores_that_cannot_be_used_say_why(change, message):
@@ -103,8 +112,43 @@ def test_scores_that_cannot_be_used_say_why(change, message):
         balance_plates(change(scores))
 
 
+def test_columns_and_plates_may_be_numbers():
+    scores = pd.DataFrame({"plate": 1, "well": ["A1", "A2"]}).join(pd.DataFrame(np.eye(2)))
+    contents = pd.DataFrame({"Metadata_Plate": [1.0, 1.0], "perturbation": [0.0, 1.0]})
+    layout = pd.DataFrame({"perturbation": [0, 1], "group": 0})
+    assert balance_plates(scores, layout, contents=contents)["design_call"].tolist() == ["0", "1"]
+
+
+def test_wells_are_told_apart_where_names_contain_the_separator():
+    scores = pd.DataFrame({"experiment": ["a_1", "a"], "plate": ["2", "1_2"], "well": "A1", "x": 1.0, "y": 0.0})
+    assert len(balance_plates(scores, temperature=1.0)) == 2
+
+
+@pytest.mark.parametrize(
+    ("contents", "message"),
+    [
+        ({"plate": ["2"]}, "contents: plate 'experiment/2' has no scores. Did you mean 'experiment/1'"),
+        ({"plate": [None]}, "contents: plate is missing in row 0"),
+        ({"wells": [0]}, "contents: wells is 0; expected whole numbers from 1"),
+        ({"wells": [np.nan]}, "contents: wells is nan; expected whole numbers from 1"),
+        ({"perturbation": ["x"]}, "plate_contents names 1 perturbations without scores: x"),
+    ],
+)
+def test_contents_that_cannot_be_used_say_why(contents, message):
+    scores = pd.DataFrame({"plate": 1, "well": ["A1", "A2"], "a": [1.0, 0.0], "b": [0.0, 1.0]})
+    with pytest.raises(InputError, match=message):
+        balance_plates(scores, contents=pd.DataFrame({"plate": ["1"], "perturbation": ["a"]} | contents))
+    several = scores.assign(experiment=["E1", "E2"])
+    with pytest.raises(InputError, match="contents: column 'experiment' is missing"):
+        balance_plates(several, contents=pd.DataFrame({"plate": ["1"], "perturbation": ["a"]}))
+
+
 def test_a_layout_or_method_that_cannot_be_used_says_why():
     scores = pd.DataFrame({"plate": 1, "well": ["A1", "A2"], "a": [1.0, 0.0], "b": [0.0, 1.0]})
+    with pytest.raises(InputError, match="layout: per_plate is 0.5; expected whole numbers from 1"):
+        balance_plates(scores, pd.DataFrame({"perturbation": ["a"], "group": [0], "per_plate": [0.5]}))
+    with pytest.raises(InputError, match="balance_plates cannot set .*temperature"):
+        balance_plates(scores, temperature=-1.0)
     with pytest.raises(InputError, match="layout: 'aa' has no scores. Did you mean 'a'"):
         balance_plates(scores, pd.DataFrame({"perturbation": ["aa"], "group": [0]}))
     with pytest.raises(InputError, match="layout: column 'group' is missing"):
@@ -144,6 +188,16 @@ def test_a_shifted_plate_is_a_leak(profiles):
     shifted = profiles.copy()
     shifted.loc[shifted["Metadata_Plate"] == 2, ["f0", "f1", "f2"]] += 2.0
     assert probe_leaks(shifted, axes=["plate"], permutations=40)["verdict"].tolist() == ["leak"]
+
+
+def test_single_names_numbers_as_names_and_missing_values(profiles):
+    numbered = profiles.assign(Metadata_Perturbation=pd.factorize(profiles["Metadata_Perturbation"])[0].astype(float))
+    by_number = probe_leaks(numbered, axes="plate", features="f0", negative_controls=[1], permutations=5)
+    assert by_number["axis"].tolist() == ["plate"] and by_number["wells"].dtype == "Int64"
+    with pytest.raises(InputError, match="permutations is 0; expected at least 1"):
+        probe_leaks(profiles, permutations=0)
+    with pytest.raises(InputError, match="cell_type is missing in row 3"):
+        replicate_map(profiles.assign(cell_type=["U2OS"] * 3 + [None] + ["U2OS"] * (len(profiles) - 4)))
 
 
 def test_replicate_map_equals_the_pipeline(profiles):

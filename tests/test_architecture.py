@@ -1,4 +1,4 @@
-"""The rooms keep apart: each rule here is a function that must also catch a violating example."""
+"""The architecture of the code: each rule is a function, which must also catch a violating example."""
 
 from __future__ import annotations
 
@@ -74,13 +74,13 @@ def opens_files(source: str) -> bool:
 
 
 @pytest.mark.parametrize("path", LIBRARY, ids=lambda p: str(p.relative_to(SOURCE)))
-def test_the_library_knows_no_kedro_and_opens_no_file(path):
+def test_the_library_imports_no_kedro_and_opens_no_file(path):
     source = path.read_text()
     assert not imports_kedro(source)
     assert not opens_files(source)
 
 
-def test_the_rule_catches_a_library_that_knows_kedro_or_files():
+def test_the_rule_catches_a_library_module_that_imports_kedro_or_opens_a_file():
     assert imports_kedro("def f():\n    from kedro.io import CatalogConfigResolver, DataCatalog")
     assert opens_files("import pandas as pd\nt = pd.read_csv('x')") and opens_files("open('x')")
     assert len(LIBRARY) > 20
@@ -111,7 +111,7 @@ def room_of(path: Path) -> str:
 
 
 def rooms_imported(source: str) -> set[str]:
-    """The rooms that some code imports, but for imports under TYPE_CHECKING."""
+    """The rooms that a module imports, without imports under TYPE_CHECKING."""
     tree = ast.parse(source)
     guarded = {
         id(inner)
@@ -128,8 +128,12 @@ def rooms_imported(source: str) -> set[str]:
 
 
 def rooms_above(room: str, source: str) -> set[str]:
-    """Rooms that a module imports although they stand at or above its own."""
-    return {other for other in rooms_imported(source) - {room} if other not in ROOMS[: ROOMS.index(room)]}
+    """Rooms that a module imports although they are not below its own."""
+    return {
+        imported_room
+        for imported_room in rooms_imported(source) - {room}
+        if imported_room not in ROOMS[: ROOMS.index(room)]
+    }
 
 
 @pytest.mark.parametrize("path", LIBRARY, ids=lambda p: str(p.relative_to(SOURCE)))
@@ -146,15 +150,15 @@ def test_the_rule_catches_a_room_that_imports_one_above_it():
 
 
 @pytest.mark.parametrize("path", sorted((SOURCE / "datasets").glob("*.py")), ids=lambda p: p.name)
-def test_datasets_know_no_stage_that_trains_or_predicts(path):
+def test_datasets_import_no_stage_that_trains_or_predicts(path):
     assert rooms_imported(path.read_text()) - {"datasets"} <= DATASETS_IMPORT
 
 
-def test_the_rule_catches_a_dataset_that_knows_training():
+def test_the_rule_catches_a_dataset_that_imports_training():
     assert not rooms_imported("from deepnoise.training.trainer import Trainer") <= DATASETS_IMPORT
 
 
-def test_the_page_of_the_rooms_names_each_of_them():
+def test_the_page_of_the_rooms_lists_each_of_them():
     page = (PROJECT / "docs" / "extend.md").read_text()
     named = [room for room in ROOMS if f"`{room}`" in page or f"`{room}/`" in page]
     assert set(ROOMS) - set(named) <= {"fingerprint", "progress", "reference", "simulation"}
@@ -175,7 +179,7 @@ def test_registering_pipelines_imports_neither_torch_nor_timm():
 
 
 class Entries(dict):
-    """Catalog entries by name, those of factories among them."""
+    """Catalog entries by name, including those of dataset factories."""
 
     def __missing__(self, name: str) -> dict:
         resolver = CatalogConfigResolver({k: v for k, v in self.items() if not k.startswith("_")})
@@ -183,7 +187,7 @@ class Entries(dict):
             raise KeyError(name)
         return resolver.resolve_pattern(name)
 
-    def knows(self, name: str) -> bool:
+    def declares(self, name: str) -> bool:
         try:
             return bool(self[name])
         except KeyError:
@@ -206,7 +210,7 @@ def registered():
 
 
 def unresolved(names: set[str], catalog: Entries) -> set[str]:
-    return {name for name in names if not name.startswith(("params:", "parameters")) and not catalog.knows(name)}
+    return {name for name in names if not name.startswith(("params:", "parameters")) and not catalog.declares(name)}
 
 
 @pytest.mark.parametrize("env", ENVIRONMENTS)
@@ -218,22 +222,22 @@ def test_every_dataset_of_every_pipeline_is_declared(env, registered):
 
 
 def test_the_rule_catches_an_undeclared_name():
-    known = Entries({"wells": {"type": "MemoryDataset"}, "tuned_{block}_run": {"type": "MemoryDataset"}})
-    assert unresolved({"wellz", "params:training", "wells", "tuned_training_run"}, known) == {"wellz"}
+    entries = Entries({"wells": {"type": "MemoryDataset"}, "tuned_{block}_run": {"type": "MemoryDataset"}})
+    assert unresolved({"wellz", "params:training", "wells", "tuned_training_run"}, entries) == {"wellz"}
 
 
 def paths_without_screen(catalog: dict, screen: str) -> list[str]:
     """Entries that would be written below the data root without the screen's name in the path."""
-    bad = []
+    without_screen = []
     for name, entry in catalog.items():
         path = str(entry.get("filepath", entry.get("root", ""))) if not name.startswith("_") else ""
         if re.search(r"(^|/)data/0[2-8]_", path) and f"/{screen}/" not in path:
-            bad.append(name)
-    return bad
+            without_screen.append(name)
+    return without_screen
 
 
 @pytest.mark.parametrize("env", ENVIRONMENTS)
-def test_every_path_carries_the_name_of_the_screen(env):
+def test_every_path_contains_the_name_of_the_screen(env):
     screen = globals_of(env)["screen"]
     catalog = catalog_config(env)
     assert paths_without_screen(catalog, screen) == []
@@ -264,7 +268,7 @@ def test_layers_are_known_and_data_flows_forward(registered):
 
 
 def backward_edges(pipeline, catalog: dict) -> list[tuple[str, str]]:
-    bad = []
+    backward = []
     for node in pipeline.nodes:
         for source in node.inputs:
             for target in node.outputs:
@@ -272,8 +276,8 @@ def backward_edges(pipeline, catalog: dict) -> list[tuple[str, str]]:
                     continue
                 first, second = layer_of(catalog, source), layer_of(catalog, target)
                 if first and second and LAYERS.index(first) > LAYERS.index(second):
-                    bad.append((source, target))
-    return bad
+                    backward.append((source, target))
+    return backward
 
 
 def test_the_rule_catches_a_layer_that_flows_back(registered):
@@ -284,14 +288,14 @@ def test_the_rule_catches_a_layer_that_flows_back(registered):
 
 def layers_that_contradict_their_folder(catalog: dict) -> list[str]:
     """Entries whose layer is not that of their folder: a file in ``data/08_reporting`` is in the layer reporting."""
-    bad = []
+    contradicting = []
     for name in (n for n in catalog if not n.startswith("_")):
         entry = catalog[name]
         path = str(entry.get("filepath", entry.get("root", entry.get("folder", ""))))
         folder = re.search(r"(?:^|/)0[1-8]_(\w+)/", path)
         if folder and folder[1] != layer_of(catalog, name):
-            bad.append(name)
-    return bad
+            contradicting.append(name)
+    return contradicting
 
 
 @pytest.mark.parametrize("env", ENVIRONMENTS)
@@ -314,14 +318,14 @@ def test_the_rule_catches_a_layer_that_contradicts_its_folder():
 
 def tables_without_validator(catalog: dict) -> list[str]:
     """Parquet tables that are loaded and saved without a check against a declared table."""
-    bad = []
+    unvalidated = []
     for name, entry in catalog.items():
         if not name.startswith("_") and entry["type"].endswith((".TableDataset", ".ParquetDataset")):
             validator = entry.get("validator") or {}
-            known = validator.get("options", {}).get("table") in SCHEMAS
-            if validator.get("class") != "deepnoise.datasets.validators.TableValidator" or not known:
-                bad.append(name)
-    return bad
+            declared = validator.get("options", {}).get("table") in SCHEMAS
+            if validator.get("class") != "deepnoise.datasets.validators.TableValidator" or not declared:
+                unvalidated.append(name)
+    return unvalidated
 
 
 @pytest.mark.parametrize("env", ENVIRONMENTS)
@@ -497,7 +501,7 @@ def test_the_rule_catches_a_second_block(registered):
 
 def source_of(stage: str) -> str:
     """The code of one stage, library and pipeline, without imports and docstrings: a module's name is no use of a parameter."""
-    parts = []
+    modules = []
     for path in (p for room in (SOURCE / stage, SOURCE / "pipelines" / stage) for p in room.rglob("*.py")):
         tree = ast.parse(path.read_text())
         for node in ast.walk(tree):
@@ -508,8 +512,8 @@ def source_of(stage: str) -> str:
                     if not isinstance(statement, ast.Import | ast.ImportFrom)
                     and not (isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant))
                 ] or [ast.Pass()]
-        parts.append(ast.unparse(tree))
-    return "\n".join(parts)
+        modules.append(ast.unparse(tree))
+    return "\n".join(modules)
 
 
 def unused_parameters(block: type[Block], source: str) -> list[str]:
@@ -553,7 +557,7 @@ def test_the_rule_catches_an_unused_parameter():
     ]
 
 
-def test_noise_parameters_are_the_simulators_dials():
+def test_noise_parameters_are_the_noise_levels_of_the_simulator():
     from dataclasses import fields
 
     from deepnoise.parameters import NoiseParameters

@@ -31,7 +31,7 @@ def without_code(text: str) -> str:
 
 
 def citations(source: str) -> list[tuple[str, str]]:
-    """(section, quoted title) of every citation of the method; a line break inside one does not matter."""
+    """(section, quoted title) of every citation of the method, also of those with a line break."""
     joined = re.sub(r"\s+", " ", source)
     cited = CITATION.findall(joined)
     assert len(cited) == len(re.findall("method: section", joined)), "a citation has another form"
@@ -60,7 +60,7 @@ def test_every_cited_section_of_the_method_is_on_its_page():
     "citation", ["(method: section 9)", "(method: section 4b)", "(method: sections 7\n    and 12)",
                  '(method: section 8, "Phases of the moon")'],
 )  # fmt: skip
-def test_a_section_that_is_not_there_is_reported(citation):
+def test_a_missing_section_is_reported(citation):
     assert len(unresolved(citations(citation), page("docs/method.md"))) == 1
 
 
@@ -72,7 +72,7 @@ def test_a_heading_without_text_does_not_resolve():
 
 
 def anchors(text: str) -> set[str]:
-    """Anchors that GitHub makes of the headings."""
+    """Anchors that GitHub gives the headings."""
     headings = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```", "", text, flags=re.S | re.M), re.M)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
@@ -129,7 +129,7 @@ def test_the_page_prints_the_probabilities_of_the_six_wells(six_wells):
     np.testing.assert_allclose(six_wells.PROBABILITIES.sum(axis=1), 1, rtol=0, atol=1e-12)
 
 
-def test_the_page_prints_the_calls_that_the_code_makes_of_the_six_wells(six_wells):
+def test_the_page_prints_the_calls_that_the_code_makes_for_the_six_wells(six_wells):
     steps = six_wells.worked_example()
     names = np.array(six_wells.PERTURBATIONS)
     plain, design = steps["plain"][1], steps["matching"][1]
@@ -142,14 +142,14 @@ def test_the_page_prints_the_calls_that_the_code_makes_of_the_six_wells(six_well
     assert rows_of_wells(page("docs/plate_balancing.md"))[6:] == expected
 
 
-def test_the_example_has_two_wells_with_one_call_and_ends_with_a_possible_plate(six_wells):
+def test_the_example_starts_with_a_repeated_call_and_ends_with_a_feasible_plate(six_wells):
     steps = six_wells.worked_example()
     plain, design = steps["plain"][1], steps["matching"][1]
     assert np.bincount(plain).max() == 2 and (plain >= six_wells.ON_PLATE).sum() == 1
     assert sorted(design) == list(range(six_wells.ON_PLATE))
 
 
-def test_matching_of_the_example_is_the_share_of_all_possible_plates(six_wells):
+def test_matching_in_the_example_gives_shares_of_all_feasible_plates(six_wells):
     p = six_wells.PROBABILITIES[:, : six_wells.ON_PLATE]
     share = np.zeros_like(p)
     wells = np.arange(len(p))
@@ -162,7 +162,7 @@ def test_matching_of_the_example_is_the_share_of_all_possible_plates(six_wells):
     assert not matching[:, six_wells.ON_PLATE :].any()
 
 
-def test_the_picture_of_the_six_wells_can_be_drawn_again(six_wells, tmp_path):
+def test_the_figure_of_the_six_wells_can_be_drawn_again(six_wells, tmp_path):
     six_wells.draw(tmp_path / "six_wells.png")
     drawn, committed = (
         matplotlib.image.imread(path)
@@ -179,7 +179,7 @@ def settings(block: str) -> dict:
     return yaml.safe_load(page(f"conf/base/parameters_{block}.yml"))[block]
 
 
-def test_the_readme_says_of_the_default_what_the_parameters_say():
+def test_the_readme_describes_the_default_parameters():
     text = " ".join(page("README.md").split())
     assert "default trains no mean teacher" in text and settings("training")["mean_teacher"]["epochs"] == 0
     assert "Position correction and flat-field correction are off" in text
@@ -197,7 +197,7 @@ def test_the_shapes_of_the_demo_are_those_of_its_settings():
 
     training, screen = settings("training"), settings("simulation")
     channels = len(re.search(r"channels: \[([^]]+)\]", page("conf/base/catalog.yml"))[1].split(","))
-    classes = screen["treatments"] + screen["positive_controls"] + 1  # and the negative control
+    classes = screen["treatments"] + screen["positive_controls"] + 1  # one more for the negative control
     head = training["head"]
     network = Network(NetworkSpec(training["backbone"], channels, classes, head["name"], head["scale"], head["margin"]))
     expected = {

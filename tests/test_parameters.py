@@ -1,23 +1,11 @@
-"""Parameters are checked before a run."""
+"""Validation of the parameters before a run."""
 
 import copy
-from pathlib import Path
 
 import pytest
-import yaml
 
 from deepnoise.errors import InputError
 from deepnoise.parameters import validate_parameters
-
-BASE = Path(__file__).parents[1] / "conf" / "base"
-
-
-@pytest.fixture
-def parameters():
-    merged = {}
-    for file in BASE.glob("parameters*.yml"):
-        merged |= yaml.safe_load(file.read_text())
-    return merged
 
 
 def test_the_base_parameters_are_valid(parameters):
@@ -46,11 +34,11 @@ def test_the_base_parameters_are_valid(parameters):
         ),
     ],
 )
-def test_a_fault_is_reported_with_its_full_name(parameters, path, value, message):
+def test_an_invalid_parameter_is_reported_with_its_full_name(parameters, path, value, message):
     changed = copy.deepcopy(parameters)
     block = changed
-    for part in path[:-1]:
-        block = block[part]
+    for key in path[:-1]:
+        block = block[key]
     block[path[-1]] = value
     with pytest.raises(InputError, match=message):
         validate_parameters(changed)
@@ -79,7 +67,7 @@ def test_all_faults_are_reported_at_once(parameters):
 
 
 @pytest.mark.parametrize("name", ["my_block", "segmentation", "tracking", "model_options", "data_processing"])
-def test_a_block_for_pipelines_of_your_own_passes_untouched(parameters, name):
+def test_a_block_for_a_users_pipelines_is_accepted_unchanged(parameters, name):
     changed = copy.deepcopy(parameters) | {name: {"seed": "any", "nested": {"x": [1, 2]}}}
     before = copy.deepcopy(changed)
     assert validate_parameters(changed) == validate_parameters(parameters)
@@ -87,7 +75,19 @@ def test_a_block_for_pipelines_of_your_own_passes_untouched(parameters, name):
 
 
 @pytest.mark.parametrize(
-    ("name", "meant"), [("trainning", "training"), ("train", "training"), ("plate_balance", "plate_balancing")]
+    ("name", "meant"),
+    [
+        ("trainning", "training"),
+        ("train", "training"),
+        ("plate_balance", "plate_balancing"),
+        ("balancing", "plate_balancing"),
+        ("eval", "evaluation"),
+        ("pretrain", "training.pretrain"),
+        ("mean_teachers", "training.mean_teacher"),
+        ("folds", "ingestion.folds"),
+        ("noise", "simulation.noise"),
+        ("pseudo_labels", "training.mean_teacher.pseudo_labels"),
+    ],
 )
 def test_a_block_whose_name_is_close_to_one_of_ours_is_refused(parameters, name, meant):
     with pytest.raises(
@@ -97,13 +97,13 @@ def test_a_block_whose_name_is_close_to_one_of_ours_is_refused(parameters, name,
 
 
 @pytest.mark.parametrize("value", [3, "PATH", None, [1, 2], True])
-def test_an_unknown_value_that_is_no_block_is_refused(parameters, value):
+def test_an_unknown_value_that_is_not_a_block_is_refused(parameters, value):
     with pytest.raises(
         InputError, match=r"unknown parameter 'my_value', received .*allowed here: .*or a block \(a mapping\)"
     ):
         validate_parameters(parameters | {"my_value": value})
 
 
-def test_a_misspelt_value_of_the_command_line_gets_the_closest_name(parameters):
+def test_a_misspelt_parameter_of_the_command_line_gets_the_closest_name(parameters):
     with pytest.raises(InputError, match="unknown parameter 'score', received 'a.csv'.*Did you mean 'scores'"):
         validate_parameters(parameters | {"score": "a.csv"})

@@ -1,26 +1,16 @@
-"""The generated pages say what the code says."""
+"""The generated pages of parameters and tables agree with the code."""
 
 import copy
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytest
-import yaml
 from pydantic import Field, NonNegativeFloat, PositiveInt
 
 from deepnoise.parameters import BLOCKS, Block, ProjectParameters, Unit, block_within
 from deepnoise.reference import parameters_page, tables_page, unit_of, values_of
+from tests.conftest import PROJECT
 
-PROJECT = Path(__file__).parents[1]
 STALE = "this page is not up to date; run: python docs/generate.py"
-
-
-@pytest.fixture(scope="module")
-def parameters():
-    merged = {}
-    for file in (PROJECT / "conf" / "base").glob("parameters*.yml"):
-        merged |= yaml.safe_load(file.read_text())
-    return merged
 
 
 def test_the_page_of_parameters_is_up_to_date(parameters):
@@ -40,7 +30,7 @@ def test_a_changed_default_makes_the_page_stale(parameters):
 
 
 def fields_without_description(block: type[Block]) -> list[str]:
-    """Fields of a block, and of the blocks within it, that say nothing about themselves."""
+    """Fields without a description, of a block and of the blocks within it."""
     missing = []
     for name, field in block.model_fields.items():
         nested = block_within(field.annotation)

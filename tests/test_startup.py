@@ -1,4 +1,4 @@
-"""What Kedro may not import before anything runs, and what ``import deepnoise`` may not."""
+"""Start-up: heavy modules that are not imported before anything runs, nor by ``import deepnoise``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import PROJECT
 
 HEAVY = ("torch", "timm", "scipy.stats", "sklearn", "matplotlib", "plotly", "optuna", "pandas")
-"""Modules that no command may import before its runner starts, but for pandas, which Kedro itself imports with the first parameter."""
+"""Modules that no command may import before its runner starts. Pandas is the exception: Kedro imports it with the first parameter."""
 
 UNTIL_RUNNER = """
 import os, sys
@@ -33,12 +33,12 @@ stop()
 
 
 def imported(code: str) -> list[str]:
-    """The heavy modules that some code has imported when it stops."""
-    done = subprocess.run(
+    """The heavy modules that a script has imported when it stops."""
+    process = subprocess.run(
         [sys.executable, "-c", UNTIL_RUNNER.format(heavy=HEAVY) + code], cwd=PROJECT, capture_output=True, text=True,
         env=os.environ | {"DO_NOT_TRACK": "1"},
     )  # fmt: skip
-    (line,) = [line for line in done.stdout.splitlines() if line.startswith("IMPORTED")]
+    (line,) = [line for line in process.stdout.splitlines() if line.startswith("IMPORTED")]
     return line.split()[1:]
 
 
@@ -65,5 +65,5 @@ def test_importing_the_package_loads_neither_torch_nor_kedro_nor_scikit_learn():
     code = (
         "import deepnoise, sys; print([m for m in ('torch', 'timm', 'kedro', 'sklearn', 'pandas') if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert process.stdout.strip() == "[]"

@@ -1,4 +1,4 @@
-"""Declared tables."""
+"""Validation of tables against their declarations."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from deepnoise.tables import SCHEMAS, natural_order, validate_table
 LABELS = pd.DataFrame({"id_code": ["a", "b"], "perturbation": ["1", "2"]})
 
 
-def test_a_good_table_keeps_its_content_and_is_not_touched():
+def test_a_valid_table_is_returned_unchanged():
     before = LABELS.copy()
     pd.testing.assert_frame_equal(validate_table(LABELS, "heldout_labels", "x"), before)
     pd.testing.assert_frame_equal(LABELS, before)
@@ -29,12 +29,12 @@ def test_a_good_table_keeps_its_content_and_is_not_touched():
         (LABELS.assign(id_code="a"), "1 rows repeat their key"),
     ],
 )
-def test_a_bad_table_is_refused_with_its_fault(table, message):
+def test_an_invalid_table_is_refused_with_the_reason(table, message):
     with pytest.raises(InputError, match="labels.csv: .*" + message):
         validate_table(table, "heldout_labels", "labels.csv")
 
 
-def test_values_outside_the_declared_ones_are_refused():
+def test_undeclared_values_are_refused():
     table = pd.DataFrame(
         {"fold": [0], "experiment": ["e"], "plate": ["1"], "cell_type": ["c"], "role": ["test"], "unit": ["plate"]}
     )
@@ -52,7 +52,7 @@ def test_empty_tables_are_valid():
         assert list(validate_table(schema.empty(), name, "x").columns) == list(schema.columns)
 
 
-def test_natural_order():
+def test_numbers_in_names_sort_as_numbers():
     assert natural_order(["10", "9", "DMSO", "1", "9"]) == ["1", "9", "10", "DMSO"]
 
 

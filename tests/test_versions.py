@@ -1,4 +1,4 @@
-"""Versions of entries are listed, pruned and promoted; the latest stays, and an interrupted copy is not a version."""
+"""Versions of entries are listed, pruned and promoted; the latest is never pruned."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ STAMPS = ("2026-01-01T00.00.00.000Z", "2026-01-02T00.00.00.000Z", "2026-01-03T00
 
 @pytest.fixture
 def data(tmp_path, monkeypatch):
-    """Three versions of a text entry, and a folder entry (a model) with one."""
+    """Three versions of a text entry, and one of a folder entry (a model)."""
     bootstrap_project(PROJECT)
     monkeypatch.chdir(PROJECT)
     reports = tmp_path / "08_reporting" / "demo" / "score_table.txt"
@@ -46,7 +46,7 @@ def test_versions_are_listed_pruned_and_promoted(data):
     output = kedro("promote", "score_table", STAMPS[1], data=data)
     latest = sorted(table.iterdir())[-1]
     assert latest.name > STAMPS[2] and latest.name in output and (latest / "score_table.txt").read_text() == "table 1"
-    assert [p.name for p in table.parent.iterdir()] == ["score_table.txt"]  # nothing else is left
+    assert [p.name for p in table.parent.iterdir()] == ["score_table.txt"]  # no partial copy is left
 
 
 def test_a_folder_is_promoted_completely_and_the_latest_version_is_never_pruned(data):
@@ -68,7 +68,7 @@ def test_impossible_requests_are_refused_with_the_reason(data):
 
 
 def test_versions_work_on_other_file_systems(tmp_path):
-    """The same calls on fsspec's file system in memory, where a folder is a prefix."""
+    """The same calls on the in-memory file system of fsspec, where a folder is only a prefix."""
     import fsspec
 
     fs = fsspec.filesystem("memory")

@@ -8,7 +8,7 @@ from deepnoise.wells import all_wells, normalize_well, parse_well, plate_format_
 @pytest.mark.parametrize(
     ("given", "canonical"), [("A1", "A01"), ("a01", "A01"), ("r02c03", "B03"), ("AF48", "AF48"), ("R1C12", "A12")]
 )
-def test_well_names_are_made_canonical(given, canonical):
+def test_well_names_are_normalized(given, canonical):
     assert normalize_well(given) == canonical
 
 
@@ -19,7 +19,7 @@ def test_every_well_of_a_plate_parses_to_its_row_and_column():
 
 
 @pytest.mark.parametrize("bad", ["Z99", "", "A0", "AG01", "A49", "B3x", "BA01"])
-def test_a_name_that_is_not_a_well_is_refused(bad):
+def test_an_invalid_well_name_is_refused(bad):
     with pytest.raises(ValueError, match=f"'{bad}' is not a well: expected A01 to AF48"):
         normalize_well(bad)
 

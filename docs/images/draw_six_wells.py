@@ -1,4 +1,4 @@
-"""The worked example of docs/plate_balancing.md: its scores, what each step makes of them, and the picture six_wells.png.
+"""The worked example of docs/plate_balancing.md: its scores, the result of each step, and the figure six_wells.png.
 
 Run it from the project's folder: ``.venv/bin/python docs/images/draw_six_wells.py``. tests/test_docs.py recomputes the page's numbers with it.
 """
@@ -28,7 +28,7 @@ PROBABILITIES = np.array(
         [0.06, 0.10, 0.12, 0.06, 0.10, 0.40, 0.08, 0.08],
     ]
 )
-"""(6, 8) what a model says of each well: the softmax of its scores."""
+"""(6, 8) a model's probabilities for each well: the softmax of its scores."""
 
 
 def worked_example() -> dict[str, tuple[np.ndarray, np.ndarray]]:

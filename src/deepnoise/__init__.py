@@ -1,4 +1,4 @@
-"""DeepNoise: tells biology from technical noise in high-content microscopy screens.
+"""DeepNoise: distinguishes biology from technical noise in high-content microscopy screens.
 
 Four functions work on tables alone, without Kedro: :func:`balance_plates`, :func:`probe_leaks`, :func:`find_suspect_wells` and
 :func:`replicate_map`. They are imported when they are first used.

@@ -48,11 +48,12 @@ def balance_plates(
         precision: Expected share of correct calls among the confident ones.
 
     Returns:
-        One row per well: experiment, plate, well, the plain call (``plain_call``, ``plain_confidence``, ``plain_confident``), the
+        One row per well, sorted by experiment, plate and well: these, the plain call (``plain_call``, ``plain_confidence``, ``plain_confident``), the
         call that uses the layout (``design_call``, ``design_confidence``, ``design_confident``), ``changed``, ``reason`` and ``tied``.
 
     Raises:
-        InputError: A column is missing, a well is repeated or not a well, a score is not finite, or a perturbation is unknown.
+        InputError: A column is missing, repeated or not numeric, a well is repeated or not a well, a score is not finite, a
+            perturbation is unknown, or ``contents`` names a plate without scores.
 
     Examples:
         Wells A01 and A02 both score highest for p1, but each perturbation is on the plate once:
@@ -77,7 +78,7 @@ def balance_plates(
     given = {"method": method, "temperature": temperature, "group_posterior": group_posterior, "precision": precision}
     changes = {f"balance_plates.{name}": value for name, value in given.items()}
     parameters = replace_values(defaults, "balance_plates", changes, "balance_plates")
-    knowledge = balancing.DesignKnowledge(_layout_table(layout, names), contents=_contents_table(contents))
+    knowledge = balancing.DesignKnowledge(_layout_table(layout, names), contents=_contents_table(contents, table))
     balanced = balancing.balance(table, knowledge, parameters)
     calls = balancing.make_calls(balanced.steps, table, knowledge, precision)
     return calls.drop(columns=["id_code", "tier"])
@@ -126,6 +127,8 @@ def probe_leaks(
     """
     from deepnoise.evaluation import probe_tasks
 
+    axes = _as_list(axes)
+    _check_permutations(permutations)
     unknown = [axis for axis in axes if axis not in probe_tasks.AXES[:-1]]
     if unknown:
         allowed = probe_tasks.AXES[:-1]
@@ -145,7 +148,7 @@ def probe_leaks(
         "wells",
         "reason",
     ]
-    return pd.DataFrame(results).reindex(columns=columns)
+    return pd.DataFrame(results).reindex(columns=columns).astype({"wells": "Int64"})
 
 
 def find_suspect_wells(
@@ -230,6 +233,7 @@ def replicate_map(
     """
     from deepnoise.evaluation import retrieval
 
+    _check_permutations(permutations)
     table, null = retrieval.average_precisions(_to_profiles(profiles, features, negative_controls), permutations, seed)
     rows = []
     for well_type, levels in retrieval.summarize_retrieval(table, null).items():
@@ -243,16 +247,43 @@ def replicate_map(
 # tables of users --------------------------------------------------------------------------------------------------
 
 
-def _plain_names(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with pycytominer's metadata names as ours: ``Metadata_CellType`` -> ``cell_type``."""
+def _check_permutations(permutations: int) -> None:
+    if permutations < 1:
+        raise InputError(f"permutations is {permutations}; expected at least 1")
+
+
+def _as_list(names: Sequence[str]) -> list[str]:
+    """The names, also where a single one was given."""
+    return [names] if isinstance(names, str) else list(names)
+
+
+def _as_text(values: pd.Series) -> pd.Series:
+    """The values as text, whole numbers without a decimal point; missing ones stay missing."""
+    if pd.api.types.is_float_dtype(values) and (values.dropna() % 1 == 0).all():
+        values = values.astype("Int64")
+    return values.astype("str").where(values.notna())
+
+
+def _plain_names(table: pd.DataFrame, what: str) -> pd.DataFrame:
+    """The table with column names as text, and pycytominer's metadata names as ours: ``Metadata_CellType`` -> ``cell_type``.
+
+    Raises:
+        InputError: Two columns have one name.
+    """
     known = {"plate", "well", "perturbation", *METADATA}
-    renamed = {}
-    for column in table.columns:
-        name = str(column).removeprefix("Metadata_")
-        snake = "".join("_" + c.lower() if c.isupper() and i else c.lower() for i, c in enumerate(name))
-        if snake != column and snake in known and snake not in table.columns:
-            renamed[column] = snake
-    return table.rename(columns=renamed)
+    names = [str(column) for column in table.columns]
+    renamed = []
+    for name in names:
+        plain = name.removeprefix("Metadata_")
+        snake = "".join("_" + c.lower() if c.isupper() and i else c.lower() for i, c in enumerate(plain))
+        renamed.append(snake if snake in known and snake not in names else name)
+    table = table.set_axis(renamed, axis=1)
+    repeated = table.columns[table.columns.duplicated()]
+    if len(repeated):
+        raise InputError(
+            f"{what}: {(table.columns == repeated[0]).sum()} columns are named {repeated[0]!r}; expected one"
+        )
+    return table
 
 
 def _place_wells(table: pd.DataFrame, what: str, needed: Sequence[str]) -> pd.DataFrame:
@@ -261,69 +292,72 @@ def _place_wells(table: pd.DataFrame, what: str, needed: Sequence[str]) -> pd.Da
         raise InputError(
             f"{what}: expected a DataFrame with one row per well, received {type(table).__name__} without rows"
         )
-    table = _plain_names(table).reset_index(drop=True)
+    table = _plain_names(table, what).reset_index(drop=True)
     for column in needed:
-        if column not in table.columns:
-            raise InputError(
-                f"{what}: column {column!r} is missing; it has {first_few(table.columns, 8)}.{closest(column, map(str, table.columns))}"
-            )
-        if column != "perturbation" and table[column].isna().any():
-            raise InputError(f"{what}: {column} is missing in row {int(table[column].isna().to_numpy().argmax())}")
+        _require_column(table, column, what)
     for column, default in METADATA.items():
-        table[column] = table[column].astype("str") if column in table.columns else default
+        if column not in table.columns:
+            table[column] = default
+    for column in ("plate", "well", *METADATA):
+        if table[column].isna().any():
+            raise InputError(f"{what}: {column} is missing in row {int(table[column].isna().to_numpy().argmax())}")
+        table[column] = _as_text(table[column])
     try:
-        wells = [normalize_well(str(well)) for well in table["well"]]
+        table["well"] = [normalize_well(well) for well in table["well"]]
     except ValueError as error:
         raise InputError(f"{what}: {error}") from error
-    table = table.assign(plate=table["plate"].astype("str"), well=wells)
     table["id_code"] = table["experiment"] + "_" + table["plate"] + "_" + table["well"]
-    repeated = table["id_code"].duplicated()
-    if repeated.any():
+    rows_of_well = table.groupby(["experiment", "plate", "well"]).size()
+    if rows_of_well.max() > 1:
+        experiment, plate, well = rows_of_well.idxmax()
         raise InputError(
-            f"{what}: well {table.loc[repeated, 'id_code'].iloc[0]} is in {int(repeated.sum()) + 1} rows or more; expected one row per well"
+            f"{what}: well {well} of plate {plate} of {experiment} is in {rows_of_well.max()} rows; expected one row per well"
         )
+    if table["id_code"].duplicated().any():  # "a_1", "2" and "a", "1_2"
+        table["id_code"] = table["experiment"] + "/" + table["plate"] + "/" + table["well"]
     return table
 
 
+def _require_column(table: pd.DataFrame, column: str, what: str) -> None:
+    if column not in table.columns:
+        raise InputError(
+            f"{what}: column {column!r} is missing; it has {first_few(table.columns, 8)}.{closest(column, table.columns)}"
+        )
+
+
 def _numeric_columns(table: pd.DataFrame, columns: Sequence[str], what: str) -> np.ndarray:
-    """(W, F) float64 values of some columns, all finite."""
+    """(W, F) float64 values of some columns, all finite in float32."""
     for column in columns:
-        if column not in table.columns:
-            raise InputError(f"{what}: column {column!r} is missing.{closest(str(column), map(str, table.columns))}")
+        _require_column(table, column, what)
         if not pd.api.types.is_numeric_dtype(table[column]):
             raise InputError(f"{what}: column {column!r} holds {table[column].iloc[0]!r}, expected numbers")
     values = table[list(columns)].to_numpy(np.float64)
-    if not np.isfinite(values).all():
-        row, column = np.argwhere(~np.isfinite(values))[0]
+    finite = np.abs(values) <= np.finfo(np.float32).max  # False for nan
+    if not finite.all():
+        row, column = np.argwhere(~finite)[0]
         raise InputError(
-            f"{what}: {columns[column]!r} of well {table['id_code'].iloc[row]} is {values[row, column]}; expected finite numbers"
+            f"{what}: {columns[column]!r} of well {table['id_code'].iloc[row]} is {values[row, column]}; expected finite numbers (float32)"
         )
     return values
 
 
-def _other_numeric(table: pd.DataFrame) -> list[str]:
+def _no_metadata(table: pd.DataFrame) -> list[str]:
     metadata = {"plate", "well", "perturbation", "id_code", *METADATA}
-    return [
-        str(column)
-        for column in table.columns
-        if column not in metadata
-        and not str(column).startswith("Metadata_")
-        and pd.api.types.is_numeric_dtype(table[column])
-    ]
+    return [column for column in table.columns if column not in metadata and not column.startswith("Metadata_")]
 
 
 def _score_table(scores: pd.DataFrame) -> pd.DataFrame:
     """Scores as plate balancing reads them."""
     table = _place_wells(scores, "scores", ["plate", "well"])
-    prefixed_columns = [c for c in table.columns if str(c).startswith(SCORE)]
-    columns = prefixed_columns or _other_numeric(table)
+    prefixed_columns = [column for column in table.columns if column.startswith(SCORE)]
+    columns = prefixed_columns or _no_metadata(table)
     if len(columns) < 2:
         raise InputError(
             f"scores: {len(columns)} score columns; expected one numeric column per perturbation, at least 2"
         )
-    values = dict(zip(columns, _numeric_columns(table, columns, "scores").T, strict=True))
-    names = natural_order(str(column).removeprefix(SCORE) for column in columns)
-    by_name = {str(column).removeprefix(SCORE): values[column] for column in columns}
+    called = [column.removeprefix(SCORE) for column in columns]
+    by_name = dict(zip(called, _numeric_columns(table, columns, "scores").T, strict=True))
+    names = natural_order(called)
     meta = table[["id_code", "experiment", "plate", "well"]].assign(role="heldout", tier="unknown")
     wide = prefixed(np.stack([by_name[name] for name in names], axis=1), names, SCORE, meta.index)
     return pd.concat([meta, wide], axis=1).sort_values(["experiment", "plate", "well"], ignore_index=True)
@@ -333,10 +367,12 @@ def _layout_table(layout: pd.DataFrame | None, names: list[str]) -> pd.DataFrame
     """The table ``plate_layout`` of what is known of the layout."""
     if layout is None:
         return pd.DataFrame({"perturbation": names, "group": 0, "per_plate": 0})
+    layout = _plain_names(layout, "layout")
     for column in ("perturbation", "group"):
-        if column not in layout.columns:
-            raise InputError(f"layout: column {column!r} is missing; it has {first_few(layout.columns, 8)}")
-    table = layout.assign(perturbation=layout["perturbation"].astype("str"))
+        _require_column(layout, column, "layout")
+        if layout[column].isna().any():
+            raise InputError(f"layout: {column} is missing in row {int(layout[column].isna().to_numpy().argmax())}")
+    table = layout.assign(perturbation=_as_text(layout["perturbation"]))
     unknown = sorted(set(table["perturbation"]) - set(names))
     if unknown:
         raise InputError(f"layout: {unknown[0]!r} has no scores.{closest(unknown[0], names)}")
@@ -345,24 +381,37 @@ def _layout_table(layout: pd.DataFrame | None, names: list[str]) -> pd.DataFrame
             f"layout: {table.loc[table['perturbation'].duplicated(), 'perturbation'].iloc[0]!r} has two rows; expected one"
         )
     table["group"] = pd.factorize(table["group"], sort=True)[0]
-    return table.assign(per_plate=table["per_plate"] if "per_plate" in table.columns else 1)[
-        ["perturbation", "group", "per_plate"]
-    ]
+    return table.assign(per_plate=_counts(table, "per_plate", "layout"))[["perturbation", "group", "per_plate"]]
 
 
-def _contents_table(contents: pd.DataFrame | None) -> pd.DataFrame | None:
+def _counts(table: pd.DataFrame, column: str, what: str) -> pd.Series:
+    """A column of numbers of wells, 1 where the table lacks it."""
+    if column not in table.columns:
+        return pd.Series(1, index=table.index)
+    counts = pd.to_numeric(table[column], errors="coerce")
+    valid = (counts >= 1) & (counts % 1 == 0)
+    if not valid.all():
+        raise InputError(f"{what}: {column} is {table[column][~valid].iloc[0]}; expected whole numbers from 1")
+    return counts.astype(int)
+
+
+def _contents_table(contents: pd.DataFrame | None, scores: pd.DataFrame) -> pd.DataFrame | None:
     """The table ``plate_contents`` of what is known of single plates."""
     if contents is None:
         return None
-    for column in ("plate", "perturbation"):
-        if column not in contents.columns:
-            raise InputError(f"contents: column {column!r} is missing; it has {first_few(contents.columns, 8)}")
-    return contents.assign(
-        experiment=contents["experiment"].astype("str") if "experiment" in contents.columns else METADATA["experiment"],
-        plate=contents["plate"].astype("str"),
-        perturbation=contents["perturbation"].astype("str"),
-        wells=contents["wells"] if "wells" in contents.columns else 1,
-    )
+    contents = _plain_names(contents, "contents").reset_index(drop=True)
+    if "experiment" not in contents.columns and set(scores["experiment"]) == {METADATA["experiment"]}:
+        contents["experiment"] = METADATA["experiment"]
+    for column in ("experiment", "plate", "perturbation"):
+        _require_column(contents, column, "contents")
+        if contents[column].isna().any():
+            raise InputError(f"contents: {column} is missing in row {int(contents[column].isna().to_numpy().argmax())}")
+        contents[column] = _as_text(contents[column])
+    scored = set(scores["experiment"] + "/" + scores["plate"])
+    unknown = sorted(set(contents["experiment"] + "/" + contents["plate"]) - scored)
+    if unknown:
+        raise InputError(f"contents: plate {unknown[0]!r} has no scores.{closest(unknown[0], scored)}")
+    return contents.assign(wells=_counts(contents, "wells", "contents"))
 
 
 def _to_profiles(table: pd.DataFrame, features: Sequence[str] | None, negative_controls: Sequence[str]) -> Profiles:
@@ -370,18 +419,22 @@ def _to_profiles(table: pd.DataFrame, features: Sequence[str] | None, negative_c
     from deepnoise.evaluation.profiles import Profiles
 
     rows: Any = _place_wells(table, "profiles", ["plate", "well", "perturbation"])
-    columns = list(features) if features is not None else _other_numeric(rows)
+    if features is None:
+        columns = [column for column in _no_metadata(rows) if pd.api.types.is_numeric_dtype(rows[column])]
+    else:
+        columns = _as_list(features)
     if not columns:
         raise InputError(f"profiles: no numeric feature column; it has {first_few(rows.columns, 8)}")
     values = _numeric_columns(rows, columns, "profiles").astype(np.float32)
-    rows["perturbation"] = rows["perturbation"].astype("str").where(rows["perturbation"].notna())
-    unknown = sorted(set(negative_controls) - set(rows["perturbation"].dropna()))
+    rows["perturbation"] = _as_text(rows["perturbation"])
+    controls = {str(name) for name in _as_list(negative_controls)}
+    unknown = sorted(controls - set(rows["perturbation"].dropna()))
     if unknown:
         names = rows["perturbation"].dropna().unique()
         raise InputError(
             f"profiles: the negative control {unknown[0]!r} is no perturbation here.{closest(unknown[0], names)}"
         )
-    rows.loc[rows["perturbation"].isin(list(negative_controls)), "well_type"] = "negative_control"
+    rows.loc[rows["perturbation"].isin(controls), "well_type"] = "negative_control"
     wrong = sorted(set(rows["well_type"]) - set(WELL_TYPES))
     if wrong:
         raise InputError(f"profiles: well_type {wrong[0]!r}; allowed: {', '.join(WELL_TYPES)}")

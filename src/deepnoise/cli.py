@@ -1,7 +1,7 @@
 """``kedro run`` with two additions, and ``kedro versions``.
 
-The first addition: what the user can fix is one clear error message instead of a traceback. The second: stages
-that are requested together run as parts of the whole path, so that each reads what another has just written.
+First, a mistake that the user can fix gives one clear error message instead of a traceback. Second, stages that
+are requested together run as parts of the whole path, so that each reads what another has just written.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def cli() -> None:
 
 
 def _reason(error: BaseException) -> str | None:
-    """Message that the user can act on, however deeply Kedro has wrapped it; None for a bug."""
+    """The message that the user can act on, however deeply Kedro has wrapped it; None for a bug."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, InputError):
@@ -52,8 +52,8 @@ def _reason(error: BaseException) -> str | None:
 def joined_stages(names: list[str]) -> tuple[list[str], list[str]]:
     """Pipelines and namespaces to run for the names after ``--pipelines``.
 
-    Alone, ``plate_balancing`` and ``evaluation`` read the entry ``well_scores``, from whatever model, and
-    ``ingestion`` reads any raw screen. Together with ``inference`` or ``simulation`` they must wait for the
+    Alone, ``plate_balancing`` and ``evaluation`` read the entry ``well_scores`` of any model, and ``ingestion``
+    reads any raw screen. Together with ``inference`` or ``simulation`` they must wait for the
     results of these. Only the whole path has that dependency.
     """
     if not {"simulation", "inference"} & set(names) or len(names) == 1 or not set(names) <= set(STAGES):

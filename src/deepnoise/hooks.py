@@ -1,4 +1,4 @@
-"""What happens around a run, one class per job. Imports nothing heavy: these modules are loaded at every start."""
+"""Hooks around a run, one class per job. This module is loaded at every start, so it imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class ParameterHooks:
 
     @hook_impl
     def after_context_created(self, context: Any) -> None:
-        """Refuse unknown, mistyped or earlier names. Comes before Kedro's own check, whose message is longer."""
+        """Refuse unknown, mistyped or earlier names, before Kedro's own check, whose message is longer."""
         from deepnoise.parameters import validate_parameters
         from deepnoise.renamed import check_catalog
 
@@ -38,17 +38,17 @@ class ParameterHooks:
 
 
 class InputHooks:
-    """Check what a run would read, and name entries that are outdated or missing."""
+    """Check what a run would read, and report entries that are outdated or missing."""
 
     @hook_impl
     def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: CatalogProtocol) -> None:
-        """Refuse a run that would ignore what was given or mix entries of different runs; warn of outdated entries."""
+        """Refuse a run that would ignore an input or mix entries of different runs; warn of outdated entries."""
         environment = run_params.get("env") or "base"
         check_external_inputs(set(run_params.get("runtime_params") or {}), catalog, environment)
         check_mixed_inputs(pipeline)
         replace_missing_chapters(pipeline, catalog)
         full = pipelines["__default__"]
-        if "well_scores" in pipeline.inputs():  # the same files under the name that scores of any model may have
+        if "well_scores" in pipeline.inputs():  # the same files, under the name for scores of any model
             pipeline = Pipeline(pipeline, inputs=OWN_SCORES)
         for warning in outdated_inputs(pipeline, full, versions_of_inputs(pipeline, full, catalog)):
             logger.warning("%s; run the stages between them again, or pin it with --load-versions", warning)
@@ -98,7 +98,7 @@ def missing_chapters(pipeline: Pipeline, catalog: CatalogProtocol) -> list[str]:
 
 
 def replace_missing_chapters(pipeline: Pipeline, catalog: Any) -> None:
-    """Let missing chapters load as None: the report lists them instead of failing."""
+    """Let missing chapters load as None, so that the report lists them instead of failing."""
     names = missing_chapters(pipeline, catalog)
     if not names:
         return
@@ -117,7 +117,7 @@ def outdated_inputs(pipeline: Pipeline, full: Pipeline, versions: dict[str, str]
 
     Args:
         pipeline: What is to run.
-        full: The pipeline that says how entries are made from one another.
+        full: The whole path, which defines how entries are made from one another.
         versions: Entry -> time stamp of the version that would be loaded, or NEW for what the run makes; entries
             without versions are left out.
 
@@ -141,7 +141,7 @@ def sources_of(name: str, full: Pipeline) -> set[str]:
 
 
 def versions_of_inputs(pipeline: Pipeline, full: Pipeline, catalog: CatalogProtocol) -> dict[str, str]:
-    """The ``versions`` of :func:`outdated_inputs`. No other entry is looked at, so that Kedro imports no dataset it does not need."""
+    """The ``versions`` of :func:`outdated_inputs`. Other entries are left alone, so that Kedro imports no dataset it does not need."""
     inputs = pipeline.inputs() & full.all_outputs()
     names = inputs.union(*(sources_of(name, full) for name in inputs))
     made = pipeline.all_outputs()
@@ -165,10 +165,10 @@ def load_version(dataset: AbstractVersionedDataset) -> str | None:
 
 
 class TimingHooks:
-    """Keep how long each node took, in the entry ``run_record``.
+    """Record how long each node took, in the entry ``run_record``.
 
-    Some nodes work while their outputs are saved (packing, training arm by arm), so the time since the save before counts, which is exact
-    where nodes run one after another.
+    Some nodes work while their outputs are saved (packing, training arm by arm). So a node's time runs from the previous save to its
+    own. This is exact where nodes run one after another.
     """
 
     def __init__(self) -> None:
@@ -188,7 +188,7 @@ class TimingHooks:
 
     @hook_impl
     def after_dataset_saved(self, node: Node) -> None:
-        """Add the time that a node took until here."""
+        """Add the time since the previous save to the node."""
         if self._catalog is None:  # a worker process of a parallel run, which keeps no time
             return
         now = time.monotonic()
@@ -227,7 +227,7 @@ class OutputHooks:
 
     @hook_impl
     def before_pipeline_run(self, catalog: CatalogProtocol) -> None:
-        """Print log lines above progress bars, and silence Kedro's advice where it says nothing."""
+        """Print log lines above progress bars, and silence messages of Kedro that do not help."""
         self._catalog = catalog
         for handler in logging.getLogger().handlers:
             if isinstance(handler, logging.StreamHandler) and handler.stream is sys.stdout:

@@ -6,7 +6,7 @@ One model per block of ``conf/*/parameters_<pipeline>.yml``. The text under each
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal, TypeVar, get_args
@@ -636,8 +636,8 @@ def find_value(values: dict[str, Any], dotted: str, where: str) -> tuple[dict[st
 def validate_parameters(parameters: Mapping[str, Any]) -> ProjectParameters:
     """Check all parameters at once.
 
-    A top-level block (a mapping) of an unknown name belongs to pipelines that a user has added and is left alone, unless its name
-    is close to one of ours.
+    A top-level block (a mapping) of an unknown name belongs to pipelines that a user has added and is left alone, unless it
+    resembles one of ours or is the name of a parameter within one: ``pretrain`` is a forgotten ``training.pretrain``.
 
     Raises:
         InputError: One line per fault, with the full name, the value received and what is allowed.
@@ -653,7 +653,27 @@ def _is_foreign_block(name: str, value: Any) -> bool:
     """Whether a top-level key is a block of pipelines that a user has added."""
     if name in ProjectParameters.model_fields or not isinstance(value, Mapping):
         return False
-    return not get_close_matches(name, BLOCKS, n=1, cutoff=TOO_CLOSE)
+    return not _resembled(name)
+
+
+def _resembled(name: str) -> str | None:
+    """The full name of the block or nested parameter that a top-level name may stand for."""
+    part_of = [block for block in BLOCKS if len(name) > 2 and name in block]
+    if block := part_of or get_close_matches(name, BLOCKS, n=1, cutoff=TOO_CLOSE):
+        return block[0]
+    nested = dict(_nested_names(ProjectParameters))
+    parameter = get_close_matches(name, nested, n=1, cutoff=0.9)  # stricter: there are many
+    return nested[parameter[0]] if parameter else None
+
+
+def _nested_names(block: type[Block], path: str = "") -> Iterator[tuple[str, str]]:
+    """Last part and dotted name of every parameter below the top level."""
+    for name, field in block.model_fields.items():
+        dotted = f"{path}{name}"
+        if path:
+            yield name, dotted
+        if inner := block_within(field.annotation):
+            yield from _nested_names(inner, f"{dotted}.")
 
 
 def _describe_fault(fault: Any) -> str:
@@ -669,8 +689,8 @@ def _describe_fault(fault: Any) -> str:
         return f"unknown parameter {name!r}; allowed here: {', '.join(allowed)}.{answer(name) or closest(location[-1], allowed)}"
     if isinstance(received, Mapping):
         return (
-            f"unknown parameter {name!r}.{closest(name, BLOCKS)} A block of parameters for pipelines of your own needs a name that is "
-            f"less like those of this project: {', '.join(BLOCKS)}"
+            f"unknown parameter {name!r}. Did you mean {_resembled(name)!r}? A block of parameters for pipelines of your own needs a name "
+            f"that is less like those of this project: {', '.join(BLOCKS)} and the names within them"
         )
     allowed = list(ProjectParameters.model_fields)
     return (

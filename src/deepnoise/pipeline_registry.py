@@ -1,4 +1,4 @@
-"""Every pipeline by name. Written out, so that a mistyped name lists what there is."""
+"""Every pipeline by name, listed explicitly, so that the error for a mistyped name can list all pipelines."""
 
 from kedro.pipeline import Pipeline
 
@@ -26,7 +26,7 @@ STAGES = {
     "report": report,
 }
 OWN_SCORES = {"well_scores": "well_logits"}
-"""Balancing and evaluation read any model's ``well_scores``; inside the whole path these are our own."""
+"""Balancing and evaluation read any model's ``well_scores``; within the whole path these are those of our model."""
 
 SIMULATED = {"raw_wells": "simulated_wells", "raw_images": "simulated_images"}
 """Ingestion reads any raw screen; in ``demo`` it is the one that simulation has just written."""
@@ -35,8 +35,8 @@ SIMULATED = {"raw_wells": "simulated_wells", "raw_images": "simulated_images"}
 def register_pipelines() -> dict[str, Pipeline]:
     """Name -> pipeline; ``__default__`` goes from ingestion to the report, ``demo`` puts simulation before it.
 
-    Beside them stand ``growth_chart`` and ``tuning``, which train networks of their own on the screen that normalization has measured, and
-    ``tuning_balancing``, which reads stored scores.
+    ``growth_chart`` and ``tuning`` train networks of their own on the screen that normalization has measured. ``tuning_balancing`` reads
+    stored scores.
     """
     stages = {name: stage.create_pipeline() for name, stage in STAGES.items()}
     analysis = (

@@ -52,7 +52,7 @@ LONGEST_DEFAULT = 60
 NAMES = {bool: "`true` or `false`", int: "integer", float: "number", str: "text", type(None): "`null`"}
 """Type -> how it is called on the page; any other type is a mapping."""
 NOT_SET = object()
-"""Stands for a value that ``conf/base`` does not have."""
+"""Placeholder for a value that ``conf/base`` does not have."""
 
 
 def tables_page() -> str:

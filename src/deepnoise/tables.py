@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from deepnoise.errors import InputError, closest, first_few
-from deepnoise.renamed import COLUMNS, answers
+from deepnoise.renamed import COLUMNS, WRITTEN_BY, answers
 
 SCORE = "score_"
 """Prefix of the per-perturbation columns of wide score tables."""
@@ -660,10 +660,10 @@ def validate_table(table: pd.DataFrame, schema: str, source: str) -> pd.DataFram
         raise InputError(f"unknown table schema {schema!r}; allowed: {', '.join(SCHEMAS)}.{closest(schema, SCHEMAS)}")
     declared = SCHEMAS[schema]
     missing = [name for name in declared.columns if name not in table.columns]
-    earlier = [str(name) for name in table.columns if str(name) in COLUMNS]
+    earlier = [str(name) for name in table.columns if str(name) in COLUMNS and schema in WRITTEN_BY]
     if earlier:
         raise InputError(
-            f"{source}: table {schema!r} has columns of an earlier version.{answers(earlier)} Run the pipeline again"
+            f"{source}: table {schema!r} has columns of an earlier version.{answers(earlier)} Run again: kedro run --pipelines {WRITTEN_BY[schema]}"
         )
     if missing:
         raise InputError(

@@ -95,7 +95,7 @@ def promote(entry: Entry, version: str) -> str:
     if version not in entry.versions:
         raise InputError(f"{entry.name} has no version {version!r}; the latest are: {', '.join(entry.versions[-5:])}")
     stamp = generate_timestamp()
-    staged = f"{entry.root}.part"  # beside the versions: an interrupted copy is no version
+    staged = f"{entry.root}.part"  # beside the versions, so that an interrupted copy is not taken for one
     if entry.fs.exists(staged):
         entry.fs.rm(staged, recursive=True)
     entry.fs.copy(f"{entry.root}/{version}", staged, recursive=True)

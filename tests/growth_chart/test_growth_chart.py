@@ -23,19 +23,19 @@ from deepnoise.parameters import (
 from deepnoise.screen import Screen
 from deepnoise.tables import SCHEMAS, validate_table
 from tests.conftest import PROJECT
-from tests.plate_balancing.helpers import OWN as OWN_BALANCING
+from tests.plate_balancing.helpers import PARAMETERS as BALANCING
 from tests.training.helpers import MEAN_TEACHER, STAGE, parameters
 
 NORMALIZATION = NormalizationParameters(
     strategy="plate", reference="all", scale_floor=1.0, illumination="none", position_correction="none"
 )
-OWN = Settings(NORMALIZATION, parameters())
+SETTINGS = Settings(NORMALIZATION, parameters())
 TAUGHT = Settings(NORMALIZATION, parameters(mean_teacher=MEAN_TEACHER | {"epochs": 8}))
 SHIPPED = yaml.safe_load((PROJECT / "conf/base/parameters_growth_chart.yml").read_text())["growth_chart"]
 INFERENCE = InferenceParameters(
     only="", views="dihedral", pooling="logits", ensemble_weights="equal", adabn="none", seen_experiments=0, batch_size=64, device="cpu",
 )  # fmt: skip
-BALANCING = OWN_BALANCING.model_copy(update={"temperature": 1.0})
+BALANCING = BALANCING.model_copy(update={"temperature": 1.0})
 
 
 def chart(**changes) -> GrowthChartParameters:
@@ -43,7 +43,7 @@ def chart(**changes) -> GrowthChartParameters:
 
 
 def test_the_shipped_chart_switches_on_one_step_after_the_other():
-    arms = {arm.name: arm for arm in plan_arms(chart(), OWN)}
+    arms = {arm.name: arm for arm in plan_arms(chart(), SETTINGS)}
     steps = [arm for arm in arms.values() if arm.kind == "step"]
     assert [arm.name for arm in steps][:5] == [
         "per-site normalization", "global normalization", "experiment normalization", "plate normalization", "ArcFace",
@@ -69,7 +69,7 @@ def test_the_shipped_chart_switches_on_one_step_after_the_other():
 
 
 def test_a_step_that_trains_longer_has_a_control_of_equal_compute():
-    arms = {arm.name: arm for arm in plan_arms(chart(), OWN)}
+    arms = {arm.name: arm for arm in plan_arms(chart(), SETTINGS)}
     control = arms["pure batches and AdaBN, trained as long"]
     assert arms["mean teacher"].control == control.name and control.settings.training.mean_teacher.epochs == 0
     assert control.compute == pytest.approx(arms["mean teacher"].compute, rel=0.1)
@@ -91,19 +91,19 @@ def test_compute_is_counted_in_forward_passes():
 
 def test_unknown_settings_and_names_are_refused():
     with pytest.raises(InputError, match="changes 'training.hed.name', which is no parameter.*Did you mean 'head'"):
-        change(OWN, OWN, {"training.hed.name": "softmax"})
+        change(SETTINGS, SETTINGS, {"training.hed.name": "softmax"})
     with pytest.raises(InputError, match="'normalisation.strategy'.*Did you mean 'normalization'"):
-        change(OWN, OWN, {"normalisation.strategy": "site"})
+        change(SETTINGS, SETTINGS, {"normalisation.strategy": "site"})
     with pytest.raises(InputError, match="sites is 'both'; allowed: one, all"):
-        change(OWN, OWN, {"sites": "both"})
+        change(SETTINGS, SETTINGS, {"sites": "both"})
     with pytest.raises(InputError, match="cannot set {'normalization.strategy': 'wells'}: strategy"):
-        change(OWN, OWN, {"normalization.strategy": "wells"})
+        change(SETTINGS, SETTINGS, {"normalization.strategy": "wells"})
     with pytest.raises(InputError, match="'training.seed', which is the same for all arms: give growth_chart.seeds"):
-        change(OWN, OWN, {"training.seed": 3})
+        change(SETTINGS, SETTINGS, {"training.seed": 3})
     with pytest.raises(InputError, match=r"seeds repeats a seed: \[1, 1\]"):
-        plan_arms(chart(seeds=[1, 1]), OWN)
+        plan_arms(chart(seeds=[1, 1]), SETTINGS)
     with pytest.raises(InputError, match="two arms called 'ArcFace'"):
-        plan_arms(chart(transductive=[{"step": "ArcFace", "set": {}}]), OWN)
+        plan_arms(chart(transductive=[{"step": "ArcFace", "set": {}}]), SETTINGS)
 
 
 @pytest.fixture(scope="module")

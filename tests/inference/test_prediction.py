@@ -15,7 +15,6 @@ from deepnoise.inference.pooling import best_calls, pool_wells, profiles_table
 from deepnoise.inference.predict import predict_folds, predict_sites
 from deepnoise.inference.selection import sites_to_predict
 from deepnoise.inference.views import VIEWS
-from deepnoise.ingestion.folds import make_folds
 from deepnoise.ingestion.layouts import validation_labels
 from deepnoise.network.batch_norm import reestimate_batch_norm
 from deepnoise.network.device import choose_batch_size
@@ -27,11 +26,6 @@ from deepnoise.parameters import InferenceParameters
 from deepnoise.plate_balancing.scores import log_softmax
 from deepnoise.screen import Screen
 from deepnoise.tables import EMBEDDING, SCORE, matrix, validate_table
-
-
-@pytest.fixture(scope="module")
-def folds(wells):
-    return make_folds(wells, [], 3, [0], True)
 
 
 @pytest.fixture(scope="module")
@@ -59,12 +53,12 @@ PARAMETERS = InferenceParameters(
 
 
 def predict(model, source, sites, statistics, adabn="none", **changes):
-    """Logits and embeddings of some sites, with PARAMETERS but for the changes."""
+    """Logits and embeddings of some sites, with PARAMETERS and some changes to them."""
     return predict_sites(model, source, sites, statistics, PARAMETERS.model_copy(update=changes), adabn)
 
 
 def predict_screen(models, source, sites, wells, folds, statistics, ensemble_models=None, **changes):
-    """Tables of a whole screen, with PARAMETERS but for the changes."""
+    """Tables of a whole screen, with PARAMETERS and some changes to them."""
     screen = Screen(source, sites, wells, folds, statistics)
     return predict_folds(models, screen, PARAMETERS.model_copy(update=changes), ensemble_models)
 
@@ -83,13 +77,13 @@ def test_logits_are_the_mean_over_eight_views(screen, wells, folds, model):
     network.eval()
     for i, row in enumerate(unseen_sites.itertuples()):
         raw = torch.from_numpy(store.read(row.experiment, row.plate, np.array([row.store_row]))).float()
-        own = (
+        plate_statistics = (
             statistics[(statistics["experiment"] == row.experiment) & (statistics["plate"] == row.plate)]
             .set_index("channel")
             .loc[store.channels]
         )
-        x = (raw - torch.tensor(own["location"].to_numpy(np.float32))[:, None, None]) / torch.tensor(
-            own["scale"].to_numpy(np.float32)
+        x = (raw - torch.tensor(plate_statistics["location"].to_numpy(np.float32))[:, None, None]) / torch.tensor(
+            plate_statistics["scale"].to_numpy(np.float32)
         )[:, None, None]
         with torch.inference_mode():
             slow = torch.stack(
@@ -127,16 +121,17 @@ def test_every_unseen_plate_is_predicted_and_pooled(screen, wells, folds, model)
     assert set(well_logits["experiment"]) == {"ALPHA-01", "BETA-01", "ALPHA-04", "BETA-04"}
     assert well_logits.groupby("experiment")["role"].first().to_dict()["ALPHA-04"] == "heldout"
     np.testing.assert_allclose(np.linalg.norm(matrix(well_embeddings, EMBEDDING), axis=1), 1, atol=1e-5)
+    # this screen has one site per well
     np.testing.assert_allclose(
         matrix(well_logits.sort_values("id_code"), SCORE), matrix(site_logits.sort_values("id_code"), SCORE), atol=1e-6
-    )  # one site a well
+    )
 
 
-def test_some_seen_experiments_are_predicted_and_marked(screen, wells, folds, model):
+def test_some_seen_experiments_are_predicted_and_flagged(screen, wells, folds, model):
     _, sites, _ = screen
     unseen_sites = sites_to_predict(model.card, sites, wells, folds, seen_experiments=1)
     seen = unseen_sites[unseen_sites["plate_seen"]]
-    assert set(seen["role"]) == {"train"} and seen["experiment"].nunique() == 2  # one a cell type, the first
+    assert set(seen["role"]) == {"train"} and seen["experiment"].nunique() == 2  # the first one of each cell type
     assert seen["experiment"].min() == "ALPHA-02" and len(unseen_sites) == len(
         sites_to_predict(model.card, sites, wells, folds)
     ) + len(seen)
@@ -145,30 +140,37 @@ def test_some_seen_experiments_are_predicted_and_marked(screen, wells, folds, mo
         "heldout": True,
         "validation": False,
     }
-    second = pd.concat([sites, sites.assign(site=2)])
+    two_sites = pd.concat([sites, sites.assign(site=2)])
     other_sites = sites_to_predict(
-        replace(model.card, parameters={"unlabelled_source": "none", "sites": [1]}), second, wells, folds, 9
+        replace(model.card, parameters={"unlabelled_source": "none", "sites": [1]}), two_sites, wells, folds, 9
     )
     assert set(other_sites.loc[other_sites["role"] == "train", "site"]) == {2}
     assert set(other_sites.loc[other_sites["role"] == "heldout", "site"]) == {1, 2}
 
 
-def test_adabn_takes_the_statistics_of_the_experiment_itself(screen, wells, folds, model):
-    """Every experiment by itself gives the same as all at once; the statistics are those of its own images."""
+def test_adabn_uses_the_statistics_of_the_experiment_alone(screen, wells, folds, model):
+    """Predicting one experiment gives the same logits as predicting all; the statistics are those of its images."""
     store, sites, statistics = screen
     unseen_sites = sites_to_predict(model.card, sites, wells, folds)
     options = {"views": "none", "batch_size": 10_000}
     together, _ = predict(model, store, unseen_sites, statistics, adabn="experiment", **options)
     first = unseen_sites["experiment"].iloc[0]
-    own = (unseen_sites["experiment"] == first).to_numpy()
+    of_first_experiment = (unseen_sites["experiment"] == first).to_numpy()
     alone, _ = predict(
-        model, store, unseen_sites[own].reset_index(drop=True), statistics, adabn="experiment", **options
+        model,
+        store,
+        unseen_sites[of_first_experiment].reset_index(drop=True),
+        statistics,
+        adabn="experiment",
+        **options,
     )
-    np.testing.assert_allclose(together[own], alone, atol=1e-4)
-    assert np.abs(alone - predict(model, store, unseen_sites[own], statistics, **options)[0]).max() > 0.1
+    np.testing.assert_allclose(together[of_first_experiment], alone, atol=1e-4)
+    assert (
+        np.abs(alone - predict(model, store, unseen_sites[of_first_experiment], statistics, **options)[0]).max() > 0.1
+    )
     with_seen = sites_to_predict(model.card, sites, wells, folds, seen_experiments=9)
-    further, _ = predict(model, store, with_seen, statistics, adabn="experiment", **options)
-    np.testing.assert_allclose(further[(with_seen["role"] != "train").to_numpy()], together, atol=1e-4)
+    logits_with_seen, _ = predict(model, store, with_seen, statistics, adabn="experiment", **options)
+    np.testing.assert_allclose(logits_with_seen[(with_seen["role"] != "train").to_numpy()], together, atol=1e-4)
     assert (
         tier_of_prediction("T0", "experiment") == "T1"
         and tier_of_prediction("T0", "none") == "T0"
@@ -178,32 +180,32 @@ def test_adabn_takes_the_statistics_of_the_experiment_itself(screen, wells, fold
     network.load_state_dict(model.weights)
     images = torch.randn(8, 6, 24, 24)
     reestimate_batch_norm(network, [images])
-    seen = (
+    activations = (
         network.backbone.conv1[0](images)
         if isinstance(network.backbone.conv1, torch.nn.Sequential)
         else network.backbone.conv1(images)
     )
     norm = next(m for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d))
-    np.testing.assert_allclose(norm.running_mean, seen.mean(dim=(0, 2, 3)).detach(), atol=1e-5)
+    np.testing.assert_allclose(norm.running_mean, activations.mean(dim=(0, 2, 3)).detach(), atol=1e-5)
     assert not network.training and norm.momentum is not None
 
 
-def test_auto_adapts_by_what_made_the_batches_of_the_training(screen, wells, folds, model):
+def test_auto_adapts_to_the_group_of_the_training_batches(screen, wells, folds, model):
     store, sites, statistics = screen
     pure_card = replace(model.card, tier="T0", parameters=model.card.parameters | {"batches": "plate"})
     assert adabn_of(pure_card, "auto") == "plate" and adabn_of(pure_card, "none") == "none"
     mixed_card = replace(model.card, parameters={"batches": "mixed"})
     assert adabn_of(mixed_card, "auto") == adabn_of(replace(model.card, parameters={}), "auto") == "none"
     pure = TrainedModel(model.weights, pure_card)
-    read = {
+    logits = {
         a: predict_screen({"fold_0": pure}, store, sites, wells, folds, statistics, adabn=a)[0]
         for a in ("auto", "plate")
     }
-    pd.testing.assert_frame_equal(read["auto"], read["plate"])
-    assert set(read["auto"]["tier"]) == {"T1"}
+    pd.testing.assert_frame_equal(logits["auto"], logits["plate"])
+    assert set(logits["auto"]["tier"]) == {"T1"}
 
 
-def test_sites_are_averaged():
+def test_logits_of_a_wells_sites_are_averaged():
     sites = pd.DataFrame(
         {
             "fold": 0,
@@ -222,7 +224,7 @@ def test_sites_are_averaged():
     assert logits.loc[0, ["n_sites", "score_x"]].tolist() == [2, 2.0]
 
 
-def test_a_plate_that_no_fold_names_is_new_and_predicted(screen, wells, folds, model):
+def test_a_plate_missing_from_the_folds_counts_as_new_and_is_predicted(screen, wells, folds, model):
     _, sites, _ = screen
     new = sites.head(3).assign(experiment="ALPHA-99", id_code=["x", "y", "z"])
     unseen_sites = sites_to_predict(model.card, pd.concat([sites, new]), wells, folds)
@@ -251,7 +253,7 @@ def test_folds_that_hold_out_a_training_plate_are_refused(screen, wells, folds, 
         (dict(perturbation="999"), "the class set of the model is 8 perturbations without 999"),
     ],
 )
-def test_what_does_not_fit_is_refused_by_name(screen, wells, folds, model, change, message):
+def test_an_incompatible_screen_is_refused_with_the_difference(screen, wells, folds, model, change, message):
     store, sites, statistics = screen
     statistics = statistics.assign(**{k: v for k, v in change.items() if k in statistics})
     source = Turned(store, 0)
@@ -265,7 +267,7 @@ def test_what_does_not_fit_is_refused_by_name(screen, wells, folds, model, chang
         check_compatible(model.card, Screen(source, sites, wells, folds, statistics))
 
 
-def test_a_perturbation_that_only_a_left_out_plate_carries_is_no_misfit(screen, wells, folds, model):
+def test_a_perturbation_on_validation_plates_alone_does_not_make_a_screen_incompatible(screen, wells, folds, model):
     store, sites, statistics = screen
     wells = wells.copy()
     validates = folds.loc[folds["role"] == "validation", "experiment"].iloc[0]
@@ -273,31 +275,33 @@ def test_a_perturbation_that_only_a_left_out_plate_carries_is_no_misfit(screen, 
     check_compatible(model.card, Screen(store, sites, wells, folds, statistics))
 
 
-def test_a_class_that_a_fold_never_saw_is_its_least_likely_one(screen, wells, folds, model):
+def test_a_class_that_a_fold_never_saw_is_its_least_likely(screen, wells, folds, model):
     store, sites, statistics = screen
-    fewer = TrainedModel(model.weights, replace(model.card, fold=1, targets=model.card.targets[:7]))
-    both = pd.concat([folds, folds.assign(fold=1)])
+    with_seven_targets = TrainedModel(model.weights, replace(model.card, fold=1, targets=model.card.targets[:7]))
+    two_folds = pd.concat([folds, folds.assign(fold=1)])
     hidden = wells.assign(perturbation=wells["perturbation"].where(wells["perturbation"] != "7"))
     logits, _ = predict_screen(
-        {0: model, 1: fewer}, store, sites.groupby("experiment").head(9), hidden, both, statistics
+        {0: model, 1: with_seven_targets}, store, sites.groupby("experiment").head(9), hidden, two_folds, statistics
     )
-    second = logits[logits["fold"] == 1]
-    np.testing.assert_allclose(second["score_7"], matrix(second, SCORE)[:, :7].min(axis=1))
+    second_fold = logits[logits["fold"] == 1]
+    np.testing.assert_allclose(second_fold["score_7"], matrix(second_fold, SCORE)[:, :7].min(axis=1))
 
 
-def test_a_screen_of_new_plates_alone_brings_its_own_statistics(screen, wells, folds, model):
+def test_a_screen_of_new_plates_may_have_statistics_of_its_own(screen, wells, folds, model):
     store, sites, statistics = screen
     new = statistics.assign(experiment=statistics["experiment"] + "-new", location=1.0)
     check_compatible(model.card, Screen(store, sites, wells, folds, new))
 
 
-def test_a_specialist_is_asked_about_its_own_cells_and_a_told_network_must_know_them(screen, wells, folds, model):
+def test_a_specialist_predicts_its_cell_type_and_a_conditioned_network_refuses_unknown_cells(
+    screen, wells, folds, model
+):
     store, sites, statistics = screen
     card = replace(model.card, cell_types=["ALPHA", "BETA"])
-    own = sites_to_predict(replace(card, cell_type="BETA"), sites, wells, folds)
-    assert set(own["experiment"].str[:4]) == {"BETA"} and set(own["cell_type"]) == {1}
-    whole = sites_to_predict(card, sites, wells, folds)
-    assert set(whole["cell_type"]) == {0, 1} and len(whole) > len(own)
+    specialist_sites = sites_to_predict(replace(card, cell_type="BETA"), sites, wells, folds)
+    assert set(specialist_sites["experiment"].str[:4]) == {"BETA"} and set(specialist_sites["cell_type"]) == {1}
+    all_sites = sites_to_predict(card, sites, wells, folds)
+    assert set(all_sites["cell_type"]) == {0, 1} and len(all_sites) > len(specialist_sites)
     conditioned = replace(card, cell_types=["ALPHA"], network=replace(card.network, cell_types=1))
     with pytest.raises(
         InputError, match="the network is conditioned on the cell type and does not know 'BETA' of plate BETA-"
@@ -313,8 +317,10 @@ def test_a_network_conditioned_on_the_cell_type_uses_it(screen, wells, folds, mo
     conditioned = TrainedModel(Network(spec).state_dict(), card)
     unseen_sites = sites_to_predict(card, sites, wells, folds).head(6)
     logits, _ = predict(conditioned, store, unseen_sites, statistics)
-    other, _ = predict(conditioned, store, unseen_sites.assign(cell_type=1 - unseen_sites["cell_type"]), statistics)
-    assert np.abs(logits - other).max() > 1e-3
+    other_cell_logits, _ = predict(
+        conditioned, store, unseen_sites.assign(cell_type=1 - unseen_sites["cell_type"]), statistics
+    )
+    assert np.abs(logits - other_cell_logits).max() > 1e-3
 
 
 def test_specialists_together_predict_every_cell_type(screen, wells, folds, model):
@@ -335,30 +341,30 @@ def test_specialists_together_predict_every_cell_type(screen, wells, folds, mode
 
 
 @pytest.mark.parametrize(("views", "count"), [("none", 1), ("flips", 4), ("dihedral", 8), ("multicrop", 5)])
-def test_views_are_those_of_their_name(views, count):
+def test_each_set_of_views_has_its_transformations(views, count):
     images = torch.arange(2 * 3 * 16 * 16).reshape(2, 3, 16, 16)
-    seen = [view(images) for view in VIEWS[views]]
-    assert len(seen) == count == len({s.numpy().tobytes() for s in seen})
+    viewed = [view(images) for view in VIEWS[views]]
+    assert len(viewed) == count == len({s.numpy().tobytes() for s in viewed})
     if views == "flips":
         expected = [images, images.flip(-1), images.flip(-2), images.flip(-1, -2)]
-        assert {s.numpy().tobytes() for s in seen} == {e.contiguous().numpy().tobytes() for e in expected}
+        assert {s.numpy().tobytes() for s in viewed} == {e.contiguous().numpy().tobytes() for e in expected}
     if views == "multicrop":
-        assert {s.shape[-2:] for s in seen} == {(14, 14)} and torch.equal(seen[4], images[..., 1:15, 1:15])
+        assert {s.shape[-2:] for s in viewed} == {(14, 14)} and torch.equal(viewed[4], images[..., 1:15, 1:15])
 
 
-def test_probabilities_are_averaged_where_that_is_asked(screen, wells, folds, model):
+def test_probabilities_are_averaged_if_the_pooling_is_probabilities(screen, wells, folds, model):
     store, sites, statistics = screen
     unseen_sites = sites_to_predict(model.card, sites, wells, folds).head(3)
-    one = [predict(model, Turned(store, v), unseen_sites, statistics, views="none")[0] for v in range(8)]
+    logits_by_view = [predict(model, Turned(store, v), unseen_sites, statistics, views="none")[0] for v in range(8)]
     log_p, _ = predict(model, store, unseen_sites, statistics, pooling="probabilities")
-    p = np.mean([np.exp(log_softmax(own)) for own in one], axis=0)
+    p = np.mean([np.exp(log_softmax(view_logits)) for view_logits in logits_by_view], axis=0)
     np.testing.assert_allclose(np.exp(log_p), p, atol=1e-4)
     logits, _ = predict(model, store, unseen_sites, statistics)
-    np.testing.assert_allclose(logits, np.mean(one, axis=0), atol=1e-4)
+    np.testing.assert_allclose(logits, np.mean(logits_by_view, axis=0), atol=1e-4)
 
 
 class Turned:
-    """A store whose images are turned, for views that are made by hand."""
+    """A store whose images are rotated or mirrored, for views made by hand."""
 
     def __init__(self, store, view):
         self.store, self.view, self.channels, self.shape = store, view, store.channels, store.shape
@@ -377,7 +383,7 @@ def test_sites_of_a_well_are_averaged_as_probabilities():
     assert logits.loc[0, "entropy"] == pytest.approx(-(p * np.log(p)).sum())
 
 
-def test_each_image_is_read_once_with_adabn_too_and_a_large_group_twice(screen, wells, folds, model, monkeypatch):
+def test_adabn_reads_each_image_once_and_those_of_a_large_group_twice(screen, wells, folds, model, monkeypatch):
     store, sites, statistics = screen
     unseen_sites = sites_to_predict(model.card, sites, wells, folds)
     before = store.reads
@@ -391,21 +397,21 @@ def test_each_image_is_read_once_with_adabn_too_and_a_large_group_twice(screen, 
 
 
 @pytest.mark.parametrize("adabn", ["none", "plate", "experiment"])
-def test_a_single_well_is_called_as_among_the_whole_screen(screen, wells, folds, model, adabn):
+def test_a_single_well_is_predicted_as_within_the_whole_screen(screen, wells, folds, model, adabn):
     store, sites, statistics = screen
     options = {"adabn": adabn}
-    whole, _ = predict_screen({"fold_0": model}, store, sites, wells, folds, statistics, **options)
-    one = whole.iloc[3]
-    name = f"{one['experiment']}/{one['plate']}/{one['well']}"
+    of_screen, _ = predict_screen({"fold_0": model}, store, sites, wells, folds, statistics, **options)
+    well = of_screen.iloc[3]
+    name = f"{well['experiment']}/{well['plate']}/{well['well']}"
     alone, embedded = predict_screen({"fold_0": model}, store, sites, wells, folds, statistics, only=name, **options)
-    assert alone["id_code"].tolist() == [one["id_code"]] == embedded["id_code"].tolist()
+    assert alone["id_code"].tolist() == [well["id_code"]] == embedded["id_code"].tolist()
     np.testing.assert_allclose(
-        matrix(alone, SCORE)[0], one[[c for c in whole if c.startswith(SCORE)]].to_numpy(float), atol=1e-4
+        matrix(alone, SCORE)[0], well[[c for c in of_screen if c.startswith(SCORE)]].to_numpy(float), atol=1e-4
     )
     assert best_calls(alone)[0].startswith(name + ": ")
 
 
-def test_a_name_that_is_not_there_or_was_trained_on_is_refused(screen, wells, folds, model):
+def test_an_unknown_name_or_a_training_plate_is_refused(screen, wells, folds, model):
     store, sites, statistics = screen
     for only, message in (
         ("ALPHA-99", "there is no experiment 'ALPHA-99'; there are ALPHA-01"),
@@ -417,26 +423,26 @@ def test_a_name_that_is_not_there_or_was_trained_on_is_refused(screen, wells, fo
             predict_screen({"fold_0": model}, store, sites, wells, folds, statistics, only=only)
 
 
-def test_an_ensemble_averages_its_members_and_finds_who_is_right(screen, wells, folds, model):
+def test_an_ensemble_averages_its_members_and_can_weight_the_accurate_one(screen, wells, folds, model):
     store, sites, statistics = screen
     torch.manual_seed(1)
-    other = TrainedModel(Network(model.card.network).state_dict(), model.card)
-    alone = [predict_screen({"fold_0": m}, store, sites, wells, folds, statistics)[0] for m in (model, other)]
+    second_model = TrainedModel(Network(model.card.network).state_dict(), model.card)
+    alone = [predict_screen({"fold_0": m}, store, sites, wells, folds, statistics)[0] for m in (model, second_model)]
     together, _ = predict_screen(
-        {"fold_0": model}, store, sites, wells, folds, statistics, ensemble_models={"student": {"fold_0": other}}
+        {"fold_0": model}, store, sites, wells, folds, statistics, ensemble_models={"student": {"fold_0": second_model}}
     )
     np.testing.assert_allclose(matrix(together, SCORE), np.mean([matrix(a, SCORE) for a in alone], axis=0), atol=1e-5)
     columns = [c for c in alone[0] if c.startswith(SCORE)]
     label = alone[0]["id_code"].map(wells.set_index("id_code")["perturbation"])
-    known = label.notna() & label.isin([c.removeprefix(SCORE) for c in columns])
-    good = alone[1].copy()
-    good[columns] = np.random.default_rng(0).normal(0, 1, (len(good), len(columns)))
-    for i in np.flatnonzero(known):
-        good.loc[good.index[i], SCORE + label.iloc[i]] += 3.0
+    has_label = label.notna() & label.isin([c.removeprefix(SCORE) for c in columns])
+    accurate = alone[1].copy()
+    accurate[columns] = np.random.default_rng(0).normal(0, 1, (len(accurate), len(columns)))
+    for i in np.flatnonzero(has_label):
+        accurate.loc[accurate.index[i], SCORE + label.iloc[i]] += 3.0
     for pooling in ("logits", "probabilities"):
-        found = average([alone[0], good], ["", "good"], validation_labels(wells, folds), "validation", pooling)
-        validation = (found["role"] == "validation") & known
-        called = np.array(columns)[matrix(found, SCORE).argmax(axis=1)]
+        averaged = average([alone[0], accurate], ["", "good"], validation_labels(wells, folds), "validation", pooling)
+        validation = (averaged["role"] == "validation") & has_label
+        called = np.array(columns)[matrix(averaged, SCORE).argmax(axis=1)]
         assert (called == SCORE + label.fillna("?"))[validation].mean() > 0.8
     with pytest.raises(InputError, match="student is of tier T3, the teacher of T1"):
         average(
@@ -457,8 +463,8 @@ def test_partial_and_skewed_plates_are_reported_where_batchnorm_adapts_to_them(s
     unseen = sites_to_predict(model.card, sites, wells, folds)
     plate = unseen.loc[0, ["experiment", "plate"]]
     on_it = (sites["experiment"] == plate["experiment"]) & (sites["plate"] == plate["plate"])
-    few = sites[~on_it | (on_it & (on_it.cumsum() <= 2))]
-    predict_screen({"fold_0": model}, store, few, wells, folds, statistics, adabn="plate")
+    two_wells_left = sites[~on_it | (on_it & (on_it.cumsum() <= 2))]
+    predict_screen({"fold_0": model}, store, two_wells_left, wells, folds, statistics, adabn="plate")
     assert f"plate {plate['experiment']}/{plate['plate']} has 2 wells with images" in caplog.text
     logits = pd.DataFrame({"fold": 0, "id_code": [str(i) for i in range(12)], "experiment": "E", "plate": "1"})
     logits = logits.assign(score_a=1.0, score_b=[0.0] * 8 + [2.0] * 4)
@@ -469,7 +475,7 @@ def test_partial_and_skewed_plates_are_reported_where_batchnorm_adapts_to_them(s
     assert skewed_plates(logits, "none") == [] and skewed_plates(logits.head(9), "plate") == []
 
 
-def test_profiles_carry_the_names_that_other_tools_know(screen, wells, folds, model):
+def test_profiles_have_the_column_names_of_other_tools(screen, wells, folds, model):
     store, sites, statistics = screen
     _, embeddings = predict_screen({"fold_0": model}, store, sites, wells, folds, statistics)
     table = validate_table(profiles_table(embeddings, wells), "profiles", "x")

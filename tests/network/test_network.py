@@ -14,7 +14,7 @@ from deepnoise.network.heads import HEADS, ArcFace
 from deepnoise.network.network import Network, NetworkSpec
 
 SPEC = NetworkSpec("test_resnet", 6, 9, "arcface", 30.0, 0.1)
-NO_CELLS = torch.zeros(2, dtype=torch.long)
+CELL_TYPE = torch.zeros(2, dtype=torch.long)
 
 
 @pytest.mark.parametrize("margin", [0.0, 0.1, 0.5])
@@ -37,7 +37,7 @@ def test_arcface_agrees_with_the_formula_in_double_precision(margin):
             assert float(logits[i, k].detach()) == pytest.approx(30 * expected, abs=0.02)
 
 
-def test_arcface_without_target_is_the_plain_scaled_cosine_and_its_gradient_is_finite_at_the_edge():
+def test_arcface_without_target_is_the_scaled_cosine_and_its_gradient_is_finite_at_cosine_1():
     head = ArcFace(4, 3, 30.0, 0.1)
     features = head.weight.detach()[:1].clone().requires_grad_()
     assert float(head(features).detach()[0, 0]) == pytest.approx(30.0, abs=1e-3)
@@ -52,14 +52,14 @@ def test_an_unknown_backbone_offers_the_closest_name():
 
 @pytest.mark.parametrize("backbone", ["legacy_xception", "mobilenetv4_conv_small_050", "test_resnet"])
 def test_backbones_take_six_channels_and_give_their_features(backbone):
-    """The published one, one with a hidden layer behind the pool, and the default."""
+    """The published backbone, one with a hidden layer after pooling, and the default."""
     network = Network(NetworkSpec(backbone, 6, 9, "arcface", 30.0, 0.1)).eval()
     with torch.inference_mode():
-        assert network(torch.randn(2, 6, 64, 64), NO_CELLS).shape == (2, 9)
+        assert network(torch.randn(2, 6, 64, 64), CELL_TYPE).shape == (2, 9)
         assert network.embed(torch.randn(2, 6, 64, 64)).shape == (2, network.features)
 
 
-def test_cross_entropy_oracle_of_the_softmax_head():
+def test_the_softmax_head_is_a_linear_layer():
     head = HEADS["softmax"](4, 3, 1.0, 0.0)
     x = torch.randn(5, 4)
     torch.testing.assert_close(
@@ -67,19 +67,19 @@ def test_cross_entropy_oracle_of_the_softmax_head():
     )
 
 
-def test_devices():
+def test_an_unavailable_device_is_refused():
     assert choose_device("cpu").type == "cpu"
     if not torch.cuda.is_available():
         with pytest.raises(InputError, match="'cuda' is not available here; allowed: cpu"):
             choose_device("cuda")
 
 
-def test_a_network_that_is_told_the_cell_type_answers_by_it():
-    told = Network(NetworkSpec("test_resnet", 6, 9, "arcface", 30.0, 0.1, cell_types=3)).eval()
+def test_a_network_conditioned_on_the_cell_type_depends_on_it():
+    network = Network(NetworkSpec("test_resnet", 6, 9, "arcface", 30.0, 0.1, cell_types=3)).eval()
     x = torch.randn(1, 6, 64, 64).expand(2, -1, -1, -1)
     with torch.inference_mode():
-        a, b = told(x, torch.tensor([0, 2]))
-        assert not torch.allclose(a, b) and told.embed(x).shape[1] == told.features
+        first_cell_type, third_cell_type = network(x, torch.tensor([0, 2]))
+        assert not torch.allclose(first_cell_type, third_cell_type) and network.embed(x).shape[1] == network.features
 
 
 @pytest.mark.parametrize("channels", [3, 6])
@@ -89,15 +89,15 @@ def test_pretrained_weights_come_from_a_safetensors_file(tmp_path, channels):
     save_file(source.backbone.state_dict(), file)
     network = Network(NetworkSpec("test_resnet", channels, 9, "softmax", 1.0, 0.0), str(file))
     for name, value in source.backbone.state_dict().items():
-        taken = network.backbone.state_dict()[name]
-        if taken.shape == value.shape:
-            assert torch.equal(taken, value), name
+        loaded = network.backbone.state_dict()[name]
+        if loaded.shape == value.shape:
+            assert torch.equal(loaded, value), name
         else:  # timm spreads the three channels of the first layer over six
-            assert "conv" in name and taken.shape[1] == channels and not torch.equal(taken, torch.zeros_like(taken))
+            assert "conv" in name and loaded.shape[1] == channels and not torch.equal(loaded, torch.zeros_like(loaded))
 
 
 def test_pretrained_weights_that_cannot_be_downloaded_say_so(tmp_path, monkeypatch):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # as without network, wherever the test runs
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # as if offline, wherever the test runs
     with pytest.raises(InputError, match="is 'timm', but the weights of test_resnet could not be downloaded"):
         Network(SPEC, "timm")
     with pytest.raises(InputError, match="pretrained_weights is 'imagenet'; allowed: none, timm, or the path"):
@@ -112,6 +112,6 @@ def test_pretrained_weights_that_cannot_be_downloaded_say_so(tmp_path, monkeypat
         Network(SPEC, str(pickled))
 
 
-def test_batch_norm_cannot_be_re_estimated_where_there_is_none():
+def test_batch_norm_cannot_be_reestimated_in_a_network_without_it():
     with pytest.raises(InputError, match="the backbone has no BatchNorm"):
         reestimate_batch_norm(Network(NetworkSpec("test_vit", 6, 3, "softmax", 1.0, 0.0)), [])

@@ -1,6 +1,6 @@
-"""Negative controls of the whole: where there is nothing to find nothing is found, on the smoke profile.
+"""Negative controls of the whole path, on the smoke profile: without an effect, none is reported.
 
-That the mean teacher never sees labels of held-out plates (the same weights when they are scrambled) stands in tests/training.
+The negative control of the mean teacher is in tests/training: scrambled labels of held-out plates give the same weights.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from deepnoise.simulation.cells import CHANNELS
 from deepnoise.simulation.screen import render_screen
 from deepnoise.training.baseline import score_hand_features
 from tests.conftest import PROJECT, MemoryStore
-from tests.plate_balancing.helpers import OWN
+from tests.plate_balancing.helpers import PARAMETERS
 
 
 class Smoke:
@@ -38,8 +38,8 @@ class Smoke:
             str(PROJECT / "conf"), env="test", base_env="base", runtime_params={}, merge_strategy={"parameters": "soft"}
         )["parameters"]
         self.parameters = validate_parameters(settings)
-        own = self.parameters.simulation
-        design, _ = design_plates(own)
+        simulation = self.parameters.simulation
+        design, _ = design_plates(simulation)
         hidden = (design["split"] == "test") & (design["well_type"] == "treatment")
         raw = design.assign(
             plate=design["plate"].astype(str), source="design", split=design["split"].map({"train": "labelled", "test": "heldout"}),
@@ -50,26 +50,26 @@ class Smoke:
         self.labels = pd.DataFrame({"id_code": code, "perturbation": design["sirna"].astype(str)})[hidden].reset_index(
             drop=True
         )
-        kinds = self.wells.set_index("id_code")
+        well_rows = self.wells.set_index("id_code")
         images, sites, measured, levels = {}, [], [], []
         plates = render_screen(
-            design, effect_strength=own.effect_strength, traits_changed=own.traits_changed, sites=own.sites,
-            image_size=own.image_size, noise=replace(noise_levels(own), **noise), seed=own.seed if seed is None else seed,
+            design, effect_strength=simulation.effect_strength, traits_changed=simulation.traits_changed, sites=simulation.sites,
+            image_size=simulation.image_size, noise=replace(noise_levels(simulation), **noise), seed=simulation.seed if seed is None else seed,
         )  # fmt: skip
         for plate in plates:
             key = (plate.experiment, str(plate.plate))
             images[key] = plate.tiles.reshape(-1, *plate.tiles.shape[2:])
             wells = np.repeat(plate.wells, plate.tiles.shape[1])
             table = pd.DataFrame({"experiment": key[0], "plate": key[1], "well": wells})
-            table["site"] = np.tile(np.arange(1, own.sites + 1), len(plate.wells))
+            table["site"] = np.tile(np.arange(1, simulation.sites + 1), len(plate.wells))
             table["id_code"] = key[0] + "_" + key[1] + "_" + table["well"]
             table["store_row"] = np.arange(len(table))
             counts = histograms(images[key])
             measured.append(site_table(table, list(CHANNELS), measure_sites(images[key], counts)))
             total: dict[str, np.ndarray] = {}
-            add_histograms(total, counts, kinds.loc[table["id_code"], "well_type"].to_numpy())
-            place = {"experiment": key[0], "plate": key[1], "cell_type": key[0].split("-")[0]}
-            levels.append(histogram_table(total, place, list(CHANNELS)))
+            add_histograms(total, counts, well_rows.loc[table["id_code"], "well_type"].to_numpy())
+            plate_key = {"experiment": key[0], "plate": key[1], "cell_type": key[0].split("-")[0]}
+            levels.append(histogram_table(total, plate_key, list(CHANNELS)))
             sites.append(table)
         self.store = MemoryStore(images, list(CHANNELS))
         self.sites = pd.concat(sites, ignore_index=True)
@@ -102,19 +102,24 @@ def smoke() -> Smoke:
     return Smoke()
 
 
-def test_plate_labels_shuffled_take_the_gain_of_plate_normalization(smoke):
-    """Wells given to random plates: their pooled statistics are those of the whole screen, and so is the accuracy."""
-    of = {
+def test_shuffled_plate_labels_cancel_the_gain_of_plate_normalization(smoke):
+    """With wells assigned to random plates, plate statistics equal those of the whole screen, and so does the accuracy."""
+    accuracy = {
         name: smoke.accuracy(plate_statistics(smoke.histograms, smoke.wells, name, "all"))
         for name in ("plate", "global")
     }
-    assert of["plate"] > of["global"] + 0.15
+    assert accuracy["plate"] > accuracy["global"] + 0.15
     rng = np.random.default_rng(0)
     plates = smoke.sites[["experiment", "plate"]].drop_duplicates()
     mixed = []
     for (experiment, plate), shift in zip(plates.itertuples(index=False), rng.permutation(len(plates)), strict=True):
-        # every plate is handed wells of all others: one in each
-        images = np.concatenate([own[[(shift + i) % len(own)]] for i, own in enumerate(smoke.store.images.values())])
+        # each plate gets one well from every plate
+        images = np.concatenate(
+            [
+                plate_images[[(shift + i) % len(plate_images)]]
+                for i, plate_images in enumerate(smoke.store.images.values())
+            ]
+        )
         total: dict[str, np.ndarray] = {}
         add_histograms(total, histograms(images), np.full(len(images), "treatment"))
         mixed.append(
@@ -123,83 +128,91 @@ def test_plate_labels_shuffled_take_the_gain_of_plate_normalization(smoke):
             )
         )
     shuffled = smoke.accuracy(plate_statistics(pd.concat(mixed, ignore_index=True), smoke.wells, "plate", "all"))
-    assert shuffled < of["global"] + 0.1 < of["plate"]
+    assert shuffled < accuracy["global"] + 0.1 < accuracy["plate"]
 
 
 @pytest.mark.slow
-def test_the_leak_rises_with_the_dial_of_the_simulators_noise():
-    """Gain between experiments up from nothing, all else of an experiment off: the probe goes up from chance to certainty."""
-    still = dict(experiment_offset=0.0, plate_gain=0.0, plate_offset=0.0, blur=0.0, illumination=0.0, density=0.0, experiment_trait_shift=0.0, plate_trait_shift=0.0, edge=0.0, position_gain=0.0, bleed_through=0.0)  # fmt: skip
+def test_the_leak_rises_with_the_simulated_noise():
+    """With gain as the only difference between experiments, the probe rises from chance to near certainty."""
+    other_noise_off = dict(experiment_offset=0.0, plate_gain=0.0, plate_offset=0.0, blur=0.0, illumination=0.0, density=0.0, experiment_trait_shift=0.0, plate_trait_shift=0.0, edge=0.0, position_gain=0.0, bleed_through=0.0)  # fmt: skip
     accuracy = [
-        Smoke(1, experiment_gain=gain, **still).leaks(40)["experiment"]["balanced_accuracy"]
+        Smoke(1, experiment_gain=gain, **other_noise_off).leaks(40)["experiment"]["balanced_accuracy"]
         for gain in (0.04, 0.12, 0.45)
     ]
-    # three screens without noise: a single probe of nothing is a false alarm once in forty times
-    silent = [Smoke(seed, experiment_gain=0.0, **still).leaks(40)["experiment"] for seed in (1, 2, 3)]
-    nothing = float(np.mean([answer["balanced_accuracy"] for answer in silent]))
-    assert [nothing, *accuracy] == sorted([nothing, *accuracy]) and accuracy[-1] > 0.9
-    assert sum(answer["verdict"] == "leak" for answer in silent) <= 1 and abs(nothing - 1 / 6) < 0.04
+    # three screens without gain: with 40 permutations, one probe in about forty is a false alarm
+    without_gain = [Smoke(seed, experiment_gain=0.0, **other_noise_off).leaks(40)["experiment"] for seed in (1, 2, 3)]
+    mean_without_gain = float(np.mean([probe["balanced_accuracy"] for probe in without_gain]))
+    assert [mean_without_gain, *accuracy] == sorted([mean_without_gain, *accuracy]) and accuracy[-1] > 0.9
+    assert sum(probe["verdict"] == "leak" for probe in without_gain) <= 1 and abs(mean_without_gain - 1 / 6) < 0.04
 
 
 @pytest.mark.slow
-def test_a_planted_position_effect_is_found_and_none_is_not():
-    silent = Smoke(edge=0.0, position_gain=0.0).leaks()
-    assert {silent[axis]["verdict"] for axis in ("well_row", "well_column", "well_edge")} == {"none seen"}
+def test_only_a_planted_position_effect_is_reported():
+    without_effect = Smoke(edge=0.0, position_gain=0.0).leaks()
+    assert {without_effect[axis]["verdict"] for axis in ("well_row", "well_column", "well_edge")} == {"none seen"}
     planted = Smoke(edge=2.0, position_gain=0.0).leaks()
     assert planted["well_edge"]["verdict"] == "leak" and planted["well_edge"]["p"] == planted["well_edge"]["smallest_p"]
 
 
 def random_scores(smoke: Smoke, seed: int, known_group: bool) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Scores without any knowledge of the perturbation; with ``known_group`` of the plate's group alone."""
+    """Scores that are independent of the perturbation; with ``known_group`` they depend on the plate's group alone."""
     layout = discover_groups(visible_labels(smoke.wells, smoke.folds, "design"))
-    asked = smoke.wells[smoke.wells["target"] & (smoke.wells["split"] == "heldout")].reset_index(drop=True)
+    heldout = smoke.wells[smoke.wells["target"] & (smoke.wells["split"] == "heldout")].reset_index(drop=True)
     names = list(layout["perturbation"])
-    values = np.random.default_rng(seed).normal(size=(len(asked), len(names)))
+    values = np.random.default_rng(seed).normal(size=(len(heldout), len(names)))
     if known_group:
         group = layout.set_index("perturbation")["group"]
-        own = asked["id_code"].map(smoke.labels.set_index("id_code")["perturbation"]).map(group)
-        values += 20 * (own.to_numpy()[:, None] == layout["group"].to_numpy()[None])
+        true_group = heldout["id_code"].map(smoke.labels.set_index("id_code")["perturbation"]).map(group)
+        values += 20 * (true_group.to_numpy()[:, None] == layout["group"].to_numpy()[None])
     wide = pd.DataFrame(values, columns=[f"score_{n}" for n in names])
-    return pd.concat([asked.assign(role="heldout", tier="T1")[META], wide], axis=1), layout
+    return pd.concat([heldout.assign(role="heldout", tier="T1")[META], wide], axis=1), layout
 
 
-def test_random_scores_through_balancing_end_at_chance(smoke):
+def test_balanced_random_scores_stay_at_chance(smoke):
     truth = smoke.labels.set_index("id_code")["perturbation"]
-    right: dict[tuple[bool, str], list[float]] = {}
+    accuracy: dict[tuple[bool, str], list[float]] = {}
     decided = []
     for seed in range(20):
-        for known in (True, False):
-            table, layout = random_scores(smoke, seed, known)
-            found = balance(
-                table, DesignKnowledge(layout), OWN.model_copy(update={"compare": ["sinkhorn", "assignment"]})
+        for known_group in (True, False):
+            table, layout = random_scores(smoke, seed, known_group)
+            balanced = balance(
+                table, DesignKnowledge(layout), PARAMETERS.model_copy(update={"compare": ["sinkhorn", "assignment"]})
             )
-            steps = found.steps
-            if not known:
-                decided.append(found.groups.drop_duplicates("experiment")["decided"].astype(bool).mean())
+            steps = balanced.steps
+            if not known_group:
+                decided.append(balanced.groups.drop_duplicates("experiment")["decided"].astype(bool).mean())
             for step, rows in steps.groupby("step"):
-                right.setdefault((known, step), []).append(float((rows["call"] == rows["id_code"].map(truth)).mean()))
+                accuracy.setdefault((known_group, step), []).append(
+                    float((rows["call"] == rows["id_code"].map(truth)).mean())
+                )
     size, classes = 4, 16
     for step in ("group_filter", "sinkhorn", "assignment", "matching"):
-        assert np.mean(right[True, step]) == pytest.approx(1 / size, abs=0.04)
-        assert np.mean(right[False, step]) == pytest.approx(1 / classes, abs=0.02)
+        assert np.mean(accuracy[True, step]) == pytest.approx(1 / size, abs=0.04)
+        assert np.mean(accuracy[False, step]) == pytest.approx(1 / classes, abs=0.02)
     assert np.mean(decided) < 0.05
 
 
 @pytest.mark.slow
 def test_labels_shuffled_within_experiments_leave_nothing_to_learn(smoke):
-    """The whole network trained on labels that mean nothing: chance on held-out experiments (test_run: far above on the true ones)."""
+    """A network trained on shuffled labels is at chance on held-out experiments; test_run is far above with true labels."""
     from deepnoise.growth_chart.arms import Arm, Settings
-    from deepnoise.growth_chart.run import Screen, Truth, run_arms
+    from deepnoise.growth_chart.run import ChartScreen, Truth, run_arms
+    from deepnoise.screen import Screen
 
     rng = np.random.default_rng(0)
     shuffled = smoke.wells.copy()
-    known = shuffled["target"] & shuffled["perturbation"].notna()
-    for own in shuffled[known].groupby("experiment").groups.values():
-        shuffled.loc[own, "perturbation"] = rng.permutation(shuffled.loc[own, "perturbation"])
-    p = smoke.parameters
-    arm = Arm("full", "step", Settings(p.normalization, p.training), "")
+    labelled = shuffled["target"] & shuffled["perturbation"].notna()
+    for experiment_wells in shuffled[labelled].groupby("experiment").groups.values():
+        shuffled.loc[experiment_wells, "perturbation"] = rng.permutation(shuffled.loc[experiment_wells, "perturbation"])
+    parameters = smoke.parameters
+    arm = Arm("full", "step", Settings(parameters.normalization, parameters.training), "")
     layout = discover_groups(visible_labels(shuffled, smoke.folds, "design"))
-    screen = Screen(smoke.store, smoke.sites, shuffled, smoke.folds, smoke.histograms, layout, "none")
+    screen = Screen(smoke.store, smoke.sites, shuffled, smoke.folds, pd.DataFrame())
+    chart_screen = ChartScreen(screen, smoke.histograms, layout, "none")
     truth = Truth(shuffled, smoke.labels, smoke.folds)
-    records = [r for r, _ in run_arms([arm], [1], screen, truth, {}, p.inference, p.plate_balancing) if r]
+    records = [
+        r
+        for r, _ in run_arms([arm], [1], chart_screen, truth, {}, parameters.inference, parameters.plate_balancing)
+        if r
+    ]
     assert records[0]["full_seed_1"]["top1"] < 1 / 16 + 3 * np.sqrt(1 / 16 * 15 / 16 / 61)

@@ -1,4 +1,4 @@
-"""What surrounds the pipelines: kedro viz, the wheel, the hook on stale entries."""
+"""What surrounds the pipelines: kedro viz, the wheel, and the hooks."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def same(x):
 FULL = Pipeline([Node(same, "raw", "wells"), Node(same, "wells", "teacher"), Node(same, "teacher", "calls")])
 
 
-def test_an_entry_older_than_what_it_is_made_from_is_named():
+def test_an_entry_older_than_its_sources_is_reported():
     balance = Pipeline([Node(same, "teacher", "calls")])
     assert outdated_inputs(balance, FULL, {"wells": "2026-01-02", "teacher": "2026-01-01"}) == [
         "teacher (2026-01-01) is older than wells (2026-01-02), which it is made from"
@@ -55,7 +55,7 @@ def test_an_entry_made_in_the_run_is_newer_than_any_version():
         ([], [], []),
     ],
 )
-def test_stages_named_beside_inference_are_cut_out_of_the_whole_path(typed, pipelines, namespaces):
+def test_stages_requested_with_inference_run_as_parts_of_the_whole_path(typed, pipelines, namespaces):
     assert joined_stages(typed) == (pipelines, namespaces)
 
 
@@ -75,7 +75,7 @@ def test_a_run_that_would_read_an_old_entry_beside_a_new_one_is_refused(first, s
 
 
 def test_the_report_is_written_without_chapters_that_were_never_written(tmp_path):
-    """Missing chapters load None and are listed; those that are there, and all other entries, are left alone."""
+    """Missing chapters load as None and are listed; existing chapters and all other entries stay as they are."""
     from kedro.io import DataCatalog
 
     from deepnoise.datasets.atomic import AtomicJSONDataset
@@ -90,10 +90,11 @@ def test_the_report_is_written_without_chapters_that_were_never_written(tmp_path
     replace_missing_chapters(report, catalog)
     assert isinstance(catalog.get("training_chapter"), AbsentDataset) and catalog.load("training_chapter") is None
     assert catalog.load("ingestion_chapter") == {"sections": []}
-    assert missing_chapters(register_pipelines()["evaluation"], catalog) == []  # made there, not read
+    # evaluation writes its chapter and reads none
+    assert missing_chapters(register_pipelines()["evaluation"], catalog) == []
 
 
-def test_time_is_booked_on_the_node_that_saved_last(monkeypatch, tmp_path):
+def test_time_is_recorded_for_the_node_that_saved_last(monkeypatch, tmp_path):
     from kedro.io import DataCatalog
 
     from deepnoise import hooks as module
@@ -102,7 +103,7 @@ def test_time_is_booked_on_the_node_that_saved_last(monkeypatch, tmp_path):
     clock = iter([10.0, 13.0, 13.0, 20.0, 20.5])
     monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
     hooks = TimingHooks()
-    hooks.after_dataset_saved(Node(same, "raw", "wells", name="first"))  # a worker of a parallel run: nothing
+    hooks.after_dataset_saved(Node(same, "raw", "wells", name="first"))  # a worker of a parallel run records nothing
     hooks._catalog = DataCatalog({"run_record": RunRecordDataset(filepath=str(tmp_path / "r.json"))})
     hooks._catalog.save("run_record", {"gone": {"seconds": 1}})
     hooks._nodes, hooks._run, hooks._last_saved = {"first", "second"}, {"run": "r", "environment": "base"}, 10.0
@@ -110,13 +111,13 @@ def test_time_is_booked_on_the_node_that_saved_last(monkeypatch, tmp_path):
     hooks.after_dataset_saved(Node(same, "raw", "wells", name="first"))
     hooks.after_dataset_saved(Node(same, "wells", "calls", name="second"))
     record = hooks._catalog.load("run_record")
-    assert {name: part["seconds"] for name, part in record.items()} == {"first": 3.0, "second": 7.0}
+    assert {name: entry["seconds"] for name, entry in record.items()} == {"first": 3.0, "second": 7.0}
     assert record["first"]["run"] == "r" and record["first"]["stage"] == ""
 
 
 @pytest.mark.slow
-def test_kedro_viz_builds_offline_with_layers_and_one_box_a_stage():
-    """Into the project's own folder ``build``, as the command does; it is ignored by git."""
+def test_kedro_viz_builds_offline_with_layers_and_one_box_per_stage():
+    """The command writes into the project's folder ``build``, which git ignores."""
     subprocess.run(
         [sys.executable, "-m", "kedro", "viz", "build"], cwd=PROJECT, check=True, capture_output=True, text=True,
         env=os.environ | {"DO_NOT_TRACK": "1"},
@@ -142,7 +143,7 @@ def test_kedro_viz_builds_offline_with_layers_and_one_box_a_stage():
 
 @pytest.mark.slow
 def test_the_wheel_runs_with_a_conf_source(tmp_path):
-    """Installed elsewhere, run from elsewhere: only the configuration comes from the project."""
+    """The wheel is installed and run outside the project; only the configuration comes from it."""
     pip = [sys.executable, "-m", "pip"]
     subprocess.run([*pip, "wheel", "--no-deps", "-q", "-w", tmp_path, PROJECT], check=True)
     subprocess.run(

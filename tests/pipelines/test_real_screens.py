@@ -15,14 +15,10 @@ from deepnoise.datasets.rxrx1 import RxRx1WellsDataset
 from deepnoise.ingestion.layouts import discover_groups, layouts_in_use
 from deepnoise.plate_balancing.balancing import DesignKnowledge, balance
 from deepnoise.plate_balancing.scores import pool_scores
-from tests.conftest import kedro, refused
-from tests.plate_balancing.helpers import OWN
+from tests.conftest import kedro, latest, refused
+from tests.plate_balancing.helpers import PARAMETERS
 
 pytestmark = pytest.mark.slow
-
-
-def latest(root: Path, entry: str) -> Path:
-    return sorted(root.glob(f"0*/*/{entry}/*/{entry}"))[-1]
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +35,7 @@ def rxrx1(shared, tmp_path_factory):
     return raw, data, params, output
 
 
-def test_rxrx1_is_ingested_with_its_holes_reported(rxrx1):
+def test_rxrx1_is_ingested_and_its_missing_images_are_reported(rxrx1):
     _, data, _, output = rxrx1
     assert "36,515 labelled, 19,897 held-out and 6,343 control wells on 204 plates" in output
     report = json.loads(latest(data, "ingestion_report.json").read_text())
@@ -48,8 +44,8 @@ def test_rxrx1_is_ingested_with_its_holes_reported(rxrx1):
         and report["store"]["dtype"] == "uint8"
         and report["store"]["image_size"] == [512, 512]
     )
-    found = pd.read_parquet(latest(data, "ingestion_findings.parquet"))
-    missing = found[found["finding"] == "missing_image"]
+    findings = pd.read_parquet(latest(data, "ingestion_findings.parquet"))
+    missing = findings[findings["finding"] == "missing_image"]
     assert len(missing) == 32 and set(missing["channel"]) == {"mito", "golgi"} and set(missing["site"]) == {2}
     assert "train/HUVEC-01/Plate3/B02_s2_w6.png" in set(missing["file"])
     assert report["findings"]["metadata_without_images"]["count"] == 62_739
@@ -64,7 +60,7 @@ def test_rxrx1_is_ingested_with_its_holes_reported(rxrx1):
     assert 0.003 < audit["class_from_group_and_position"]["accuracy"] < 0.01
     assert audit["confounding"]["well"]["cramers_v"] < 0.1 and audit["confounding"]["plate"]["cramers_v"] > 0.5
     assert audit["confounding"]["experiment"]["cramers_v"] == 0
-    uses = {kind: audit["controls"][kind]["uses"] for kind in ("negative_control", "positive_control")}
+    uses = {well_type: audit["controls"][well_type]["uses"] for well_type in ("negative_control", "positive_control")}
     assert uses["negative_control"]["normalization reference"] == "weak: as few as 1 per plate"
     assert uses["positive_control"]["spread within a plate (Z', SSMD)"] == "yes"
     assert audit["negative_control"] == {
@@ -84,22 +80,22 @@ def test_normalized_rxrx1_images_agree_with_a_direct_computation(rxrx1):
         for c, channel in enumerate(("nucleus", "er", "actin", "rna", "mito", "golgi"), start=1):
             file = raw / "train" / experiment / "Plate2" / f"B02_s1_w{c}.png"
             image = np.asarray(Image.open(file)).astype(np.float64)
-            own = statistics.loc[(experiment, "2", channel)]
-            assert own["mean"] == pytest.approx(image.mean(), rel=1e-6) and own["std"] == pytest.approx(
+            plate_row = statistics.loc[(experiment, "2", channel)]
+            assert plate_row["mean"] == pytest.approx(image.mean(), rel=1e-6) and plate_row["std"] == pytest.approx(
                 image.std(), rel=1e-6
             )
-            normalized = (image - own["mean"]) / own["std"]
+            normalized = (image - plate_row["mean"]) / plate_row["std"]
             assert abs(normalized.mean()) < 1e-6 and abs(normalized.std() - 1) < 1e-6
 
 
-def test_missing_rxrx1_images_are_an_error_where_that_is_asked_for(rxrx1):
+def test_missing_rxrx1_images_stop_ingestion_where_the_policy_is_error(rxrx1):
     params = rxrx1[2] + ",ingestion.findings.missing_image=error"
     output = refused("run", "--env", "rxrx1", "--pipelines", "ingestion", "--params", params)
     assert "missing_image: HEPG2-01/1/B02 site 2 mito train/HEPG2-01/Plate1/B02_s2_w5.png: no such file" in output
     assert "(and 29 more)" in output and "set ingestion.findings.missing_image to exclude" in output
 
 
-def test_bbbc021_cells_are_trained_and_scored_by_the_same_pipelines(shared, tmp_path):
+def test_bbbc021_cells_pass_the_same_pipelines(shared, tmp_path):
     params = f"raw_root={shared / 'bbbc021_cells'},data_root={tmp_path},training.pretrain.epochs=1,training.mean_teacher.epochs=1"
     output = kedro("run", "--env", "bbbc021", "--pipelines", "__default__", "--params", params)
     scores = json.loads(latest(tmp_path, "scores.json").read_text())
@@ -109,7 +105,7 @@ def test_bbbc021_cells_are_trained_and_scored_by_the_same_pipelines(shared, tmp_
         and scores["heldout"]["site"]["tier"] == "T1c"
         and scores["heldout"]["site"]["n"] == 960
     )
-    assert 0.5 < scores["baseline"]["macro_recall"] < 0.75  # as the source of the data found with features by hand
+    assert 0.5 < scores["baseline"]["macro_recall"] < 0.75  # the range of hand features in the source of the data
     assert [p["of"] for p in scores["pairs"]] == ["model", "baseline"] and scores["pairs"][0]["n"] == 640
     for note in (
         "class and well position are confounded",
@@ -138,42 +134,44 @@ def votes(shared, folder: Path, keep) -> Path:
     return folder
 
 
-SOUND = "se_xresnet152fh"  # all but this one
+BROKEN = "se_xresnet152fh"  # the one submission that is no better than chance
 
 
-def test_a_vote_of_submissions_finds_the_groups_and_gains_at_each_step(shared, tmp_path):
-    six = votes(shared, tmp_path / "votes", lambda name: SOUND not in name and "_ct_pg_" not in name)
+def test_a_vote_of_submissions_decides_the_groups_and_improves_with_each_step(shared, tmp_path):
+    six = votes(shared, tmp_path / "votes", lambda name: BROKEN not in name and "_ct_pg_" not in name)
     assert len(list(six.iterdir())) == 6
     scores = external(shared, tmp_path / "data", six)
     assert scores["plate_groups"] == {"plates": 72, "decided": 68, "checked": 16, "right": 16, "checkable": 16}
     steps = {step["step"]: step for step in scores["steps"]}
     assert {step["tier"] for name, step in steps.items() if name != "plain"} == {"T2+unknown"}
-    # at least what filter and assignment gave with simple code, and more than the better of assignment and Sinkhorn
+    # at least the accuracy of a simple implementation; matching is above both assignment and Sinkhorn
     for name, least in (("plain", 0.319), ("group_filter", 0.394), ("assignment", 0.412), ("sinkhorn", 0.428)):
         assert steps[name]["top1"] >= least
     assert steps["matching"]["top1"] > max(0.428, steps["assignment"]["top1"], steps["sinkhorn"]["top1"])
 
 
-def test_neighbours_votes_hard_calls_and_a_broken_model_end_where_they_should(shared, tmp_path):
-    """Through the library, which spares the evaluation of four runs."""
+def test_balancing_of_neighbours_votes_hard_calls_and_a_broken_model(shared, tmp_path):
+    """Calls the library directly, which saves the evaluation of four runs."""
     wells = RxRx1WellsDataset(root=str(shared / "rxrx1_metadata")).load()
     truth = pd.read_csv(shared / "rxrx1_metadata" / "test_labels.csv", dtype="str").set_index("id_code")["sirna"]
     layout = discover_groups(wells)
-    known = DesignKnowledge(layout, layouts_in_use(wells, layout), cell_type=wells.set_index("id_code")["cell_type"])
-    own = OWN.model_copy(update={"compare": ["sinkhorn", "assignment"]})
+    knowledge = DesignKnowledge(
+        layout, layouts_in_use(wells, layout), cell_type=wells.set_index("id_code")["cell_type"]
+    )
+    parameters = PARAMETERS.model_copy(update={"compare": ["sinkhorn", "assignment"]})
 
     def balanced(path: Path):
         scores = ExternalScoresDataset(filepath=str(path)).load()
-        found = balance(pool_scores(scores, wells), known, own)
-        labelled = found.steps[found.steps["id_code"].isin(truth.index)]
-        right = labelled["call"] == labelled["id_code"].map(truth)
-        return right.groupby(labelled["step"]).mean(), found.groups
+        result = balance(pool_scores(scores, wells), knowledge, parameters)
+        labelled = result.steps[result.steps["id_code"].isin(truth.index)]
+        correct = labelled["call"] == labelled["id_code"].map(truth)
+        return correct.groupby(labelled["step"]).mean(), result.groups
 
     submissions = shared / "rcic_model_outputs" / "submissions"
-    twelve, groups = balanced(votes(shared, tmp_path / "votes", lambda name: SOUND not in name))
+    twelve, groups = balanced(votes(shared, tmp_path / "votes", lambda name: BROKEN not in name))
     assert twelve["plain"] < twelve["group_filter"] < min(twelve["assignment"], twelve["sinkhorn"])
     assert twelve["matching"] > max(0.599, twelve["assignment"], twelve["sinkhorn"]) and groups["decided"].all()
-    # restricted to the plate's group by their author: the filter gains nothing
+    # their author has already restricted them to the plate's group, so the filter changes nothing
     neighbours, groups = balanced(shared / "rcic_model_outputs" / "site_neighbours.csv.gz")
     assert neighbours["plain"] == pytest.approx(0.489, abs=0.004) and groups["decided"].all()
     assert neighbours["group_filter"] == pytest.approx(neighbours["plain"], abs=0.002)
@@ -181,5 +179,5 @@ def test_neighbours_votes_hard_calls_and_a_broken_model_end_where_they_should(sh
     assert neighbours["matching"] > 0.52
     hard, _ = balanced(next(submissions.glob("*_class.csv.gz")))
     assert hard["matching"] > hard["plain"] - 0.005 and hard["assignment"] < hard["plain"] - 0.01
-    broken, groups = balanced(next(submissions.glob(f"{SOUND}*")))
+    broken, groups = balanced(next(submissions.glob(f"{BROKEN}*")))
     assert not groups["decided"].any() and broken.max() < 0.01

@@ -33,8 +33,8 @@ class Run:
         self.root = root
         self.params = f"raw_root={root / 'raw'},data_root={root / 'data'}"
 
-    def __call__(self, pipelines: str, *further: str, flag: str = "--pipelines", params: str = "") -> str:
-        return kedro(*self._command(pipelines, params, flag), *further)
+    def __call__(self, pipelines: str, *arguments: str, flag: str = "--pipelines", params: str = "") -> str:
+        return kedro(*self._command(pipelines, params, flag), *arguments)
 
     def refused(self, pipelines: str, params: str = "") -> str:
         return refused(*self._command(pipelines, params))
@@ -44,9 +44,9 @@ class Run:
         return ["run", "--env", "test", flag, pipelines, "--params", joined]
 
     def versions(self, entry: str) -> list[Path]:
-        found = sorted(self.root.glob(f"data/0*/smoke/{entry}/*/{entry}"))
-        assert found, entry
-        return found
+        paths = sorted(self.root.glob(f"data/0*/smoke/{entry}/*/{entry}"))
+        assert paths, entry
+        return paths
 
     def table(self, entry: str) -> pd.DataFrame:
         return pd.read_parquet(self.versions(f"{entry}.parquet")[-1])
@@ -63,7 +63,7 @@ def run(tmp_path_factory) -> Run:
     return run
 
 
-def test_the_whole_path_recovers_biology_above_the_baseline_and_tells_its_story(run):
+def test_the_whole_path_recovers_biology_above_the_baseline_and_logs_each_stage(run):
     scores = run.json("scores")
     assert scores["screen"] == "smoke" and scores["classes"] == 16
     main = scores["heldout"]["well"]
@@ -73,25 +73,25 @@ def test_the_whole_path_recovers_biology_above_the_baseline_and_tells_its_story(
     steps = {step["step"]: step for step in scores["steps"]}
     assert set(steps) == {"plain", "group_filter", "sinkhorn", "assignment", "matching"}
     assert steps["matching"]["tier"] == "T2" and steps["matching"]["top1"] >= main["top1"]
-    story = [
+    log_lines = [
         "contact sheet:",
-        "raw pixels: experiment named",
+        "raw images: brightness and contrast identify the experiment",
         "after plate normalization:",
         "teacher fold_0",
-        "T1: perturbation named",
+        "T1: perturbation identified",
         "with plate design",
         "balanced accuracy (macro recall):",
         "Signal and leak of the screen",
         "report, to be opened in a browser:",
     ]
-    places = [run.output.index(line) for line in story]
-    assert places == sorted(places)
+    positions = [run.output.index(line) for line in log_lines]
+    assert positions == sorted(positions)
 
 
-def test_the_report_tells_what_the_entries_hold(run):
+def test_the_report_agrees_with_the_entries(run):
     page = run.versions("report.html")[-1].read_text()
     main, verdict = run.json("scores")["heldout"]["well"], run.json("verdict")
-    assert len(verdict) == 5 and all(part["answer"] in html.unescape(page) for part in verdict)
+    assert len(verdict) == 5 and all(item["answer"] in html.unescape(page) for item in verdict)
     assert f"{100 * main['top1']:.1f} % of {main['n']} wells" in verdict[0]["answer"]
     titles = re.findall(r"<h2>(.*?)</h2>", page)
     assert titles == [
@@ -99,13 +99,14 @@ def test_the_report_tells_what_the_entries_hold(run):
     ]  # fmt: skip
     assert "kedro run --pipelines growth_chart,report" in page
     record = json.loads((run.root / "data/08_reporting/smoke/run_record.json").read_text())
-    stages = {part["stage"] for part in record.values()}
+    stages = {entry["stage"] for entry in record.values()}
     assert stages == {
         "simulation", "ingestion", "normalization", "training", "inference", "plate_balancing", "evaluation", "report",
     }  # fmt: skip
-    total = sum(part["seconds"] for part in record.values())
-    told = float(re.search(r"done in (\d+) s", run.output)[1])
-    assert total == pytest.approx(told, abs=max(2.0, 0.1 * told))  # every second is some node's
+    total = sum(entry["seconds"] for entry in record.values())
+    logged_seconds = float(re.search(r"done in (\d+) s", run.output)[1])
+    # the nodes account for the whole time
+    assert total == pytest.approx(logged_seconds, abs=max(2.0, 0.1 * logged_seconds))
 
 
 @pytest.mark.slow
@@ -147,15 +148,15 @@ def test_the_report_reads_well_in_a_browser(run, width, tmp_path):
 
 @pytest.mark.slow
 def test_kedro_viz_shows_the_flow_previews_and_the_last_run(run, tmp_path):
-    """One box a stage, layers, tier tags, previews that are drawn, and status and duration after a run."""
+    """One box per stage, layers, tier tags, drawn previews, and status and duration after a run."""
     import socket
     import time
     import urllib.request
 
     kedro("run", "--env", "test", "--params", run.params)
     port = 20000 + os.getpid() % 20000  # kedro viz takes none above 49151
-    with socket.socket() as taken:
-        while taken.connect_ex(("localhost", port)) == 0:
+    with socket.socket() as probe_socket:
+        while probe_socket.connect_ex(("localhost", port)) == 0:
             port += 1
     command = [
         sys.executable,
@@ -178,15 +179,15 @@ def test_kedro_viz_shows_the_flow_previews_and_the_last_run(run, tmp_path):
         )  # fmt: skip
     base = f"http://localhost:{port}"
 
-    def ask(path: str) -> dict:
-        with urllib.request.urlopen(base + path) as answer:
-            return json.load(answer)
+    def get_json(path: str) -> dict:
+        with urllib.request.urlopen(base + path) as response:
+            return json.load(response)
 
     try:
         main = None
         for _ in range(180):
             try:
-                main = ask("/api/main")
+                main = get_json("/api/main")
                 break
             except OSError as error:
                 last = error
@@ -206,16 +207,18 @@ def test_kedro_viz_shows_the_flow_previews_and_the_last_run(run, tmp_path):
         previews = {}
         for node in main["nodes"]:
             if node["type"] == "data":
-                previews[node["name"]] = ask(f"/api/nodes/{node['id']}")
+                previews[node["name"]] = get_json(f"/api/nodes/{node['id']}")
             elif node["type"] == "task":
-                assert '"""' in ask(f"/api/nodes/{node['id']}")["code"], node["name"]  # its description
-        kinds = {name: found.get("preview_type") for name, found in previews.items() if found.get("preview")}
+                assert '"""' in get_json(f"/api/nodes/{node['id']}")["code"], node["name"]  # its description
+        preview_types = {
+            name: preview.get("preview_type") for name, preview in previews.items() if preview.get("preview")
+        }
         assert (
-            kinds["wells"] == "TablePreview"
-            and kinds["score_plot"] == "PlotlyPreview"
-            and kinds["scores"] == "JSONPreview"
+            preview_types["wells"] == "TablePreview"
+            and preview_types["score_plot"] == "PlotlyPreview"
+            and preview_types["scores"] == "JSONPreview"
         )
-        assert kinds["normalization_sheet"] == "ImagePreview" and len(kinds) > 40
+        assert preview_types["normalization_sheet"] == "ImagePreview" and len(preview_types) > 40
         quiet = "localStorage.setItem('KedroViz', JSON.stringify({showFeatureHints: false, theme: 'light'}))"
         identity = next(node["id"] for node in main["nodes"] if node["name"] == "score_plot")
         with visit(base, 1440, storage=quiet) as opened:
@@ -223,8 +226,8 @@ def test_kedro_viz_shows_the_flow_previews_and_the_last_run(run, tmp_path):
             page.wait_for_selector(".pipeline-node__text")
             page.wait_for_timeout(1500)
             page.screenshot(path=tmp_path / "flow.png")
-            shown = page.locator(".pipeline-node__text").all_text_contents()
-            assert boxes <= set(shown) and len(shown) <= 46 and max(map(len, shown)) <= 24
+            node_texts = page.locator(".pipeline-node__text").all_text_contents()
+            assert boxes <= set(node_texts) and len(node_texts) <= 46 and max(map(len, node_texts)) <= 24
             assert page.locator(".pipeline-layer-name").count() == len(main["layers"]) == 8
             assert {"Tier T1", "Tier T2", "Tier T3"} <= set(page.locator(".row-text__label").all_inner_texts())
             page.goto(f"{base}/?pid=evaluation&sid={identity}")
@@ -237,13 +240,13 @@ def test_kedro_viz_shows_the_flow_previews_and_the_last_run(run, tmp_path):
         os.killpg(server.pid, 15)
 
 
-def test_normalization_takes_the_experiment_out_of_the_brightness(run):
+def test_normalization_removes_the_experiment_from_the_brightness(run):
     probe = run.json("pixel_probe")
     assert probe["raw"]["balanced_accuracy"] > 0.6
     assert probe["normalized"]["balanced_accuracy"] < probe["raw"]["balanced_accuracy"] - 0.2
 
 
-def test_signal_and_leak_stand_side_by_side_each_with_its_null(run):
+def test_the_card_has_signal_and_leak_each_with_its_null(run):
     card = run.json("signal_leak_card")
     assert set(card) == set(CARD_KEYS) and card["tier"] == "T1"
     across = card["signal"]["treatment"]["not_same_experiment"]
@@ -251,35 +254,37 @@ def test_signal_and_leak_stand_side_by_side_each_with_its_null(run):
     assert set(card["leaks"]) == {"embedding", "raw_intensity", "normalized_intensity"}
     raw, normalized = (card["leaks"][name]["experiment"] for name in ("raw_intensity", "normalized_intensity"))
     assert raw["verdict"] == "leak" and raw["balanced_accuracy"] > normalized["balanced_accuracy"] + 0.2
-    assert all(part["planted_found"] for part in card["leaks"]["raw_intensity"].values())
+    assert all(probe["planted_found"] for probe in card["leaks"]["raw_intensity"].values())
     assert card["collapse"]["0"]["effective_rank"] > 5
-    seen = run.table("well_embeddings")
+    embeddings = run.table("well_embeddings")
     assert (
-        set(seen.loc[seen["plate_seen"], "role"]) == {"train"}
-        and not seen.loc[seen["role"] != "train", "plate_seen"].any()
+        set(embeddings.loc[embeddings["plate_seen"], "role"]) == {"train"}
+        and not embeddings.loc[embeddings["role"] != "train", "plate_seen"].any()
     )
-    assert card["profiles"]["unseen_wells"] == int((~seen["plate_seen"]).sum()) < len(seen)
+    assert card["profiles"]["unseen_wells"] == int((~embeddings["plate_seen"]).sum()) < len(embeddings)
     scores = run.json("scores")
     assert scores["seen"]["top1"] > scores["heldout"]["well"]["top1"]
 
 
 @pytest.mark.slow
-def test_anybodys_profiles_give_the_same_card(run, tmp_path):
-    """Our embeddings with Metadata_ columns: the same retrieval as from the entry itself, no training."""
-    own, wells = run.table("well_embeddings"), run.table("wells")
-    own = own[~own["plate_seen"]].merge(wells[["id_code", "cell_type", "perturbation", "well_type"]], on="id_code")
-    own = own.dropna(subset=["perturbation"])
-    features = [c for c in own.columns if c.startswith("embedding_")]
-    table = own[features].rename(columns=lambda c: c.replace("embedding_", "Cells_"))
+def test_external_profiles_give_the_same_card(run, tmp_path):
+    """The embeddings of the screen, given as external profiles with Metadata_ columns, show the same signal without training."""
+    embeddings, wells = run.table("well_embeddings"), run.table("wells")
+    embeddings = embeddings[~embeddings["plate_seen"]].merge(
+        wells[["id_code", "cell_type", "perturbation", "well_type"]], on="id_code"
+    )
+    embeddings = embeddings.dropna(subset=["perturbation"])
+    features = [c for c in embeddings.columns if c.startswith("embedding_")]
+    table = embeddings[features].rename(columns=lambda c: c.replace("embedding_", "Cells_"))
     names = {
         "Metadata_Experiment": "experiment",
         "Metadata_Plate": "plate",
         "Metadata_Well": "well",
         "Metadata_Perturbation": "perturbation",
     }
-    table = table.assign(**{new: own[old] for new, old in names.items()}).drop_duplicates()
+    table = table.assign(**{new: embeddings[old] for new, old in names.items()}).drop_duplicates()
     table["Metadata_Perturbation"] = table["Metadata_Perturbation"].where(
-        own["well_type"] != "negative_control", "DMSO"
+        embeddings["well_type"] != "negative_control", "DMSO"
     )
     table.to_parquet(tmp_path / "profiles.parquet")
     output = kedro(
@@ -294,20 +299,20 @@ def test_anybodys_profiles_give_the_same_card(run, tmp_path):
     assert list(tmp_path.glob("data/08_reporting/*/signal_leak_plot.json/*/*.json"))
 
 
-def test_calls_hold_a_probability_and_a_tier_for_every_heldout_well(run):
+def test_every_heldout_well_is_called_with_a_probability_and_a_tier(run):
     calls, wells = run.table("calls"), run.table("wells")
-    asked = wells[wells["target"] & (wells["split"] == "heldout")]
-    assert set(asked["id_code"]) <= set(calls["id_code"])
+    heldout = wells[wells["target"] & (wells["split"] == "heldout")]
+    assert set(heldout["id_code"]) <= set(calls["id_code"])
     assert calls["design_confidence"].between(0, 1).all() and set(calls["tier"]) == {"T2"}
-    assert asked["perturbation"].isna().all()
+    assert heldout["perturbation"].isna().all()
     np.testing.assert_allclose(run.table("design_probabilities").filter(like="score_").sum(axis=1), 1, atol=1e-4)
 
 
-def test_a_model_carries_what_it_was_made_from(run):
-    facts = json.loads((run.versions("teacher")[-1] / "fold_0.json").read_text())
-    assert facts["channels"] == ["nucleus", "er", "actin", "rna", "mito", "golgi"] and facts["image_size"] == [48, 48]
-    assert facts["normalization"] == {"strategy": "plate", "reference": "all", "illumination": "none"}
-    assert len(facts["targets"]) == 16 and set(facts["fingerprints"]) == {
+def test_the_card_of_a_model_says_what_it_was_trained_on(run):
+    card = json.loads((run.versions("teacher")[-1] / "fold_0.json").read_text())
+    assert card["channels"] == ["nucleus", "er", "actin", "rna", "mito", "golgi"] and card["image_size"] == [48, 48]
+    assert card["normalization"] == {"strategy": "plate", "reference": "all", "illumination": "none"}
+    assert len(card["targets"]) == 16 and set(card["fingerprints"]) == {
         "folds",
         "parameters",
         "statistics",
@@ -317,7 +322,7 @@ def test_a_model_carries_what_it_was_made_from(run):
 
 
 @pytest.mark.slow
-def test_parts_run_alone_and_give_the_same_again(run):
+def test_stages_run_alone_give_the_same_scores(run):
     before = run.json("scores")
     output = run("inference,plate_balancing,evaluation")
     assert "older than" not in output
@@ -327,7 +332,7 @@ def test_parts_run_alone_and_give_the_same_again(run):
 
 
 @pytest.mark.slow
-def test_packing_again_reads_no_finished_plate_and_a_mixture_of_versions_is_told(run):
+def test_packed_plates_are_not_read_again_and_mixed_versions_are_reported(run):
     stores = sorted((run.root / "data/02_intermediate/smoke/image_store").glob("*.json"))
     before = {p.name: p.stat().st_mtime_ns for p in stores if p.name != "manifest.json"}
     run("ingestion,normalization")
@@ -337,7 +342,7 @@ def test_packing_again_reads_no_finished_plate_and_a_mixture_of_versions_is_told
 
 
 @pytest.mark.slow
-def test_a_model_is_refused_on_images_normalized_otherwise(run):
+def test_a_model_is_refused_on_images_with_another_normalization(run):
     output = run.refused("normalization,inference", params="normalization.strategy=experiment")
     assert (
         "the model does not fit this screen: the normalization strategy of the model is plate, of the screen experiment"
@@ -349,7 +354,8 @@ def test_a_model_is_refused_on_images_normalized_otherwise(run):
 def ipython_shell(folder: Path) -> Iterator[InteractiveShell]:
     """A fresh IPython shell in a folder, as Jupyter starts one.
 
-    Kedro's extension imports the package anew; the modules from before are put back, so that other tests see one of each class.
+    Kedro's extension imports the package again. The earlier modules are restored afterwards, so that other tests see one version of
+    each class.
     """
     import matplotlib
     from IPython.core.interactiveshell import InteractiveShell
@@ -371,7 +377,7 @@ def ipython_shell(folder: Path) -> Iterator[InteractiveShell]:
 
 
 def run_notebook(name: str, values: dict) -> dict:
-    """Run the code cells in order, with other values for the cell of parameters; returns all variables."""
+    """Run the code cells in order, with the parameter cell overridden by ``values``; returns all variables."""
     path = PROJECT / "notebooks" / name
     with ipython_shell(path.parent) as shell:
         for cell in json.loads(path.read_text())["cells"]:
@@ -405,7 +411,7 @@ def test_a_notebook_that_fails_fails_the_test(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_notebook_goes_from_a_folder_of_tiffs_to_calls(run, tmp_path):
+def test_the_notebook_leads_from_a_folder_of_tiffs_to_calls(run, tmp_path):
     folder = PROJECT / "conf" / "notebook_test"
     short = (
         "training.pretrain.epochs=6,training.mean_teacher.epochs=0,training.batch_size=32,evaluation.permutations=20"
@@ -448,7 +454,7 @@ def test_an_unknown_environment_or_node_ends_in_one_clear_error():
     assert "does not contain nodes named ['nope']" in refused("run", "--env", "test", "--nodes", "nope")
 
 
-def test_the_simulation_refuses_a_strangers_folder(tmp_path):
+def test_the_simulation_refuses_a_folder_that_it_did_not_write(tmp_path):
     (tmp_path / "raw").mkdir()
     (tmp_path / "raw" / "thesis.txt").write_text("precious")
     output = Run(tmp_path).refused("simulation")
@@ -465,27 +471,27 @@ def test_a_missing_screen_names_the_file_and_writes_nothing(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_same_seed_gives_the_same_bits_and_a_killed_run_goes_on(run, tmp_path):
-    """Another folder, killed while it trains and started again: the same teacher and the same scores."""
+def test_the_same_seed_gives_the_same_bits_and_a_killed_run_continues(run, tmp_path):
+    """A run in another folder, killed while it trains and started again, gives the same teacher and the same scores."""
     import time
 
-    other = Run(tmp_path)
+    killed = Run(tmp_path)
     process = subprocess.Popen(
-        [sys.executable, "-m", "kedro", "run", "--env", "test", "--pipelines", "demo", "--params", other.params],
+        [sys.executable, "-m", "kedro", "run", "--env", "test", "--pipelines", "demo", "--params", killed.params],
         cwd=PROJECT, env=os.environ | {"DO_NOT_TRACK": "1"}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     states = tmp_path / "data/06_models/smoke/training_state"
     while process.poll() is None and not list(states.glob("fold_0_pretrain.json")):
         time.sleep(0.2)
-    assert process.poll() is None, "it ended before it could be killed"
+    assert process.poll() is None, "the run ended before it could be killed"
     process.kill()
     process.wait()
     assert not list(tmp_path.glob("data/06_models/smoke/teacher/*/teacher/model.json"))
-    output = other("__default__")
-    assert "pretrain goes on after epoch" in output
-    first, second = run.versions("teacher")[0], other.versions("teacher")[0]
+    output = killed("__default__")
+    assert "pretrain continues after epoch" in output
+    first, second = run.versions("teacher")[0], killed.versions("teacher")[0]
     assert (first / "fold_0.safetensors").read_bytes() == (second / "fold_0.safetensors").read_bytes()
-    first, second = (json.loads(r.versions("scores.json")[0].read_text()) for r in (run, other))
+    first, second = (json.loads(r.versions("scores.json")[0].read_text()) for r in (run, killed))
     assert first == second
 
 
@@ -494,34 +500,35 @@ SHORT = "training.pretrain.epochs=1,training.mean_teacher.epochs=1"
 
 @pytest.mark.slow
 def test_heldout_images_in_training_mark_every_later_score(run, tmp_path):
-    other = Run(tmp_path)
-    other.params = f"raw_root={run.root / 'raw'},data_root={tmp_path / 'data'},{SHORT}"
-    other(
+    transductive = Run(tmp_path)
+    transductive.params = f"raw_root={run.root / 'raw'},data_root={tmp_path / 'data'},{SHORT}"
+    transductive(
         "__default__",
         params="training.unlabelled_source=heldout,training.mean_teacher.pseudo_labels.method=balanced,training.mean_teacher.pseudo_labels.start=0",
     )
-    scores = other.json("scores")
+    scores = transductive.json("scores")
     assert {scores["heldout"]["well"]["tier"], *(step["tier"] for step in scores["steps"])} == {"T2+T3"}
-    assert set(other.table("calls")["tier"]) == {"T2+T3"}
+    assert set(transductive.table("calls")["tier"]) == {"T2+T3"}
 
 
 @pytest.mark.slow
-def test_an_experiment_that_comes_later_is_called_without_training(run, tmp_path):
-    other = Run(tmp_path)
-    other.params += f",{SHORT}"
+def test_an_experiment_added_later_is_called_without_training(run, tmp_path):
+    growing = Run(tmp_path)
+    growing.params += f",{SHORT}"
     shutil.copytree(run.root / "raw", tmp_path / "raw")
     tables = [tmp_path / "raw" / name for name in ("test.csv", "test_controls.csv", "test_labels.csv")]
     whole = [pd.read_csv(table, dtype=str) for table in tables]
     for path, table in zip(tables, whole, strict=True):
         table[table["experiment"] != "BETA-06"].to_csv(path, index=False)
-    output = other("__default__")
-    assert "BETA-06" not in set(other.table("calls")["experiment"])
+    output = growing("__default__")
+    assert "BETA-06" not in set(growing.table("calls")["experiment"])
     for path, table in zip(tables, whole, strict=True):
         table.to_csv(path, index=False)
-    output = other("ingestion,normalization,inference,plate_balancing,evaluation")
-    assert "BETA-06" in set(other.table("calls")["experiment"]) and len(other.versions("teacher")) == 1
-    assert "teacher (" in output and "which it is made from" in output  # and says that it was not trained again
-    assert other.json("scores")["heldout"]["well"]["by_experiment"].keys() >= {"BETA-05", "BETA-06"}
+    output = growing("ingestion,normalization,inference,plate_balancing,evaluation")
+    assert "BETA-06" in set(growing.table("calls")["experiment"]) and len(growing.versions("teacher")) == 1
+    # the log says that the teacher was not trained again
+    assert "teacher (" in output and "which it is made from" in output
+    assert growing.json("scores")["heldout"]["well"]["by_experiment"].keys() >= {"BETA-05", "BETA-06"}
 
 
 @pytest.mark.slow
@@ -530,9 +537,9 @@ def test_a_csv_of_scores_is_enough_for_plate_balancing(tmp_path):
     rows, contents = [], []
     for experiment in "XY":
         for plate in "12":
-            there = np.arange(24) + 24 * (plate == "2")
-            contents += [(experiment, plate, f"p{c}") for c in there]
-            for w, c in enumerate(rng.permutation(there)[:20]):
+            on_plate = np.arange(24) + 24 * (plate == "2")
+            contents += [(experiment, plate, f"p{c}") for c in on_plate]
+            for w, c in enumerate(rng.permutation(on_plate)[:20]):
                 score = rng.normal(0, 1, 48)
                 score[c] += 2.5
                 rows.append((f"{experiment}_{plate}_{'ABCD'[w // 6]}{w % 6 + 1:02d}", f"p{c}", *score))
@@ -545,8 +552,8 @@ def test_a_csv_of_scores_is_enough_for_plate_balancing(tmp_path):
     params = f"data_root={tmp_path}/data,scores={tmp_path}/scores.csv"
     command = ("run", "--env", "score_table", "--pipelines", "plate_balancing,evaluation", "--params")
     kedro(*command, f"{params},labels={tmp_path}/labels.csv,contents={tmp_path}/contents.csv")
-    found = next((tmp_path / "data").glob("07*/*/calls.parquet/*/calls.parquet"))
-    calls = pd.read_parquet(found).set_index("id_code")
+    calls_path = next((tmp_path / "data").glob("07*/*/calls.parquet/*/calls.parquet"))
+    calls = pd.read_parquet(calls_path).set_index("id_code")
     truth = table.set_index("id_code")["sirna"]
     assert (calls["design_call"] == truth[calls.index]).mean() > (
         calls["plain_call"] == truth[calls.index]

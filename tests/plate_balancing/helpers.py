@@ -6,14 +6,14 @@ import pandas as pd
 from deepnoise.parameters import PlateBalancingParameters
 from deepnoise.tables import SCORE
 
-OWN = PlateBalancingParameters(
+PARAMETERS = PlateBalancingParameters(
     pooling="logits", temperature="auto", unlisted=2.0, group_inference="infer", group_statistic="auto", group_posterior=0.95,
     method="auto", compare=[], precision=0.95,
 )  # fmt: skip
 
 
 def screen_scores(signal, rng, plates=4, size=6, experiments=2):
-    """Scores of a screen with plate groups: (pooled table, layout, truth)."""
+    """Scores of a screen with plate groups: (pooled table, layout, id_code -> true perturbation)."""
     classes = plates * size
     rows, truth, values = [], {}, []
     for e in range(experiments):

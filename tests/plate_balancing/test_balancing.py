@@ -19,7 +19,7 @@ from deepnoise.plate_balancing.balancing import (
 )
 from deepnoise.plate_balancing.scores import fill_unlisted, log_softmax, pool_scores
 from deepnoise.tables import SCORE, matrix
-from tests.plate_balancing.helpers import OWN, screen_scores
+from tests.plate_balancing.helpers import PARAMETERS, screen_scores
 
 METHODS = ("matching", "sinkhorn", "assignment", "greedy")
 
@@ -28,40 +28,40 @@ def accuracy(steps, truth):
     return {s: float((g["call"] == g["id_code"].map(truth)).mean()) for s, g in steps.groupby("step")}
 
 
-def last_calls(table, known, own=OWN):
-    steps = balance(table, known, own).steps
+def last_calls(table, knowledge, parameters=PARAMETERS):
+    steps = balance(table, knowledge, parameters).steps
     return steps[steps["step"] == steps["step"].iloc[-1]].set_index("id_code")["call"]
 
 
-def test_each_step_gains_where_the_design_holds():
+def test_each_step_improves_accuracy_where_the_design_holds():
     table, layout, truth = screen_scores(2.5, np.random.default_rng(6), size=25, experiments=3)
     before = table.copy()
-    own = OWN.model_copy(update={"compare": list(METHODS)})
-    found = balance(table, DesignKnowledge(layout), own)
+    parameters = PARAMETERS.model_copy(update={"compare": list(METHODS)})
+    balanced = balance(table, DesignKnowledge(layout), parameters)
     pd.testing.assert_frame_equal(table, before)
-    score = accuracy(found.steps, truth)
+    score = accuracy(balanced.steps, truth)
     assert score["plain"] < score["group_filter"] < min(score[name] for name in METHODS)
-    wide = probability_table(found, table)
+    wide = probability_table(balanced, table)
     assert set(wide["step"]) == {"plain", "group_filter", "matching"}
     np.testing.assert_allclose(matrix(wide, SCORE).sum(axis=1), 1, atol=1e-5)
-    assert set(wide.loc[wide["step"] == "plain", "tier"]) == {"T1"} and set(found.steps["step"]) == {
+    assert set(wide.loc[wide["step"] == "plain", "tier"]) == {"T1"} and set(balanced.steps["step"]) == {
         "plain",
         "group_filter",
         *METHODS,
     }
-    assert found.steps.loc[found.steps["step"] == "group_filter", "candidates"].eq(25).all()
+    assert balanced.steps.loc[balanced.steps["step"] == "group_filter", "candidates"].eq(25).all()
     for step in ("confidence", "margin", "entropy"):
-        assert np.isfinite(found.steps[step]).all()
-    assert found.steps["confidence"].between(0, 1).all() and (found.steps["entropy"] >= 0).all()
-    once = found.steps[found.steps["step"] == "assignment"].groupby(["experiment", "plate"])["call"]
-    assert once.nunique().equals(once.size())
+        assert np.isfinite(balanced.steps[step]).all()
+    assert balanced.steps["confidence"].between(0, 1).all() and (balanced.steps["entropy"] >= 0).all()
+    assigned = balanced.steps[balanced.steps["step"] == "assignment"].groupby(["experiment", "plate"])["call"]
+    assert assigned.nunique().equals(assigned.size())
 
 
 def test_calls_say_what_changed_and_why():
     table, layout, truth = screen_scores(2.5, np.random.default_rng(6), size=25, experiments=3)
-    known = DesignKnowledge(layout)
-    steps = balance(table, known, OWN).steps
-    calls = make_calls(steps, table, known, precision=0.9)
+    knowledge = DesignKnowledge(layout)
+    steps = balance(table, knowledge, PARAMETERS).steps
+    calls = make_calls(steps, table, knowledge, precision=0.9)
     assert set(calls["tier"]) == {"T2"} and set(steps.loc[steps["step"] == "plain", "tier"]) == {"T1"}
     assert (calls["changed"] == (calls["plain_call"] != calls["design_call"])).all() and (
         calls["changed"] == (calls["reason"] != "")
@@ -70,8 +70,8 @@ def test_calls_say_what_changed_and_why():
     on_plate = calls["id_code"].map(truth).map(group)
     outside = calls[calls["plain_call"].map(group) != on_plate]
     assert len(outside) and outside["reason"].str.endswith("is not on this plate").all()
-    taken = calls[calls["reason"].str.contains(" is in ")]
-    for row in taken.itertuples():
+    displaced = calls[calls["reason"].str.contains(" is in ")]
+    for row in displaced.itertuples():
         well = row.reason.split(" is in ")[1].split(" (")[0]
         holder = calls[
             (calls["experiment"] == row.experiment) & (calls["plate"] == row.plate) & (calls["well"] == well)
@@ -81,17 +81,17 @@ def test_calls_say_what_changed_and_why():
 
 
 @pytest.mark.parametrize("size", [25, 60])
-def test_random_scores_stay_at_chance_and_claim_nothing(size):
+def test_random_scores_stay_at_chance_and_no_call_is_confident(size):
     table, layout, truth = screen_scores(0.0, np.random.default_rng(7), size=size, experiments=4)
-    found = balance(table, DesignKnowledge(layout), OWN)
-    for value in accuracy(found.steps, truth).values():
+    balanced = balance(table, DesignKnowledge(layout), PARAMETERS)
+    for value in accuracy(balanced.steps, truth).values():
         assert value < 5 / (4 * size)
-    assert not found.groups["decided"].any()
-    assert found.steps["confidence"].max() < 0.3  # one in 100 classes, and flat
-    assert not make_calls(found.steps, table, DesignKnowledge(layout), 0.9)["design_confident"].any()
+    assert not balanced.groups["decided"].any()
+    assert balanced.steps["confidence"].max() < 0.3  # one in 100 classes, and flat
+    assert not make_calls(balanced.steps, table, DesignKnowledge(layout), 0.9)["design_confident"].any()
 
 
-def test_wells_of_a_class_that_is_missing_or_doubled_do_not_spoil_the_others():
+def test_a_missing_or_repeated_class_does_not_spoil_the_other_calls():
     table, layout, truth = screen_scores(6.0, np.random.default_rng(12), size=12, experiments=1)
     fewer = table.drop(index=[0, 5, 17]).reset_index(drop=True)
     assert (last_calls(fewer, DesignKnowledge(layout)) == fewer.set_index("id_code").index.map(truth)).mean() > 0.95
@@ -100,28 +100,35 @@ def test_wells_of_a_class_that_is_missing_or_doubled_do_not_spoil_the_others():
     assert calls["E0_0_extra"] == truth[table["id_code"][3]] == calls[table["id_code"][3]]
 
 
-def test_known_contents_are_a_filter_that_is_not_inferred():
+def test_given_plate_contents_filter_without_inference():
     table, layout, truth = screen_scores(2.0, np.random.default_rng(13), size=8, experiments=2)
     names = table["id_code"].map(truth)
     contents = table[["experiment", "plate"]].assign(perturbation=names, wells=1)
-    one = contents[(contents["experiment"] == "E0") & (contents["plate"] == "0")]
+    known_plate = contents[(contents["experiment"] == "E0") & (contents["plate"] == "0")]
     flat = layout.assign(group=0)
-    steps = balance(table, DesignKnowledge(flat, contents=one), OWN).steps
+    steps = balance(table, DesignKnowledge(flat, contents=known_plate), PARAMETERS).steps
     filtered = steps[steps["step"] == "group_filter"]
-    there = (filtered["experiment"] == "E0") & (filtered["plate"] == "0")
-    assert filtered.loc[there, "candidates"].eq(8).all() and filtered.loc[~there, "candidates"].eq(32).all()
-    allowed = set(one["perturbation"])
+    on_known_plate = (filtered["experiment"] == "E0") & (filtered["plate"] == "0")
+    assert (
+        filtered.loc[on_known_plate, "candidates"].eq(8).all()
+        and filtered.loc[~on_known_plate, "candidates"].eq(32).all()
+    )
+    allowed = set(known_plate["perturbation"])
     for _, rows in steps[(steps["experiment"] == "E0") & (steps["plate"] == "0") & (steps["step"] != "plain")].groupby(
         "step"
     ):
         assert set(rows["call"]) <= allowed
     with pytest.raises(InputError, match="plate_contents names 1 perturbations without scores: banana"):
         balance(
-            table, DesignKnowledge(layout, contents=one.assign(perturbation=["banana", *one["perturbation"][1:]])), OWN
+            table,
+            DesignKnowledge(
+                layout, contents=known_plate.assign(perturbation=["banana", *known_plate["perturbation"][1:]])
+            ),
+            PARAMETERS,
         )
 
 
-def test_replicates_of_a_class_fill_its_places():
+def test_replicates_of_a_class_fill_its_slots():
     rng = np.random.default_rng(14)
     label = np.repeat(np.arange(4), [6, 2, 1, 1])
     values = rng.normal(0, 0.5, (10, 4))
@@ -134,7 +141,7 @@ def test_replicates_of_a_class_fill_its_places():
     layout = pd.DataFrame({"perturbation": list("abcd"), "group": 0, "per_plate": [6, 2, 1, 1]})
     for method in METHODS[:3]:
         calls = last_calls(
-            table, DesignKnowledge(layout), OWN.model_copy(update={"method": method, "temperature": 0.3})
+            table, DesignKnowledge(layout), PARAMETERS.model_copy(update={"method": method, "temperature": 0.3})
         )
         counts = calls.value_counts()
         assert counts["a"] == 6 and counts["b"] == 2, method
@@ -142,10 +149,10 @@ def test_replicates_of_a_class_fill_its_places():
 
 def test_none_is_a_real_choice():
     table, layout, _ = screen_scores(2.0, np.random.default_rng(8))
-    own = OWN.model_copy(update={"group_inference": "none", "method": "none"})
-    found = balance(table, DesignKnowledge(layout), own)
-    calls = make_calls(found.steps, table, DesignKnowledge(layout), 0.9)
-    assert set(found.steps["step"]) == {"plain"} and found.groups.empty
+    parameters = PARAMETERS.model_copy(update={"group_inference": "none", "method": "none"})
+    balanced = balance(table, DesignKnowledge(layout), parameters)
+    calls = make_calls(balanced.steps, table, DesignKnowledge(layout), 0.9)
+    assert set(balanced.steps["step"]) == {"plain"} and balanced.groups.empty
     assert (
         (calls["plain_call"] == calls["design_call"]).all()
         and set(calls["tier"]) == {"T1"}
@@ -171,7 +178,7 @@ def test_the_chosen_method_comes_last_also_where_it_is_the_filter_alone(method, 
 
 def test_with_method_none_the_design_calls_are_those_of_the_filter():
     table, layout, _ = screen_scores(2.0, np.random.default_rng(8))
-    own = OWN.model_copy(update={"method": "none", "compare": ["sinkhorn", "assignment"]})
+    own = PARAMETERS.model_copy(update={"method": "none", "compare": ["sinkhorn", "assignment"]})
     found = balance(table, DesignKnowledge(layout), own)
     calls = make_calls(found.steps, table, DesignKnowledge(layout), 0.9).set_index("id_code")
     of_step = {name: rows.set_index("id_code")["call"] for name, rows in found.steps.groupby("step")}
@@ -203,25 +210,27 @@ def test_a_reason_says_where_else_a_perturbation_is_called():
         ("T2+unknown", "T2+unknown"),
     ],
 )
-def test_tiers_are_carried(tier, after):
+def test_balanced_calls_add_t2_to_the_tier(tier, after):
     table, layout, _ = screen_scores(2.0, np.random.default_rng(9))
-    steps = balance(table.assign(tier=tier), DesignKnowledge(layout), OWN).steps
+    steps = balance(table.assign(tier=tier), DesignKnowledge(layout), PARAMETERS).steps
     assert set(steps.loc[steps["step"] == "matching", "tier"]) == {after}
     assert set(steps.loc[steps["step"] == "plain", "tier"]) == {tier}
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_invariances_order_of_wells_a_constant_a_well_and_names_of_classes(method):
+def test_calls_do_not_depend_on_well_order_score_offsets_or_class_names(method):
     table, layout, _ = screen_scores(3.0, np.random.default_rng(10))
-    own = OWN.model_copy(update={"method": method})
+    parameters = PARAMETERS.model_copy(update={"method": method})
     scores = [c for c in table.columns if c.startswith(SCORE)]
-    calls = last_calls(table, DesignKnowledge(layout), own)
+    calls = last_calls(table, DesignKnowledge(layout), parameters)
     shuffled = table.sample(frac=1, random_state=0).reset_index(drop=True)
     shuffled[scores] = shuffled[scores].add(np.random.default_rng(0).normal(0, 5, len(table)), axis=0)
-    assert last_calls(shuffled, DesignKnowledge(layout), own).loc[calls.index].equals(calls)
+    assert last_calls(shuffled, DesignKnowledge(layout), parameters).loc[calls.index].equals(calls)
     renamed = table.rename(columns={c: c + "x" for c in scores})
-    other = last_calls(renamed, DesignKnowledge(layout.assign(perturbation=layout["perturbation"] + "x")), own)
-    assert (other.str.removesuffix("x") == calls).all()
+    renamed_calls = last_calls(
+        renamed, DesignKnowledge(layout.assign(perturbation=layout["perturbation"] + "x")), parameters
+    )
+    assert (renamed_calls.str.removesuffix("x") == calls).all()
 
 
 @settings(max_examples=25, deadline=None)
@@ -233,7 +242,7 @@ def test_invariances_order_of_wells_a_constant_a_well_and_names_of_classes(metho
     seed=st.integers(0, 999),
 )
 def test_any_table_gives_probabilities_and_calls(wells, classes, doubled, named, seed):
-    """Missing wells, wells too many, the same class twice, lists that name few classes."""
+    """Missing wells, too many wells, the same class twice, and lists with few classes."""
     rng = np.random.default_rng(seed)
     values = rng.normal(0, 3, (wells, classes))
     rank = np.argsort(-values, axis=1).argsort(axis=1)
@@ -248,15 +257,15 @@ def test_any_table_gives_probabilities_and_calls(wells, classes, doubled, named,
     table["well"] = [f"A{i + 1:02d}" for i in range(wells)]
     table = table.join(pd.DataFrame(values, columns=names))
     layout = pd.DataFrame({"perturbation": [str(c) for c in range(classes)], "group": 0, "per_plate": 1})
-    found = balance(table, DesignKnowledge(layout), OWN.model_copy(update={"compare": list(METHODS)}))
-    for step in found.probabilities_by_plate:
-        np.testing.assert_allclose(found.probabilities(step).sum(axis=1), 1, atol=1e-4, err_msg=step)
-    assert found.steps["confidence"].between(0, 1 + 1e-6).all() and len(found.steps) == wells * len(
-        set(found.steps["step"])
+    balanced = balance(table, DesignKnowledge(layout), PARAMETERS.model_copy(update={"compare": list(METHODS)}))
+    for step in balanced.probabilities_by_plate:
+        np.testing.assert_allclose(balanced.probabilities(step).sum(axis=1), 1, atol=1e-4, err_msg=step)
+    assert balanced.steps["confidence"].between(0, 1 + 1e-6).all() and len(balanced.steps) == wells * len(
+        set(balanced.steps["step"])
     )
 
 
-def test_one_hot_scores_tie_which_is_told_and_costs_nothing():
+def test_ties_of_one_hot_scores_are_reported_and_cost_no_accuracy():
     rng = np.random.default_rng(15)
     table, layout, truth = screen_scores(1.6, rng, size=30, experiments=4)
     values = matrix(table, SCORE)
@@ -266,32 +275,32 @@ def test_one_hot_scores_tie_which_is_told_and_costs_nothing():
     )
     assert tied_calls(hard).mean() > 0.1 and tied_calls(table).mean() == 0
     score = accuracy(
-        balance(hard, DesignKnowledge(layout), OWN.model_copy(update={"compare": ["assignment"]})).steps, truth
+        balance(hard, DesignKnowledge(layout), PARAMETERS.model_copy(update={"compare": ["assignment"]})).steps, truth
     )
     assert score["matching"] >= score["plain"] - 0.005 and score["assignment"] < score["matching"]
 
 
-def test_auto_goes_by_validation_wells_where_there_are_any():
+def test_auto_uses_validation_wells_where_there_are_any():
     table, layout, truth = screen_scores(2.0, np.random.default_rng(16), size=20, experiments=2)
-    known = DesignKnowledge(layout, validation=pd.Series(truth))
+    knowledge = DesignKnowledge(layout, validation=pd.Series(truth))
     table["role"] = np.where(table["experiment"] == "E0", "validation", "heldout")
-    found = balance(table, known, OWN)
-    assert found.calibration["source"].tolist() == ["validation"] and found.steps["step"].iloc[-1] == "matching"
-    # of held-out wells no label is read
+    balanced = balance(table, knowledge, PARAMETERS)
+    assert balanced.calibration["source"].tolist() == ["validation"] and balanced.steps["step"].iloc[-1] == "matching"
+    # labels of held-out wells are not read
     blind = DesignKnowledge(layout, validation=pd.Series({k: v for k, v in truth.items() if k.startswith("E0")}))
-    pd.testing.assert_frame_equal(balance(table, blind, OWN).steps, found.steps)
-    # a design that does not hold: one class in every well of the plates, where each was said to stand once
+    pd.testing.assert_frame_equal(balance(table, blind, PARAMETERS).steps, balanced.steps)
+    # a wrong design: one class fills every well, although the layout has each class once per plate
     broken = table.copy()
     broken[[c for c in table.columns if c.startswith(SCORE)]] = 0.0
     broken[f"{SCORE}3"] = np.random.default_rng(0).uniform(1, 3, len(table))
-    known = DesignKnowledge(layout.assign(group=0), validation=pd.Series("3", index=table["id_code"]))
-    steps = balance(broken, known, OWN.model_copy(update={"temperature": 1.0, "method": "auto"})).steps
+    single_class = DesignKnowledge(layout.assign(group=0), validation=pd.Series("3", index=table["id_code"]))
+    steps = balance(broken, single_class, PARAMETERS.model_copy(update={"temperature": 1.0, "method": "auto"})).steps
     assert (steps["call"] == "3").mean() == 1 and "matching" not in set(steps["step"])
 
 
-def test_an_unknown_method_lists_the_known_ones():
+def test_an_unknown_method_lists_the_allowed_ones():
     with pytest.raises(ValueError, match="'none', 'matching', 'sinkhorn', 'assignment' or 'greedy'"):
-        PlateBalancingParameters.model_validate(OWN.model_dump() | {"method": "hungarian"})
+        PlateBalancingParameters.model_validate(PARAMETERS.model_dump() | {"method": "hungarian"})
 
 
 # pooling -----------------------------------------------------------------------------------------------------------
@@ -308,7 +317,7 @@ WELLS = pd.DataFrame(
 )
 
 
-def test_long_scores_are_summed_and_what_is_not_listed_ranks_behind():
+def test_long_scores_are_summed_and_unlisted_perturbations_rank_last():
     long = pd.DataFrame(
         {"id_code": ["a", "a", "b"], "perturbation": ["2", "2", "10"], "score": [0.5, 0.25, 1.0], "tier": "unknown"}
     )
@@ -322,7 +331,7 @@ def test_long_scores_are_summed_and_what_is_not_listed_ranks_behind():
     )
 
 
-def test_a_well_that_is_held_out_in_one_fold_and_validates_another_is_scored_held_out():
+def test_a_well_held_out_in_one_fold_and_validating_another_is_scored_as_held_out():
     wide = pd.DataFrame(
         {
             "id_code": ["a", "a", "b"],
@@ -363,19 +372,19 @@ def test_wide_scores_of_several_folds_are_averaged_and_controls_left_out():
         ({"id_code": "c"}, "no row for a target well"),
     ],
 )
-def test_bad_scores_are_named(change, message):
+def test_invalid_scores_are_refused_by_well(change, message):
     long = pd.DataFrame([{"id_code": "a", "perturbation": "2", "score": 1.0, "tier": "T1"} | change])
     with pytest.raises(InputError, match=message):
         pool_scores(long, WELLS)
 
 
-def test_a_perturbation_that_the_screen_does_not_know_is_named(caplog):
+def test_a_perturbation_missing_from_the_screen_is_reported(caplog):
     wells = WELLS.assign(perturbation=["x", "y", None])
     pool_scores(pd.DataFrame({"id_code": ["a"], "tier": "T1", "score_x": [1.0], "score_banana": [2.0]}), wells)
     assert "1 perturbations that no labelled well of the screen has (banana)" in caplog.text
 
 
-def test_mixed_tiers_and_unfinished_wide_scores_are_refused():
+def test_mixed_tiers_and_incomplete_wide_scores_are_refused():
     wide = pd.DataFrame({"id_code": ["a", "b"], "tier": ["T1", "T3"], "score_x": [1.0, 2.0]})
     with pytest.raises(InputError, match="mixes tiers T1, T3"):
         pool_scores(wide, WELLS)

@@ -12,7 +12,7 @@ PLATE, GROUP = np.repeat(np.arange(4), 60), np.repeat(np.arange(4), 60)
 
 
 def experiment(signal, seed, bias=None, strength=0.0, groups=(2, 0, 3, 1)):
-    """(240, 240) scores of four plates of 60 wells, each class of its plate's group once."""
+    """(240, 240) log probabilities of four plates of 60 wells; each class of a plate's group is in one well."""
     rng = np.random.default_rng(seed)
     scores = rng.normal(0, 1, (240, 240))
     for i, g in enumerate(groups):
@@ -21,7 +21,7 @@ def experiment(signal, seed, bias=None, strength=0.0, groups=(2, 0, 3, 1)):
         scores += strength * rng.normal(size=(4, 240))[PLATE]
     if bias == "group":  # a plate favours a whole group
         scores += strength * rng.normal(size=(4, 4))[PLATE][:, GROUP]
-    if bias == "well":  # some wells are far surer than others
+    if bias == "well":  # some wells have far larger scores than others
         scores *= np.exp(strength * rng.normal(size=(240, 1)))
     if bias == "wild":  # a few scores are far off
         scores += strength * rng.standard_t(1.5, size=scores.shape)
@@ -33,13 +33,13 @@ def test_group_inference_is_the_best_of_all_permutations():
     for _ in range(20):
         log_p = log_softmax(rng.normal(0, 2, (16, 12)))
         plate, group_of_class = np.repeat(np.arange(4), 4), np.repeat(np.arange(4), 3)
-        found = infer_groups(log_p, plate, group_of_class, 0.95, "raw")
+        inferred = infer_groups(log_p, plate, group_of_class, 0.95, "raw")
         mass = np.stack([np.exp(log_p)[:, group_of_class == g].sum(1) for g in range(4)], 1)
         score = np.log(np.clip(mass, PROBABILITY_FLOOR, None))
         totals = {p: sum(score[i, p[plate[i]]] for i in range(16)) for p in permutations(range(4))}
         ranked = sorted(totals, key=totals.get, reverse=True)
-        assert tuple(found.groups) == ranked[0]
-        assert found.margin * 16 == pytest.approx(totals[ranked[0]] - totals[ranked[1]], abs=1e-4)
+        assert tuple(inferred.groups) == ranked[0]
+        assert inferred.margin * 16 == pytest.approx(totals[ranked[0]] - totals[ranked[1]], abs=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -47,13 +47,13 @@ def test_group_inference_is_the_best_of_all_permutations():
 )
 def test_auto_finds_the_groups_under_every_bias(bias, strength):
     for seed in range(3):
-        found = infer_groups(experiment(3.0, seed, bias, strength), PLATE, GROUP, 0.95)
-        assert found.groups == [2, 0, 3, 1] and (found.decided or bias == "wild"), (seed, found)
+        inferred = infer_groups(experiment(3.0, seed, bias, strength), PLATE, GROUP, 0.95)
+        assert inferred.groups == [2, 0, 3, 1] and (inferred.decided or bias == "wild"), (seed, inferred)
 
 
-def test_the_raw_statistic_takes_bias_for_groups():
-    found = [infer_groups(experiment(3.0, s, "group", 2.0), PLATE, GROUP, 0.95, "raw") for s in range(5)]
-    assert any(f.decided and f.groups != [2, 0, 3, 1] for f in found)
+def test_the_raw_statistic_mistakes_bias_for_groups():
+    inferences = [infer_groups(experiment(3.0, s, "group", 2.0), PLATE, GROUP, 0.95, "raw") for s in range(5)]
+    assert any(inferred.decided and inferred.groups != [2, 0, 3, 1] for inferred in inferences)
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_random_scores_are_undecided_in_95_of_100_experiments(bias, strength):
     assert np.mean(decided) <= 0.05
 
 
-def test_a_layout_in_use_needs_less_evidence_and_one_that_none_uses_is_found_all_the_same():
+def test_a_layout_in_use_needs_less_evidence_and_a_new_layout_can_still_be_inferred():
     weak = [s for s in range(40) if 0.8 < infer_groups(experiment(1.1, s), PLATE, GROUP, 0.95).posterior < 0.95]
     right = [s for s in weak if infer_groups(experiment(1.1, s), PLATE, GROUP, 0.95).groups == [2, 0, 3, 1]]
     assert right, "no experiment is weak enough to be a test"
@@ -78,11 +78,11 @@ def test_a_layout_in_use_needs_less_evidence_and_one_that_none_uses_is_found_all
 
 def test_equal_scores_decide_nothing():
     flat = np.full((16, 12), np.log(1 / 12))
-    found = infer_groups(flat, np.repeat(np.arange(4), 4), np.repeat(np.arange(4), 3), 0.95)
-    assert not found.decided and found.posterior == 0.5
+    inferred = infer_groups(flat, np.repeat(np.arange(4), 4), np.repeat(np.arange(4), 3), 0.95)
+    assert not inferred.decided and inferred.posterior == 0.5
 
 
-def test_more_plates_than_groups_leaves_plates_without_group():
+def test_plates_in_excess_of_the_groups_get_no_group():
     log_p = log_softmax(np.random.default_rng(2).normal(0, 1, (20, 6)))
-    found = infer_groups(log_p, np.repeat(np.arange(5), 4), np.repeat(np.arange(2), 3), 0.95)
-    assert sorted(found.groups)[:3] == [-1, -1, -1] and set(found.groups) >= {0, 1}
+    inferred = infer_groups(log_p, np.repeat(np.arange(5), 4), np.repeat(np.arange(2), 3), 0.95)
+    assert sorted(inferred.groups)[:3] == [-1, -1, -1] and set(inferred.groups) >= {0, 1}

@@ -23,11 +23,11 @@ def random_plate(wells, classes, spread=1.0, seed=3):
 
 
 def exact_marginals(p, capacity):
-    """By summing over every way to put the wells on the places of the layout."""
-    places = np.repeat(np.arange(len(capacity)), capacity)
+    """Marginals and log partition function, summed over every assignment of the wells to slots of the layout."""
+    slots = np.repeat(np.arange(len(capacity)), capacity)
     total, marginal = 0.0, np.zeros(p.shape)
-    for order in permutations(range(len(places)), len(p)):
-        classes = places[list(order)]
+    for order in permutations(range(len(slots)), len(p)):
+        classes = slots[list(order)]
         weight = np.prod(p[np.arange(len(p)), classes])
         total += weight
         marginal[np.arange(len(p)), classes] += weight
@@ -38,18 +38,17 @@ def exact_marginals(p, capacity):
 def test_matching_is_closer_to_the_exact_marginals_than_sinkhorn(wells, capacity, monkeypatch):
     monkeypatch.setattr(methods, "EXACT_SLOTS", 0)
     capacity = np.array(capacity)
-    ours, theirs = [], []
+    matching_error, sinkhorn_error = [], []
     for seed in range(8):
         log_p = random_plate(wells, len(capacity), 1.0, seed)
         exact, total = exact_marginals(np.exp(log_p), capacity)
         log_b, evidence = match_marginals(log_p, capacity)
         np.testing.assert_allclose(np.exp(log_b).sum(axis=1), 1, atol=1e-6)
-        ours.append(np.abs(np.exp(log_b) - exact).mean())
-        theirs.append(np.abs(np.exp(sinkhorn(log_p, capacity)) - exact).mean())
-        assert (
-            total - np.log(np.sqrt(2) ** wells) <= evidence <= total + 1e-3
-        )  # bounds of the Bethe permanent (Gurvits 2011)
-    assert np.mean(ours) < 0.7 * np.mean(theirs)
+        matching_error.append(np.abs(np.exp(log_b) - exact).mean())
+        sinkhorn_error.append(np.abs(np.exp(sinkhorn(log_p, capacity)) - exact).mean())
+        # bounds of the Bethe permanent (Gurvits 2011)
+        assert total - np.log(np.sqrt(2) ** wells) <= evidence <= total + 1e-3
+    assert np.mean(matching_error) < 0.7 * np.mean(sinkhorn_error)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +71,7 @@ def test_matching_of_a_plate_without_constraint_changes_nothing():
     assert evidence == pytest.approx(0, abs=1e-5)
 
 
-def test_matching_keeps_capacities_and_leaves_wells_that_are_too_many_their_own_class():
+def test_matching_keeps_capacities_and_surplus_wells_keep_their_best_class():
     capacity = np.array([3, 1, 1, 2])
     log_b, _ = match_marginals(random_plate(7, 4, 2.0), capacity, tolerance=1e-6)
     np.testing.assert_allclose(np.exp(log_b).sum(axis=0), capacity, atol=1e-3)
@@ -100,7 +99,7 @@ def test_sinkhorn_reaches_unequal_marginals():
     np.testing.assert_allclose(balanced.sum(axis=0), capacity, atol=1e-6)
 
 
-def test_sinkhorn_agrees_with_plain_alternate_scaling():
+def test_sinkhorn_agrees_with_plain_alternating_scaling():
     p = np.exp(random_plate(6, 6, 2.0, 11))
     slow = p.copy()
     for _ in range(3000):
@@ -109,7 +108,7 @@ def test_sinkhorn_agrees_with_plain_alternate_scaling():
     np.testing.assert_allclose(np.exp(sinkhorn(np.log(p), once(p), 3000, 1e-12)), slow, atol=1e-9)
 
 
-def test_balancing_ignores_a_bias_of_a_class():
+def test_balancing_ignores_a_bias_towards_a_class():
     rng = np.random.default_rng(4)
     log_p = random_plate(6, 6, 1.0, 4)
     biased = log_softmax(log_p + rng.normal(0, 2, 6))
@@ -132,7 +131,7 @@ def test_assignment_is_the_best_of_all_permutations_and_uses_each_class_once():
         assert tuple(assign(log_p, once(log_p))) == best
 
 
-def test_matching_becomes_the_assignment_as_scores_get_sharp():
+def test_matching_approaches_the_assignment_as_scores_sharpen():
     for seed in range(10):
         scores = np.random.default_rng(seed).normal(0, 1, (6, 6))
         sharp = log_softmax(scores / 0.05)
@@ -140,7 +139,7 @@ def test_matching_becomes_the_assignment_as_scores_get_sharp():
 
 
 def recounted_coefficients(p):
-    """The greedy balancing as published, every call counted again after every step."""
+    """The published greedy balancing, with all calls counted again after every step."""
     wells, classes = p.shape
 
     def score(counts):
@@ -165,7 +164,7 @@ def recounted_coefficients(p):
 
 
 @pytest.mark.parametrize(("wells", "classes", "seed"), [(6, 6, 0), (8, 6, 1), (5, 7, 2), (12, 12, 3)])
-def test_greedy_makes_the_calls_of_recounting_everything(wells, classes, seed):
+def test_greedy_makes_the_same_calls_as_a_full_recount(wells, classes, seed):
     p = np.exp(log_softmax(random_plate(wells, classes, 2.0, seed).T).T)
     slow = recounted_coefficients(p)
     assert ((p * greedy_coefficients(p)).argmax(axis=1) == (p * slow).argmax(axis=1)).all()
@@ -176,12 +175,12 @@ def test_greedy_makes_the_calls_of_recounting_everything(wells, classes, seed):
     wells=st.integers(1, 9),
     classes=st.integers(1, 7),
     spread=st.sampled_from([0.1, 3, 300]),
-    most=st.integers(1, 3),
+    largest_capacity=st.integers(1, 3),
     seed=st.integers(0, 999),
 )
-def test_any_plate_gives_probabilities_and_calls(wells, classes, spread, most, seed):
+def test_any_plate_gives_probabilities_and_calls(wells, classes, spread, largest_capacity, seed):
     log_p = random_plate(wells, classes, spread, seed)
-    capacity = np.random.default_rng(seed).integers(1, most + 1, classes)
+    capacity = np.random.default_rng(seed).integers(1, largest_capacity + 1, classes)
     for balanced in (sinkhorn(log_p, capacity), match_marginals(log_p, capacity)[0]):
         assert np.isfinite(balanced).all()
         np.testing.assert_allclose(np.exp(balanced).sum(axis=1), 1, atol=1e-6)
@@ -195,7 +194,7 @@ def test_any_plate_gives_probabilities_and_calls(wells, classes, spread, most, s
 
 
 def drawn_plates(temperature, seed, plates=6, size=40):
-    """Scores whose softmax at the temperature is right: log likelihood ratios of noisy class vectors, times the temperature."""
+    """Scores that are calibrated at the temperature: log likelihoods of noisy class vectors times the temperature."""
     rng = np.random.default_rng(seed)
     scores, labels = [], []
     for _ in range(plates):
@@ -208,24 +207,25 @@ def drawn_plates(temperature, seed, plates=6, size=40):
 
 
 @pytest.mark.parametrize("temperature", [0.05, 1.0, 30.0])
-def test_temperatures_are_found_with_labels_and_without(temperature):
+def test_temperatures_are_recovered_with_and_without_labels(temperature):
     scores, labels = drawn_plates(temperature, 1)
     by_labels = fit_to_labels(np.vstack(scores), np.concatenate(labels), 0.0)
     by_design = fit_to_design(scores, [np.ones(40, int)] * len(scores), 0.0)
     assert by_labels == pytest.approx(temperature, rel=0.15) and by_design == pytest.approx(temperature, rel=0.35)
 
 
-def test_random_scores_are_found_to_mean_nothing():
+def test_random_scores_get_a_temperature_that_makes_them_flat():
     scores = [np.random.default_rng(s).normal(0, 1, (40, 40)) for s in range(6)]
     temperature = fit_to_design(scores, [np.ones(40, int)] * 6, 0.0)
     assert np.exp(log_softmax(scores[0] / temperature)).max() < 0.1
 
 
-def test_abstention_counts_right_calls_and_believes_confidence_only_without_labels():
+def test_abstention_counts_correct_calls_and_trusts_confidence_only_without_labels():
     confidence = np.array([0.9, 0.8, 0.8, 0.4])
     labelled = np.ones(4, bool)
     assert abstention_threshold(confidence, ~labelled, np.array([], bool), 0.8) == 0.8
     assert abstention_threshold(confidence, ~labelled, np.array([], bool), 0.95) == np.inf
     many = np.tile(confidence, 20)
-    right = np.tile([True, True, False, False], 20)  # of those at 0.8 one is wrong: they stand or fall together
-    assert abstention_threshold(many, np.ones(80, bool), right, 0.8) == 0.9
+    # one of the two calls at 0.8 is wrong; equal confidences are accepted or refused together
+    correct = np.tile([True, True, False, False], 20)
+    assert abstention_threshold(many, np.ones(80, bool), correct, 0.8) == 0.9

@@ -34,15 +34,15 @@ def as_screen(screen, wells, folds) -> Screen:
 
 
 def make_trainer(screen, wells, folds, state, **changes) -> Trainer:
-    whole = as_screen(screen, wells, folds)
-    p = parameters(**changes)
-    return Trainer(view_of_fold(whole, 0, p), whole, p, state)
+    full_screen = as_screen(screen, wells, folds)
+    training = parameters(**changes)
+    return Trainer(view_of_fold(full_screen, 0, training), full_screen, training, state)
 
 
 def train(screen, wells, folds, state, **changes):
     """Student, teacher and history of fold 0, or of its first specialist."""
-    whole = as_screen(screen, wells, folds)
-    p = parameters(**changes)
-    pretrained, first = pretrain_folds(whole, state, p)
-    students, teachers, second = train_mean_teacher_folds(pretrained, whole, state, p)
-    return next(iter(students.values())), next(iter(teachers.values())), first + second
+    full_screen = as_screen(screen, wells, folds)
+    training = parameters(**changes)
+    pretrained, pretrain_history = pretrain_folds(full_screen, state, training)
+    students, teachers, mean_teacher_history = train_mean_teacher_folds(pretrained, full_screen, state, training)
+    return next(iter(students.values())), next(iter(teachers.values())), pretrain_history + mean_teacher_history

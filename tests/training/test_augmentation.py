@@ -1,4 +1,4 @@
-"""Views and mixtures of images."""
+"""Random views and mixed images."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ def test_dihedral_views_are_the_eight_symmetries():
     torch.testing.assert_close(views[0], image[0])
 
 
-def test_erasing_takes_2_to_40_percent_of_the_asked_images():
+def test_erasing_removes_2_to_40_percent_of_an_image():
     g = torch.Generator().manual_seed(0)
     x = torch.ones(400, 1, 50, 50)
     share = (erase(x, 1.0, g) == 0).float().mean(dim=(1, 2, 3))
@@ -37,12 +37,14 @@ def test_views_differ_by_image_and_repeat_with_the_seed():
 
 
 @pytest.mark.parametrize(("mixup", "cutmix"), [(0.4, 0.0), (0.0, 1.0), (0.4, 1.0)])
-def test_a_mixed_image_is_made_of_two_by_its_share(mixup, cutmix):
+def test_a_mixed_image_combines_two_images_by_its_share(mixup, cutmix):
     x = torch.arange(1.0, 65.0)[:, None, None, None].expand(64, 2, 20, 20)
     mixed, partner, share = mix_images(x, mixup, cutmix, torch.Generator().manual_seed(0))
-    own, other = x[:, 0, 0, 0], x[partner, 0, 0, 0]
-    torch.testing.assert_close(mixed.mean(dim=(1, 2, 3)), share * own + (1 - share) * other)
-    pasted = torch.stack([((m == a) | (m == b)).all() for m, a, b in zip(mixed, own, other, strict=True)])
+    image_value, partner_value = x[:, 0, 0, 0], x[partner, 0, 0, 0]
+    torch.testing.assert_close(mixed.mean(dim=(1, 2, 3)), share * image_value + (1 - share) * partner_value)
+    pasted = torch.stack(
+        [((m == a) | (m == b)).all() for m, a, b in zip(mixed, image_value, partner_value, strict=True)]
+    )
     assert pasted.all() if not mixup else not pasted.all()
     assert (
         (share >= 0).all()

@@ -1,4 +1,4 @@
-"""What a fold may see."""
+"""Images and labels that a fold may train on."""
 
 import pandas as pd
 import pytest
@@ -11,8 +11,12 @@ def test_a_fold_sees_labels_of_its_training_plates_only(screen, wells, folds):
     _, sites, _ = screen
     view = fold_view(sites, wells, folds, 0, "heldout")
     role = folds.set_index(["experiment", "plate"])["role"]
-    for table, wanted in ((view.labelled, "train"), (view.unlabelled, "heldout"), (view.validation, "validation")):
-        assert {role[key] for key in zip(table["experiment"], table["plate"], strict=True)} == {wanted}
+    for table, expected_role in (
+        (view.labelled, "train"),
+        (view.unlabelled, "heldout"),
+        (view.validation, "validation"),
+    ):
+        assert {role[key] for key in zip(table["experiment"], table["plate"], strict=True)} == {expected_role}
     assert not {"label", "perturbation"} & set(view.unlabelled.columns) and view.unlabelled["target"].nunique() == 2
     assert len(view.targets) == 8 and len(view.classes) == 8 + 2 + 1
     truth = wells.set_index("id_code")["perturbation"]
@@ -20,7 +24,7 @@ def test_a_fold_sees_labels_of_its_training_plates_only(screen, wells, folds):
     assert fold_view(sites, wells, folds, 0, "none").unlabelled.empty
 
 
-def test_tiers_of_training():
+def test_the_tier_follows_from_the_unlabelled_images_and_pseudo_labels():
     assert tier_of_training("T1", "training", "balanced") == "T1"
     assert tier_of_training("T1", "none", "none") == "T1"
     assert tier_of_training("T1", "heldout", "plain") == "T3"
@@ -29,14 +33,17 @@ def test_tiers_of_training():
 
 def test_a_specialist_sees_its_own_cells_and_all_classes(screen, wells, folds):
     _, sites, _ = screen
-    whole = fold_view(sites, wells, folds, 0, "heldout")
-    parts = [whole.of_cell_type(name) for name in whole.cell_types]
-    assert [part.name for part in parts] == ["fold_0_ALPHA", "fold_0_BETA"] and whole.name == "fold_0"
+    fold = fold_view(sites, wells, folds, 0, "heldout")
+    specialists = [fold.of_cell_type(name) for name in fold.cell_types]
+    assert [specialist.name for specialist in specialists] == ["fold_0_ALPHA", "fold_0_BETA"] and fold.name == "fold_0"
     for name in ("labelled", "unlabelled", "validation"):
-        assert sum(len(getattr(part, name)) for part in parts) == len(getattr(whole, name))
-        assert all(getattr(p, name)["experiment"].str.startswith(p.cell_type).all() for p in parts)
-    assert all(part.classes == whole.classes for part in parts)
-    assert sorted(parts[0].training_plates + parts[1].training_plates) == whole.training_plates
+        assert sum(len(getattr(specialist, name)) for specialist in specialists) == len(getattr(fold, name))
+        assert all(
+            getattr(specialist, name)["experiment"].str.startswith(specialist.cell_type).all()
+            for specialist in specialists
+        )
+    assert all(specialist.classes == fold.classes for specialist in specialists)
+    assert sorted(specialists[0].training_plates + specialists[1].training_plates) == fold.training_plates
 
 
 def test_training_may_be_confined_to_some_sites(screen, wells, folds):

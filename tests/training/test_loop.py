@@ -1,4 +1,4 @@
-"""The two stages: what reaches the weights, and that no work is lost."""
+"""The two stages of training: what influences the weights, and resuming after a stop."""
 
 import copy
 import json
@@ -30,15 +30,15 @@ class KilledError(Exception):
 
 
 class DyingState(TrainingState):
-    """Dies after the state of a stage's epoch was written."""
+    """Raises KilledError after the checkpoint of a given stage and epoch was written."""
 
     def __init__(self, root, name, epoch):
         super().__init__(root)
         self.last = (name, epoch)
 
-    def save(self, name, mark, tensors, facts):
-        super().save(name, mark, tensors, facts)
-        if (name, facts["epoch"]) == self.last:
+    def save(self, name, fingerprint, tensors, content):
+        super().save(name, fingerprint, tensors, content)
+        if (name, content["epoch"]) == self.last:
             raise KilledError
 
 
@@ -63,7 +63,7 @@ def test_a_killed_training_resumes_to_the_same_weights_bit_by_bit(screen, wells,
     assert [row["loss"] for row in history] == [row["loss"] for row in undisturbed[2]]
 
 
-def test_changed_parameters_start_afresh_and_say_so(screen, wells, folds, tmp_path, caplog):
+def test_changed_parameters_restart_training_with_a_warning(screen, wells, folds, tmp_path, caplog):
     train(screen, wells, folds, TrainingState(tmp_path))
     student, _, _ = train(screen, wells, folds, TrainingState(tmp_path), seed=2)
     assert "data or parameters have changed" in caplog.text
@@ -71,23 +71,23 @@ def test_changed_parameters_start_afresh_and_say_so(screen, wells, folds, tmp_pa
     assert_same_weights(student, fresh)
 
 
-def test_other_pixels_with_the_same_statistics_start_afresh(screen, wells, folds):
+def test_changed_pixels_with_the_same_statistics_restart_training(screen, wells, folds):
     store, sites, statistics = screen
-    other = MemoryStore({k: v.copy() for k, v in store.images.items()}, store.channels)
-    swapped = other.images[("ALPHA-02", "1")]
-    swapped[[0, 1]] = swapped[[1, 0]]  # two wells change places: the plate's statistics stay
+    changed = MemoryStore({k: v.copy() for k, v in store.images.items()}, store.channels)
+    swapped = changed.images[("ALPHA-02", "1")]
+    swapped[[0, 1]] = swapped[[1, 0]]  # two wells are exchanged, which keeps the plate's statistics
     view = fold_view(sites, wells, folds, 0, "training")
     fingerprints = {
         Trainer(
             view, Screen(images, sites, wells, folds, statistics), parameters(), TrainingState(Path("unused"))
         ).fingerprint
-        for images in (store, other)
+        for images in (store, changed)
     }
     assert len(fingerprints) == 2
 
 
 def test_heldout_and_validation_labels_do_not_reach_the_weights(screen, wells, folds, tmp_path, undisturbed):
-    """Labels of held-out plates scrambled (given, even): the same weights, bit by bit."""
+    """Weights are the same, bit by bit, if labels of held-out and validation plates are given and wrong."""
     scrambled = wells.copy()
     hidden = scrambled["target"] & (scrambled["split"] == "heldout")
     scrambled.loc[hidden, "perturbation"] = "0"
@@ -106,13 +106,13 @@ def test_heldout_and_validation_labels_do_not_reach_the_weights(screen, wells, f
 
 def test_training_labels_do_reach_the_weights(screen, wells, folds, tmp_path, undisturbed):
     scrambled = wells.copy()
-    member = scrambled["target"] & scrambled["perturbation"].notna()
-    scrambled.loc[member, "perturbation"] = scrambled.loc[member, "perturbation"].to_numpy()[::-1]
+    is_labelled = scrambled["target"] & scrambled["perturbation"].notna()
+    scrambled.loc[is_labelled, "perturbation"] = scrambled.loc[is_labelled, "perturbation"].to_numpy()[::-1]
     _, teacher, _ = train(screen, scrambled, folds, TrainingState(tmp_path))
     assert any(not torch.equal(teacher.weights[k], undisturbed[1].weights[k]) for k in teacher.weights)
 
 
-def test_the_teacher_is_not_the_student_and_carries_its_card(undisturbed, screen):
+def test_the_teacher_differs_from_the_student_and_has_a_card(undisturbed, screen):
     student, teacher, history = undisturbed
     assert any(not torch.equal(teacher.weights[k], student.weights[k]) for k in student.weights if "running_mean" in k)
     card = teacher.card
@@ -122,7 +122,7 @@ def test_the_teacher_is_not_the_student_and_carries_its_card(undisturbed, screen
     assert len(card.training_plates) == 16 and len(history) == 4
 
 
-def test_a_loss_that_is_no_number_stops_with_the_wells(screen, wells, folds, tmp_path):
+def test_a_loss_that_is_not_finite_stops_training_and_names_the_wells(screen, wells, folds, tmp_path):
     store, sites, statistics = screen
     broken = statistics.assign(scale=np.where(statistics["experiment"] == "ALPHA-02", np.nan, statistics["scale"]))
     with pytest.raises(
@@ -146,9 +146,9 @@ def test_training_on_a_gpu_in_bf16(screen, wells, folds, tmp_path):
     assert np.isfinite(history[-1]["loss"]) and next(iter(teacher.weights.values())).device.type == "cpu"
 
 
-# every part of the recipe -----------------------------------------------------------------------------------------
+# every option of the recipe ---------------------------------------------------------------------------------------
 
-EVERYTHING = dict(
+ALL_OPTIONS = dict(
     gradient_clip=1.0, label_smoothing=0.1, sites_per_epoch="one", cell_type="one_hot", unlabelled_source="heldout",
     augmentation=AUGMENTATION | dict(shift_scale=0.1, erase=0.5, mixup=0.4, cutmix=1.0),
     pretrain=STAGE | dict(epochs=3, optimizer="lamb", ema_decay=0.9, ema_buffers="reestimated", keep="best"),
@@ -163,15 +163,15 @@ EVERYTHING = dict(
 @pytest.mark.parametrize(
     "death", [pytest.param(("fold_0_pretrain", 1), marks=pytest.mark.slow), ("fold_0_mean_teacher", 1)]
 )
-def test_with_everything_on_a_killed_training_still_resumes_bit_by_bit(screen, wells, folds, tmp_path, death):
-    whole = train(screen, wells, folds, TrainingState(tmp_path / "whole"), **EVERYTHING)
+def test_with_all_options_a_killed_training_still_resumes_bit_by_bit(screen, wells, folds, tmp_path, death):
+    uninterrupted = train(screen, wells, folds, TrainingState(tmp_path / "whole"), **ALL_OPTIONS)
     with pytest.raises(KilledError):
-        train(screen, wells, folds, DyingState(tmp_path / "killed", *death), **EVERYTHING)
-    resumed = train(screen, wells, folds, TrainingState(tmp_path / "killed"), **EVERYTHING)
-    assert_same_weights(resumed[0], whole[0])
-    assert_same_weights(resumed[1], whole[1])
-    assert [row["loss"] for row in resumed[2]] == [row["loss"] for row in whole[2]]
-    assert whole[1].card.tier == "T2+T3" and all(np.isfinite(row["loss"]) for row in whole[2])
+        train(screen, wells, folds, DyingState(tmp_path / "killed", *death), **ALL_OPTIONS)
+    resumed = train(screen, wells, folds, TrainingState(tmp_path / "killed"), **ALL_OPTIONS)
+    assert_same_weights(resumed[0], uninterrupted[0])
+    assert_same_weights(resumed[1], uninterrupted[1])
+    assert [row["loss"] for row in resumed[2]] == [row["loss"] for row in uninterrupted[2]]
+    assert uninterrupted[1].card.tier == "T2+T3" and all(np.isfinite(row["loss"]) for row in uninterrupted[2])
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_with_everything_on_a_killed_training_still_resumes_bit_by_bit(screen, w
     ],
     ids=["pure", "pure_heldout", "bfloat16", "softmax_kl", "no_unlabelled"],
 )  # fmt: skip
-def test_each_way_trains(screen, wells, folds, tmp_path, changes):
+def test_each_variant_trains(screen, wells, folds, tmp_path, changes):
     student, teacher, history = train(screen, wells, folds, TrainingState(tmp_path), **changes)
     assert all(np.isfinite(row["loss"]) for row in history) and 0 <= teacher.card.validation_top1 <= 1
     assert teacher.card.validation_top1 == history[-1]["teacher_top1"]
@@ -193,23 +193,23 @@ def test_each_way_trains(screen, wells, folds, tmp_path, changes):
 
 
 def test_specialists_start_from_one_student_and_see_their_own_cells(screen, wells, folds, tmp_path):
-    whole = as_screen(screen, wells, folds)
-    p, state = parameters(cell_type="specialist"), TrainingState(tmp_path)
-    pretrained, _ = pretrain_folds(whole, state, p)
-    _, teachers, history = train_mean_teacher_folds(pretrained, whole, state, p)
+    full_screen = as_screen(screen, wells, folds)
+    training, state = parameters(cell_type="specialist"), TrainingState(tmp_path)
+    pretrained, _ = pretrain_folds(full_screen, state, training)
+    _, teachers, history = train_mean_teacher_folds(pretrained, full_screen, state, training)
     assert list(pretrained) == ["fold_0"] and list(teachers) == ["fold_0_ALPHA", "fold_0_BETA"]
     assert [row["cell_type"] for row in history] == ["ALPHA", "ALPHA", "BETA", "BETA"]
     for name, teacher in teachers.items():
         cell_type = teacher.card.cell_type
-        assert name.endswith(cell_type) and all(p.startswith(cell_type) for p in teacher.card.training_plates)
-    other = wells.copy()
-    member = other["target"] & other["perturbation"].notna() & (other["cell_type"] == "BETA")
-    other.loc[member, "perturbation"] = other.loc[member, "perturbation"].to_numpy()[::-1]
+        assert name.endswith(cell_type) and all(plate.startswith(cell_type) for plate in teacher.card.training_plates)
+    scrambled = wells.copy()
+    is_labelled = scrambled["target"] & scrambled["perturbation"].notna() & (scrambled["cell_type"] == "BETA")
+    scrambled.loc[is_labelled, "perturbation"] = scrambled.loc[is_labelled, "perturbation"].to_numpy()[::-1]
     again, _, _ = train_mean_teacher_folds(
-        {"fold_0": pretrained["fold_0"]}, whole, TrainingState(tmp_path / "other"), p
+        {"fold_0": pretrained["fold_0"]}, full_screen, TrainingState(tmp_path / "other"), training
     )
-    view = fold_view(whole.sites, other, folds, 0, "training").of_cell_type("ALPHA")
-    trainer = Trainer(view, whole, p, TrainingState(tmp_path / "scrambled"))
+    view = fold_view(full_screen.sites, scrambled, folds, 0, "training").of_cell_type("ALPHA")
+    trainer = Trainer(view, full_screen, training, TrainingState(tmp_path / "scrambled"))
     assert_same_weights(train_mean_teacher(trainer, pretrained["fold_0"])[0], again["fold_0_ALPHA"])
 
 
@@ -232,29 +232,30 @@ def test_without_a_second_stage_the_teacher_is_the_pretrained_average(screen, we
     student, teacher, history = train(screen, wells, folds, TrainingState(tmp_path), **changes)
     assert_same_weights(student, teacher)
     assert len(history) == 2 and teacher.card.validation_top1 == history[-1]["teacher_top1"]
-    plain, _, first = train(
+    plain, _, plain_history = train(
         screen, wells, folds, TrainingState(tmp_path / "plain"), mean_teacher=MEAN_TEACHER | dict(epochs=0)
     )
-    assert [row["loss"] for row in first] == [row["loss"] for row in history]  # the average does not touch the student
+    # the average does not influence the student
+    assert [row["loss"] for row in plain_history] == [row["loss"] for row in history]
     assert any(not torch.equal(plain.weights[k], teacher.weights[k]) for k in plain.weights)
 
 
-def test_adapted_validation_reads_each_experiment_by_itself(screen, wells, folds, tmp_path):
-    """What a pure batch makes of an image does not depend on the other experiments that are asked with it."""
+def test_adapted_validation_treats_each_experiment_separately(screen, wells, folds, tmp_path):
+    """With pure batches, logits of an image do not depend on the other experiments that are predicted with it."""
     trainer = make_trainer(screen, wells, folds, TrainingState(tmp_path), batches="experiment")
     network = trainer.new_network()
-    together = trainer.logits(network, trainer.validation)
-    one = trainer.view.validation["experiment"].to_numpy() == trainer.view.validation["experiment"].iloc[0]
-    part = SiteImages(screen[0], trainer.view.validation[one], screen[2], 1.0)
-    np.testing.assert_allclose(trainer.logits(network, part), together[one], atol=1e-5)
+    logits = trainer.logits(network, trainer.validation)
+    of_one_experiment = (
+        trainer.view.validation["experiment"].to_numpy() == trainer.view.validation["experiment"].iloc[0]
+    )
+    experiment_images = SiteImages(screen[0], trainer.view.validation[of_one_experiment], screen[2], 1.0)
+    np.testing.assert_allclose(trainer.logits(network, experiment_images), logits[of_one_experiment], atol=1e-5)
     before = copy.deepcopy(network.state_dict())
     trainer.logits(network, trainer.validation)
     assert all(torch.equal(before[k], v) for k, v in network.state_dict().items())
 
 
-def test_where_batches_are_pure_no_image_sees_statistics_of_another_experiment(
-    screen, wells, folds, tmp_path, monkeypatch
-):
+def test_with_pure_batches_no_image_is_normalized_with_another_experiment(screen, wells, folds, tmp_path, monkeypatch):
     """Every forward pass of student and teacher in training is of one experiment."""
     changes = dict(batches="experiment", unlabelled_source="heldout", batch_size=8)
     trainer = make_trainer(screen, wells, folds, TrainingState(tmp_path), **changes)
@@ -265,47 +266,50 @@ def test_where_batches_are_pure_no_image_sees_statistics_of_another_experiment(
     monkeypatch.setattr(
         SiteImages, "batch", lambda self, index: batches.append((id(self), index)) or usual_batch(self, index)
     )
-    passed = []
-    usual = Network.embed
-    monkeypatch.setattr(Network, "embed", lambda self, x: passed.append((self.training, len(x))) or usual(self, x))
+    forward_passes = []
+    usual_embed = Network.embed
+    monkeypatch.setattr(
+        Network, "embed", lambda self, x: forward_passes.append((self.training, len(x))) or usual_embed(self, x)
+    )
     train_mean_teacher(trainer, start)
-    units = [tables[key].iloc[index]["experiment"].nunique() for key, index in batches if key in tables]
-    assert set(units) == {1}
+    experiments_per_batch = [tables[key].iloc[index]["experiment"].nunique() for key, index in batches if key in tables]
+    assert set(experiments_per_batch) == {1}
     steps = len(trainer.labelled_order(torch.Generator())) * trainer.parameters.mean_teacher.epochs
-    taught = [count for training, count in passed if training]
-    assert len(taught) == 2 * steps and max(taught) <= 9  # student: the labelled part, then the unlabelled one
+    student_batches = [count for training, count in forward_passes if training]
+    # labelled and unlabelled images pass the student separately
+    assert len(student_batches) == 2 * steps and max(student_batches) <= 9
 
 
-def test_batch_statistics_leave_the_running_ones_alone():
+def test_batch_statistics_do_not_change_the_running_statistics():
     torch.manual_seed(0)
     network = Network(NetworkSpec("test_resnet", 6, 4, "softmax", 1.0, 0.0)).eval()
     before = copy.deepcopy(network.state_dict())
     x = torch.randn(8, 6, 32, 32)
-    running = network.embed(x)
+    with_running_statistics = network.embed(x)
     use_batch_statistics(network)
-    own = network.embed(x)
-    assert (own - running).abs().max() > 0.01
+    with_batch_statistics = network.embed(x)
+    assert (with_batch_statistics - with_running_statistics).abs().max() > 0.01
     changed = {k for k, v in network.state_dict().items() if not torch.equal(v, before[k])}
     assert all(name.endswith("num_batches_tracked") for name in changed)
 
 
 def test_the_history_can_be_followed_while_training_runs(screen, wells, folds, tmp_path):
-    seen = []
+    rows = []
     with pytest.raises(KilledError):
         train(screen, wells, folds, DyingState(tmp_path, "fold_0_mean_teacher", 0))
     for stage in ("pretrain", "mean_teacher"):
-        seen += [json.loads(line) for line in (tmp_path / f"fold_0_{stage}.jsonl").read_text().splitlines()]
-    assert [(row["stage"], row["epoch"]) for row in seen] == [("pretrain", 0), ("pretrain", 1), ("mean_teacher", 0)]
-    assert all(row["images_per_second"] > 0 and 0 <= row["loader_wait"] <= 1 for row in seen)
+        rows += [json.loads(line) for line in (tmp_path / f"fold_0_{stage}.jsonl").read_text().splitlines()]
+    assert [(row["stage"], row["epoch"]) for row in rows] == [("pretrain", 0), ("pretrain", 1), ("mean_teacher", 0)]
+    assert all(row["images_per_second"] > 0 and 0 <= row["loader_wait"] <= 1 for row in rows)
 
 
-def test_rows_reach_mlflow_where_a_run_is_on_and_tensorboard_where_it_is_installed(monkeypatch, tmp_path):
+def test_rows_reach_mlflow_during_a_run_and_tensorboard_if_installed(monkeypatch, tmp_path):
     row = dict(fold=0, cell_type="all", stage="pretrain", epoch=3, loss=1.5, teacher_top1=None)
     logged = []
     fake = types.SimpleNamespace(
         active_run=lambda: None, log_metrics=lambda figures, step: logged.append((figures, step))
     )
-    to_mlflow(row)  # not imported: nothing happens
+    to_mlflow(row)  # mlflow is not imported: no row is logged
     monkeypatch.setitem(sys.modules, "mlflow", fake)
     to_mlflow(row)
     assert logged == []
@@ -317,9 +321,9 @@ def test_rows_reach_mlflow_where_a_run_is_on_and_tensorboard_where_it_is_install
         to_tensorboard(tmp_path)
 
 
-def test_a_lack_of_memory_says_what_to_lower(screen, wells, folds, tmp_path, monkeypatch):
-    def lack(error):
-        monkeypatch.setattr(Trainer, "cross_entropy", error)
+def test_out_of_memory_errors_say_which_parameter_to_lower(screen, wells, folds, tmp_path, monkeypatch):
+    def check_advice(cross_entropy):
+        monkeypatch.setattr(Trainer, "cross_entropy", cross_entropy)
         with pytest.raises(InputError, match=r"training.pretrain ran out of memory: lower training.batch_size \(32\)"):
             train(screen, wells, folds, TrainingState(tmp_path))
 
@@ -329,9 +333,9 @@ def test_a_lack_of_memory_says_what_to_lower(screen, wells, folds, tmp_path, mon
     def for_python(*_):
         raise MemoryError
 
-    lack(lambda *_: torch.empty(10**15))  # torch's own words on the CPU
-    lack(on_the_gpu)
-    lack(for_python)
+    check_advice(lambda *_: torch.empty(10**15))  # the message of torch on the CPU
+    check_advice(on_the_gpu)
+    check_advice(for_python)
     monkeypatch.setattr(Trainer, "cross_entropy", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         train(screen, wells, folds, TrainingState(tmp_path))

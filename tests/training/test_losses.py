@@ -1,4 +1,4 @@
-"""Consistency and the moving average against sums and recursions by hand."""
+"""Consistency and the moving average against sums and recursions computed by hand."""
 
 import copy
 import math
@@ -9,11 +9,11 @@ import torch
 from deepnoise.training.losses import CONSISTENCY, update_ema
 
 
-@pytest.mark.parametrize("kind", ["mse", "kl"])
-def test_consistency_of_equal_logits_is_zero_and_gradient_flows_to_the_student_only(kind):
+@pytest.mark.parametrize("consistency", ["mse", "kl"])
+def test_consistency_of_equal_logits_is_zero_and_gradient_flows_to_the_student_only(consistency):
     student = torch.randn(5, 4, requires_grad=True)
     teacher = torch.randn(5, 4, requires_grad=True)
-    distance = CONSISTENCY[kind]
+    distance = CONSISTENCY[consistency]
     assert float(distance(student, student).detach()) == pytest.approx(0.0, abs=1e-7)
     distance(student, teacher).backward()
     assert student.grad.abs().sum() > 0 and teacher.grad is None
@@ -23,7 +23,7 @@ def test_consistency_of_equal_logits_is_zero_and_gradient_flows_to_the_student_o
         "mse": sum((a - b) ** 2 for a, b in pairs) / 20 * 4 / 1139,
         "kl": sum(b * math.log(b / a) for a, b in pairs) / 5,
     }
-    assert float(distance(student, teacher).detach()) == pytest.approx(by_hand[kind], rel=1e-4)
+    assert float(distance(student, teacher).detach()) == pytest.approx(by_hand[consistency], rel=1e-4)
 
 
 def small_network():

@@ -1,4 +1,4 @@
-"""Rates, ramps and decays against torch's own schedules and by hand."""
+"""Learning rates, ramps and decays against the schedules of torch and values computed by hand."""
 
 import math
 
@@ -29,17 +29,17 @@ def test_warm_restarts_are_those_of_torch():
     assert ours == pytest.approx(theirs)
 
 
-def test_steps_are_those_of_torch():
+def test_step_schedules_are_those_of_torch():
     ours = [learning_rate(step, 160, 0.1, phases((100.0, 1.0, 1.0), (60.0, 0.1, 0.1))) for step in range(160)]
     theirs = by_torch(lambda o: torch.optim.lr_scheduler.MultiStepLR(o, [100], gamma=0.1), 160)
     assert ours == pytest.approx(theirs)
 
 
-def test_the_rate_begins_at_the_start_of_the_first_phase_and_stays_within_the_last():
-    own = phases((0.1, 0.0, 1.0), (0.9, 1.0, 0.01))
-    rates = [learning_rate(step, 100, 0.1, own) for step in range(101)]
+def test_the_rate_begins_with_the_first_phase_and_ends_with_the_last():
+    schedule = phases((0.1, 0.0, 1.0), (0.9, 1.0, 0.01))
+    rates = [learning_rate(step, 100, 0.1, schedule) for step in range(101)]
     assert rates[0] == 0 and rates[10] == pytest.approx(0.1) == max(rates) and rates[100] == pytest.approx(0.001)
-    assert learning_rate(0, 0, 0.1, own) == 0
+    assert learning_rate(0, 0, 0.1, schedule) == 0
 
 
 def test_the_ramp_is_sigmoid():
@@ -47,7 +47,7 @@ def test_the_ramp_is_sigmoid():
     assert ramp(2.5, 5) == pytest.approx(math.exp(-1.25))
 
 
-def test_pseudo_labels_count_from_their_start_on():
+def test_pseudo_labels_have_weight_from_their_start_epoch():
     assert pseudo_label_weight(1.9, 2, 0.0, 0.05) == 0 and pseudo_label_weight(2, 2, 0.0, 0.05) == 0.05
     assert (
         pseudo_label_weight(2, 2, 4.0, 0.05) == pytest.approx(0.05 * math.exp(-5))

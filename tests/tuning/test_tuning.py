@@ -19,7 +19,7 @@ from deepnoise.tables import SCORE, validate_table
 from deepnoise.tuning.figures import draw_study
 from deepnoise.tuning.objectives import balancing_objective, training_objective
 from deepnoise.tuning.study import run_file, run_study, suggest, trials_table
-from tests.plate_balancing.helpers import OWN
+from tests.plate_balancing.helpers import PARAMETERS
 from tests.training.helpers import MEAN_TEACHER, STAGE, as_screen, parameters
 
 SPACE = {
@@ -178,7 +178,7 @@ def test_plate_balancing_is_tuned_on_stored_scores(wells):
     scores = asked[["id_code", "role"]].assign(tier="T1", fold=0)
     for name in names:
         scores[SCORE + name] = rng.normal(0, 1, len(asked)) + 1.5 * (asked["perturbation"] == name)
-    block = OWN.model_copy(update={"temperature": 1.0})
+    block = PARAMETERS.model_copy(update={"temperature": 1.0})
     objective = balancing_objective(scores, wells, layout, block)
     space = {"plate_balancing.method": SearchRange(choices=["none", "sinkhorn", "matching"])}
     study = run_study(optuna.storages.InMemoryStorage(), "s", "m", space, objective, tuning(trials=12))

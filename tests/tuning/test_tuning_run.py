@@ -32,4 +32,4 @@ def test_a_study_on_the_smoke_profile_goes_on_and_its_result_is_run(tmp_path):
     facts = next((tmp_path / "06_models" / "smoke" / "teacher").rglob("fold_0.json")).read_text()
     assert f'"batch_size": {best}' in facts
     tuned = kedro("run", "--env", "test", "--pipelines", "tuning_balancing", "--params", f"{roots},tuning.trials=4")
-    assert "4 of 4 done" in tuned and "method" in (reports / "tuned_plate_balancing_run.yml").read_text()
+    assert "4 of 4 finished" in tuned and "method" in (reports / "tuned_plate_balancing_run.yml").read_text()

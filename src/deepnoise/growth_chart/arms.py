@@ -16,7 +16,7 @@ from deepnoise.parameters import (
 )
 
 FROM_ENVIRONMENT = "own"
-"""Value of a setting that stands for the value in the environment's parameters."""
+"""Value of a setting that takes the value from the environment's parameters."""
 FIXED = {
     "normalization.illumination": "images are corrected as normalization was run",
     "normalization.position_correction": "it applies to hand features, which no arm uses",
@@ -75,7 +75,7 @@ def change(settings: Settings, environment: Settings, changes: dict[str, Any]) -
 
     Args:
         settings: Settings to start from.
-        environment: Settings of the environment, for which the value ``own`` stands.
+        environment: Settings of the environment; the value ``own`` selects its value.
         changes: New values by name: a dotted name such as ``normalization.strategy`` or
             ``training.head.name``, or ``sites``, ``views`` or ``adabn``.
 

@@ -1,4 +1,4 @@
-"""Ingestion's chapter of the report: what was read, what is wrong with it, and what the design gives away."""
+"""Ingestion's chapter of the report: the data read, its faults, and what the design alone reveals."""
 
 from __future__ import annotations
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
-from deepnoise.errors import InputError
+from deepnoise.errors import InputError, first_few
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ class ModelCard:
             source: What to call the JSON in an error.
 
         Raises:
-            InputError: A key is missing or unknown.
+            InputError: A key is missing.
         """
         values = {RENAMED_KEYS.get(key, key): value for key, value in content.items()}
         defaults = {"cell_type": "", "cell_types": [], "deepnoise": "unknown"}
@@ -67,9 +70,10 @@ class ModelCard:
         if missing := sorted(required - values.keys()):
             raise InputError(f"{source}: {missing[0]!r} is missing; expected {', '.join(sorted(known))}")
         if unknown := sorted(values.keys() - known):
-            raise InputError(f"{source}: unknown key {unknown[0]!r}; expected {', '.join(sorted(known))}")
-        # models made before illumination could be corrected do not name it
-        normalization = {"illumination": "none", **values["normalization"]}
+            logger.warning("%s: unknown keys are left out: %s", source, first_few(unknown))
+        # models made before there was a choice do not name it
+        normalization = {"strategy": "none", "reference": "none", "illumination": "none", **values["normalization"]}
+        values = {key: value for key, value in values.items() if key in known}
         return cls(**values | {"network": NetworkSpec(**values["network"]), "normalization": normalization})
 
     def to_json(self) -> dict[str, Any]:

@@ -30,6 +30,9 @@ TOLERANCE = 4e-3
 SINKHORN_ITERATIONS = 500
 SINKHORN_TOLERANCE = 1e-3
 """In wells per class."""
+FAR_OFF = 0.05
+"""Matching or Sinkhorn warns where, after the last round, a marginal still moves by more (matching), or a class is used more wells off
+its share (Sinkhorn)."""
 SINKHORN_ROUNDS = 25
 """Rounds of Sinkhorn between two that are computed in logs."""
 
@@ -96,7 +99,7 @@ def match_marginals(
                 if moved < tolerance:
                     break
             previous = marginal
-    if moved >= tolerance and iterations >= ITERATIONS:
+    if moved > FAR_OFF and iterations >= ITERATIONS:
         logger.warning(
             "matching: marginals of %s wells still moved by %.2g after %s rounds, expected under %.2g",
             wells, moved, iterations, tolerance,
@@ -190,7 +193,7 @@ def sinkhorn(
         distance = float(np.abs((a @ kernel) * b - column_mass).max())
         if distance < tolerance:
             break
-    else:
+    if distance > FAR_OFF:
         logger.warning(
             "Sinkhorn: after %s rounds a class is used %.2g wells off its share, expected under %.2g",
             iterations, distance, tolerance,

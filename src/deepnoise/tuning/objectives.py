@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -63,14 +64,19 @@ def balancing_objective(
         raise InputError(
             "tuning of plate_balancing needs scores of validation experiments, and well_scores has no row of role 'validation'"
         )
-    pooled = pool_scores(scores[scores["role"] == "validation"], wells)
-    truth = pooled["id_code"].map(wells.set_index("id_code")["perturbation"])
+    of_validation = scores[scores["role"] == "validation"]
+    label = wells.set_index("id_code")["perturbation"]
     cell_type = wells.set_index("id_code")["cell_type"]
+
+    @cache
+    def pool(pooling: str) -> pd.DataFrame:
+        return pool_scores(of_validation, wells, pooling)
 
     def objective(trial: optuna.Trial, values: Mapping[str, Any]) -> float:
         balancing = replace_values(parameters, "plate_balancing", values, CALLER)
+        pooled = pool(balancing.pooling)
         steps = balance(pooled, DesignKnowledge(layout, cell_type=cell_type), balancing).steps
         calls = steps[steps["step"] == steps["step"].iloc[-1]].set_index("id_code")["call"]
-        return float(np.mean(calls.loc[pooled["id_code"]].to_numpy() == truth.to_numpy()))
+        return float(np.mean(calls.loc[pooled["id_code"]].to_numpy() == pooled["id_code"].map(label).to_numpy()))
 
     return objective

@@ -103,7 +103,7 @@ def score_perturbations(
     heldout_labels: DataFrame,
     pooling: str,
 ) -> tuple[DataFrame, DataFrame, DataFrame]:
-    """Per perturbation: how it is called, retrieved and distinguished from controls, and what it is confused with."""
+    """How well each perturbation is called, retrieved and distinguished from controls, and with what it is confused."""
     from deepnoise.evaluation import metrics, retrieval
     from deepnoise.evaluation.profiles import tier_of_profiles
 

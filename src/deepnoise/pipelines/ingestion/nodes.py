@@ -39,7 +39,7 @@ def match_images(
     excluded = findings.excluded_sites(earlier[earlier["finding"] == "excluded"])
     matched, counts, rows = validation.match_images(wells, raw_images, excluded)
     table = findings.findings_table(rows, parameters.findings.model_dump())
-    findings.stop_on_errors(table)  # what the file listing shows is reported before hours of packing
+    findings.stop_on_errors(table)  # faults visible in the file listing are reported before hours of packing
     return matched, {"counts": counts, "findings": pd.concat([earlier, table], ignore_index=True)}
 
 
@@ -95,7 +95,7 @@ def list_sites(image_store: ImageStore, wells: DataFrame, ingestion_findings: Da
 
 
 def audit_design(wells: DataFrame) -> dict[str, Any]:
-    """What the plate layout alone gives away."""
+    """What the plate layout alone reveals."""
     from deepnoise.ingestion import audit
 
     result = audit.audit_design(wells)

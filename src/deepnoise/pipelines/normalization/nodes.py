@@ -51,7 +51,7 @@ def compute_statistics(plate_histograms: DataFrame, wells: DataFrame, parameters
 def normalize_features(
     site_features: DataFrame, plate_statistics: DataFrame, parameters: NormalizationParameters
 ) -> DataFrame:
-    """Hand features as of normalized images; without row and column effects, if requested."""
+    """Hand features as if measured on normalized images; without row and column effects, if requested."""
     from deepnoise.normalization import features, position
 
     normalized = features.normalize_features(site_features, plate_statistics)

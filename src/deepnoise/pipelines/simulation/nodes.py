@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 def design_plates(parameters: SimulationParameters) -> tuple[DataFrame, DataFrame]:
-    """Draw the layouts. The same table is written as csv files, and passed on with its labels."""
+    """Draw the plate layouts. The table is written as csv files, and passed on together with its labels."""
     from deepnoise.simulation.design import design_screen
 
     names = (
@@ -29,7 +29,7 @@ def design_plates(parameters: SimulationParameters) -> tuple[DataFrame, DataFram
 
 
 def noise_levels(parameters: SimulationParameters) -> NoiseLevels:
-    """The noise profile, with the dials named in the parameters changed."""
+    """The noise profile, with the noise levels that the parameters change."""
     from dataclasses import replace
 
     from deepnoise.simulation.noise import ADVERSARIAL, NoiseLevels
@@ -39,7 +39,7 @@ def noise_levels(parameters: SimulationParameters) -> NoiseLevels:
 
 
 def render_plates(design: DataFrame, parameters: SimulationParameters) -> Iterator[Any]:
-    """Render plate after plate; a record comes last and marks the screen as complete."""
+    """Render one plate after another; a final record marks the screen as complete."""
     from tqdm import tqdm
 
     from deepnoise.fingerprint import fingerprint
@@ -65,7 +65,7 @@ def render_plates(design: DataFrame, parameters: SimulationParameters) -> Iterat
 
 
 def draw_sheet(images: Any) -> Image:
-    """The untreated well B02 of eight experiments, each channel on one grey scale: what differs is technical noise."""
+    """The untreated well B02 of eight experiments, each channel on one grey scale: all differences are technical noise."""
     import numpy as np
 
     from deepnoise.drawing.contact_sheet import draw_contact_sheet
