@@ -26,6 +26,7 @@ EMPTY = {
         "from kedro.pipeline import Node, Pipeline\n\n\ndef same(x):\n    return x\n\n\ndef register_pipelines():\n"
         '    return {"__default__": Pipeline([Node(same, "params:a", "b")])}\n'
     ),
+    "conf/base/catalog.yml": "{}\n",
     "conf/base/parameters.yml": "a: 1\n",
     "conf/local/.gitkeep": "",
 }

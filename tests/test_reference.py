@@ -7,7 +7,7 @@ import pytest
 from pydantic import Field, NonNegativeFloat, PositiveInt
 
 from deepnoise.parameters import BLOCKS, Block, ProjectParameters, Unit, block_within
-from deepnoise.reference import parameters_page, tables_page, unit_of, values_of
+from deepnoise.reference import meanings, parameters_page, tables_page, unit_of, values_of
 from tests.conftest import PROJECT
 
 STALE = "this page is not up to date; run: python docs/generate.py"
@@ -29,21 +29,21 @@ def test_a_changed_default_makes_the_page_stale(parameters):
     assert row.startswith("| `training.head.margin` | `0.2` | radians | number in [0, 3.2) |")
 
 
-def fields_without_description(block: type[Block]) -> list[str]:
-    """Fields without a description, of a block and of the blocks within it."""
+def parameters_without_meaning(block: type[Block]) -> list[str]:
+    """Parameters without a meaning, of a block and of the blocks within it."""
     missing = []
     for name, field in block.model_fields.items():
         nested = block_within(field.annotation)
-        missing += fields_without_description(nested) if nested else []
-        missing += [] if field.description else [f"{block.__name__}.{name}"]
+        missing += parameters_without_meaning(nested) if nested else []
+        missing += [] if meanings(block)[name] else [f"{block.__name__}.{name}"]
     return missing
 
 
 def test_every_parameter_is_described():
-    assert fields_without_description(ProjectParameters) == []
+    assert parameters_without_meaning(ProjectParameters) == []
 
 
-def test_the_rule_catches_a_parameter_without_description():
+def test_the_rule_catches_a_parameter_without_meaning():
     class Silent(Block):
         described: int
         """Something."""
@@ -53,7 +53,7 @@ def test_the_rule_catches_a_parameter_without_description():
         inner: list[Silent]
         """A list."""
 
-    assert fields_without_description(Outer) == ["Silent.silent"]
+    assert parameters_without_meaning(Outer) == ["Silent.silent"]
 
 
 def test_every_value_of_the_base_environment_has_a_row(parameters):

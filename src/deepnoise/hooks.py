@@ -33,8 +33,11 @@ class ParameterHooks:
         from deepnoise.parameters import validate_parameters
         from deepnoise.renamed import check_catalog
 
-        validate_parameters(context.config_loader["parameters"])
-        check_catalog(context.config_loader["catalog"])
+        loader = context.config_loader
+        for name in ("parameters", "catalog"):
+            loader[name] = loader[name]  # Kedro's loader keeps what is set; else it reads and resolves the files at each use
+        validate_parameters(loader["parameters"])
+        check_catalog(loader["catalog"])
 
 
 class InputHooks:

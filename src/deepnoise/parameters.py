@@ -51,7 +51,7 @@ Pooling = Literal["logits", "probabilities"]
 class Block(BaseModel):
     """A block of parameters; unknown keys are refused and values are not converted to another type."""
 
-    model_config = ConfigDict(defer_build=True, extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(defer_build=True, extra="forbid", frozen=True, strict=True)
 
 
 class NoiseParameters(Block):

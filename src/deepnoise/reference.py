@@ -5,9 +5,14 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import json
+import textwrap
 import types
 from collections.abc import Mapping, Sequence
+from functools import cache
+from itertools import pairwise
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import annotated_types
@@ -72,13 +77,36 @@ def parameters_page(parameters: Mapping[str, Any]) -> str:
     for name, block in BLOCKS.items():
         file = f"conf/base/parameters_{name}.yml"
         sections += _block_sections(name, block, parameters[name], f"../{file}", f"In [`{file}`](../{file}).")
-    given = {n: f for n, f in ProjectParameters.model_fields.items() if n not in BLOCKS}
-    rows = [(f"`{name}`", _markdown(field.description)) for name, field in given.items()]
+    given = [name for name in ProjectParameters.model_fields if name not in BLOCKS]
+    rows = [(f"`{name}`", _markdown(meanings(ProjectParameters)[name])) for name in given]
     sections.append(
         "## On the command line\n\nText values that are only given as `--params NAME=VALUE`.\n\n"
         + _grid(("name", "meaning"), rows)
     )
     return "\n".join([PARAMETERS_START, *sections])
+
+
+@cache
+def meanings(block: type[Block]) -> dict[str, str | None]:
+    """Parameter -> its meaning: the text below it in the source, or its ``description``; None where there is neither.
+
+    pydantic reads these texts too (``use_attribute_docstrings``), but while it is imported, which takes longer than all else at start-up.
+    """
+    found = {name: field.description for name, field in block.model_fields.items()}
+    for base in block.__mro__:
+        if not issubclass(base, Block):
+            continue
+        try:
+            source = inspect.getsource(base)
+        except (OSError, TypeError):  # made by create_model
+            continue
+        (definition,) = ast.parse(textwrap.dedent(source)).body
+        assert isinstance(definition, ast.ClassDef)
+        for parameter, text in pairwise(definition.body):
+            match parameter, text:
+                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(meaning))):
+                    found[name] = found.get(name) or inspect.cleandoc(meaning)
+    return found
 
 
 def _table_section(name: str, schema: TableSchema) -> str:
@@ -118,7 +146,7 @@ def _block_sections(name: str, block: type[Block], values: Any, file: str, note:
                 _default(value, file),
                 unit_of(declared),
                 values_of(declared),
-                _markdown(field.description),
+                _markdown(meanings(block)[key]),
             )
         )
     title = f"{'#' * (2 if '.' not in name else 3)} {name}\n\n{_markdown(block.__doc__)}{' ' + note if note else ''}\n"
