@@ -8,37 +8,7 @@ from deepnoise.drawing.figures import TIER_COLOURS
 from deepnoise.evaluation.chapter import _design, _doubts, _leak, _signal, certainty
 from deepnoise.evaluation.figures import POINTS, draw_confusions, draw_embeddings, draw_scores
 from deepnoise.evaluation.profiles import Profiles
-
-PART = {
-    "top1": 0.8,
-    "chance": 0.1,
-    "n": 40,
-    "experiments": 6,
-    "interval": [0.7, 0.9],
-    "sign_flip_p": None,
-    "tier": "T1",
-}
-MAIN = PART | {
-    "by_experiment": {"A": 0.9, "B": 0.7},
-    "by_perturbation": {"p": {"recall": 1.0, "n": 2}, "q": {"recall": 0.25, "n": 4}},
-    "macro_recall": 0.625,
-}
-GAIN = {"gain": 0.05, "gain_interval": [0.01, 0.09], "gain_sign_flip_p": None}
-STEPS = [PART | {"step": "plain"}, PART | GAIN | {"step": "matching", "top1": 0.85, "tier": "T2", "chance": 0.25}]
-NO_GROUPS = {"plates": 0, "decided": 0, "checked": 0, "right": 0}
-
-
-def scores(**changes) -> dict:
-    base = {
-        "unit": "well",
-        "classes": 10,
-        "heldout": {"well": MAIN},
-        "baseline": PART | {"top1": 0.3},
-        "steps": STEPS,
-        "plate_groups": NO_GROUPS,
-        "pairs": [],
-    }
-    return base | changes
+from tests.evaluation.helpers import MAIN, scores
 
 
 def test_scores_are_drawn_with_their_intervals_and_tiers():

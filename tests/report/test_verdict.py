@@ -7,31 +7,9 @@ import pytest
 from deepnoise.evaluation.chapter import _design, _doubts, _leak, _signal
 from deepnoise.ingestion import chapter as ingestion
 from deepnoise.normalization import chapter as normalization
+from tests.evaluation.helpers import MAIN, STEPS, scores
 
-SCORE = {
-    "top1": 0.8, "chance": 0.1, "n": 40, "experiments": 6, "interval": [0.7, 0.9], "sign_flip_p": None, "tier": "T1",
-}  # fmt: skip
-MAIN = SCORE | {
-    "by_experiment": {"A": 0.9, "B": 0.7},
-    "by_perturbation": {"p": {"recall": 1.0, "n": 2}, "q": {"recall": 0.25, "n": 4}},
-    "macro_recall": 0.625,
-}
-GAIN = {"gain": 0.05, "gain_interval": [0.01, 0.09], "gain_sign_flip_p": None}
-STEPS = [SCORE | {"step": "plain"}, SCORE | GAIN | {"step": "matching", "top1": 0.85, "tier": "T2", "chance": 0.25}]
 FEW = {"interval": None, "experiments": 4, "sign_flip_p": 0.0625}
-
-
-def scores(**changes) -> dict:
-    entry = {
-        "unit": "well",
-        "classes": 10,
-        "heldout": {"well": MAIN},
-        "baseline": SCORE | {"top1": 0.3},
-        "steps": STEPS,
-        "plate_groups": {"plates": 0, "decided": 0, "checked": 0, "right": 0},
-        "pairs": [],
-    }
-    return entry | changes
 
 
 def leak(verdict: str, accuracy: float | None) -> dict:
