@@ -1,4 +1,4 @@
-"""An entry ``scores`` as evaluation writes it, for the tests of its figures and of the sentences about it."""
+"""The entry ``scores`` and a probe as evaluation writes them, for the tests of its figures and of the sentences about them."""
 
 from __future__ import annotations
 
@@ -25,3 +25,8 @@ def scores(**changes) -> dict:
         "pairs": [],
     }
     return entry | changes
+
+
+def leak(verdict: str, accuracy: float | None) -> dict:
+    """A probe of the entry ``leak_probes``."""
+    return {"verdict": verdict, "balanced_accuracy": accuracy, "chance": 0.25, "wells": 40}

@@ -8,7 +8,7 @@ from deepnoise.drawing.figures import TIER_COLOURS
 from deepnoise.evaluation.chapter import _design, _doubts, _leak, _signal, certainty
 from deepnoise.evaluation.figures import POINTS, draw_confusions, draw_embeddings, draw_scores
 from deepnoise.evaluation.profiles import Profiles
-from tests.evaluation.helpers import MAIN, scores
+from tests.evaluation.helpers import MAIN, leak, scores
 
 
 def test_scores_are_drawn_with_their_intervals_and_tiers():
@@ -47,10 +47,6 @@ def test_a_pair_that_is_predicted_no_better_than_chance_is_a_doubt():
     expected = "low against high, taken alone, is predicted no better than chance (41.0 %, chance 50.0 %)."
     assert sum(expected in doubt for doubt in doubts) == 1
     assert "The weakest experiment is B (70.0 %)." in doubts
-
-
-def leak(verdict: str, accuracy: float | None) -> dict:
-    return {"verdict": verdict, "balanced_accuracy": accuracy, "chance": 0.25, "wells": 40}
 
 
 def test_the_leak_is_given_before_and_after_normalization():

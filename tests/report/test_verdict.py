@@ -7,13 +7,9 @@ import pytest
 from deepnoise.evaluation.chapter import _design, _doubts, _leak, _signal
 from deepnoise.ingestion import chapter as ingestion
 from deepnoise.normalization import chapter as normalization
-from tests.evaluation.helpers import MAIN, STEPS, scores
+from tests.evaluation.helpers import MAIN, STEPS, leak, scores
 
 FEW = {"interval": None, "experiments": 4, "sign_flip_p": 0.0625}
-
-
-def leak(verdict: str, accuracy: float | None) -> dict:
-    return {"verdict": verdict, "balanced_accuracy": accuracy, "chance": 0.25, "wells": 40}
 
 
 @pytest.mark.parametrize(
