@@ -35,7 +35,7 @@ class ParameterHooks:
 
         loader = context.config_loader
         for name in ("parameters", "catalog"):
-            loader[name] = loader[name]  # Kedro's loader keeps what is set; else it reads and resolves the files at each use
+            loader[name] = loader[name]  # what is set is kept; else Kedro resolves the files at each use
         validate_parameters(loader["parameters"])
         check_catalog(loader["catalog"])
 
