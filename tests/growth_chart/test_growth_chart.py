@@ -234,5 +234,5 @@ def check_summary(table, records, arms, block, complete):
     assert sorted(dots) == sorted(table.dropna(subset=["leak_experiment"])["arm"])
     with pytest.raises(InputError, match="not complete"):
         summarize_arms(arms, block.seeds, records, complete | {"complete": False})
-    with pytest.raises(InputError, match="'TTA_seed_1' of another run"):
+    with pytest.raises(InputError, match="'TTA_seed_1' from another run"):
         summarize_arms(arms, block.seeds, records | {"TTA_seed_1": {"fingerprint": "old"}}, complete)
