@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from deepnoise.errors import InputError, closest, first_few
-from deepnoise.tables import SCORE, WELL_TYPES, natural_order, prefixed
+from deepnoise.tables import SCORE, WELL_TYPES, as_text, natural_order, prefixed
 from deepnoise.wells import normalize_well
 
 if TYPE_CHECKING:
@@ -257,13 +257,6 @@ def _as_list(names: Sequence[str]) -> list[str]:
     return [names] if isinstance(names, str) else list(names)
 
 
-def _as_text(values: pd.Series) -> pd.Series:
-    """The values as text, whole numbers without a decimal point; missing ones stay missing."""
-    if pd.api.types.is_float_dtype(values) and (values.dropna() % 1 == 0).all():
-        values = values.astype("Int64")
-    return values.astype("str").where(values.notna())
-
-
 def _plain_names(table: pd.DataFrame, what: str) -> pd.DataFrame:
     """The table with column names as text, and pycytominer's metadata names as ours: ``Metadata_CellType`` -> ``cell_type``.
 
@@ -299,9 +292,8 @@ def _place_wells(table: pd.DataFrame, what: str, needed: Sequence[str]) -> pd.Da
         if column not in table.columns:
             table[column] = default
     for column in ("plate", "well", *METADATA):
-        if table[column].isna().any():
-            raise InputError(f"{what}: {column} is missing in row {int(table[column].isna().to_numpy().argmax())}")
-        table[column] = _as_text(table[column])
+        _require_values(table, column, what)
+        table[column] = as_text(table[column])
     try:
         table["well"] = [normalize_well(well) for well in table["well"]]
     except ValueError as error:
@@ -323,6 +315,14 @@ def _require_column(table: pd.DataFrame, column: str, what: str) -> None:
         raise InputError(
             f"{what}: column {column!r} is missing; it has {first_few(table.columns, 8)}.{closest(column, table.columns)}"
         )
+
+
+def _require_values(table: pd.DataFrame, column: str, what: str) -> None:
+    """Refuse a table without the column, or with a missing value in it."""
+    _require_column(table, column, what)
+    missing = table[column].isna().to_numpy()
+    if missing.any():
+        raise InputError(f"{what}: {column} is missing in row {int(missing.argmax())}")
 
 
 def _numeric_columns(table: pd.DataFrame, columns: Sequence[str], what: str) -> np.ndarray:
@@ -369,10 +369,8 @@ def _layout_table(layout: pd.DataFrame | None, names: list[str]) -> pd.DataFrame
         return pd.DataFrame({"perturbation": names, "group": 0, "per_plate": 0})
     layout = _plain_names(layout, "layout")
     for column in ("perturbation", "group"):
-        _require_column(layout, column, "layout")
-        if layout[column].isna().any():
-            raise InputError(f"layout: {column} is missing in row {int(layout[column].isna().to_numpy().argmax())}")
-    table = layout.assign(perturbation=_as_text(layout["perturbation"]))
+        _require_values(layout, column, "layout")
+    table = layout.assign(perturbation=as_text(layout["perturbation"]))
     unknown = sorted(set(table["perturbation"]) - set(names))
     if unknown:
         raise InputError(f"layout: {unknown[0]!r} has no scores.{closest(unknown[0], names)}")
@@ -403,10 +401,8 @@ def _contents_table(contents: pd.DataFrame | None, scores: pd.DataFrame) -> pd.D
     if "experiment" not in contents.columns and set(scores["experiment"]) == {METADATA["experiment"]}:
         contents["experiment"] = METADATA["experiment"]
     for column in ("experiment", "plate", "perturbation"):
-        _require_column(contents, column, "contents")
-        if contents[column].isna().any():
-            raise InputError(f"contents: {column} is missing in row {int(contents[column].isna().to_numpy().argmax())}")
-        contents[column] = _as_text(contents[column])
+        _require_values(contents, column, "contents")
+        contents[column] = as_text(contents[column])
     scored = set(scores["experiment"] + "/" + scores["plate"])
     unknown = sorted(set(contents["experiment"] + "/" + contents["plate"]) - scored)
     if unknown:
@@ -426,7 +422,7 @@ def _to_profiles(table: pd.DataFrame, features: Sequence[str] | None, negative_c
     if not columns:
         raise InputError(f"profiles: no numeric feature column; it has {first_few(rows.columns, 8)}")
     values = _numeric_columns(rows, columns, "profiles").astype(np.float32)
-    rows["perturbation"] = _as_text(rows["perturbation"])
+    rows["perturbation"] = as_text(rows["perturbation"])
     controls = {str(name) for name in _as_list(negative_controls)}
     unknown = sorted(controls - set(rows["perturbation"].dropna()))
     if unknown:

@@ -723,6 +723,13 @@ def matrix(table: pd.DataFrame, prefix: str):
     return table[[c for c in table.columns if str(c).startswith(prefix)]].to_numpy()
 
 
+def as_text(values: pd.Series) -> pd.Series:
+    """The values as text, whole numbers without a decimal point; missing ones stay missing."""
+    if pd.api.types.is_float_dtype(values) and (values.dropna() % 1 == 0).all():
+        values = values.astype("Int64")
+    return values.astype("str").where(values.notna())
+
+
 def natural_order(names) -> list[str]:
     """Names in natural order: numbers by value, then the rest alphabetically."""
     return sorted(set(names), key=lambda name: (not name.isdigit(), int(name) if name.isdigit() else 0, name))

@@ -13,7 +13,7 @@ from deepnoise.datasets.long_table import fill, template_columns
 from deepnoise.datasets.read_only import ReadOnlyDataset
 from deepnoise.errors import InputError, closest, first_few
 from deepnoise.ingestion.validation import PLACE, validate_wells
-from deepnoise.tables import TIERS, prefixed, validate_table
+from deepnoise.tables import TIERS, as_text, prefixed, validate_table
 from deepnoise.wells import normalize_well
 
 logger = logging.getLogger(__name__)
@@ -108,9 +108,7 @@ class _ExternalProfiles(ReadOnlyDataset[pd.DataFrame]):
         if table.empty:
             raise InputError(f"{self._path}: has no rows")
         for column in used:
-            values = table[column]
-            whole_numbers = pd.api.types.is_float_dtype(values) and bool((values.dropna() % 1 == 0).all())
-            table[column] = (values.astype("Int64") if whole_numbers else values).astype("str").where(values.notna())
+            table[column] = as_text(table[column])
         return table
 
     def _well_metadata(self, table: pd.DataFrame) -> pd.DataFrame:

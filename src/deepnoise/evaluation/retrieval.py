@@ -167,13 +167,13 @@ class _QueryBlock:
         replicates = _replicates(label, self.queries)
         exists = replicates >= 0
         cosines = np.where(exists, np.take_along_axis(self.cosines, np.maximum(replicates, 0), axis=1), -np.inf)
-        experiment = self.wells.codes["experiment"]
-        same_experiment = exists & (experiment[replicates] == experiment[self.queries][:, None])
+        positives = self._positives(replicates)
+        same_experiment = exists & ~positives["not_same_experiment"]
         # negatives are the wells of the experiment that are not replicates
         negatives_at_least = self.in_experiment.at_least(cosines)
         negatives_at_least -= _AtLeastCounter(np.where(same_experiment, cosines, -np.inf)).at_least(cosines)
         negatives = self.experiment_size - 1 - same_experiment.sum(axis=1)
-        for level, positive in self._positives(replicates).items():
+        for level, positive in positives.items():
             counted = positive & (negatives > 0)[:, None]
             yield level, _average_precision(cosines, counted, negatives_at_least), positive.sum(axis=1), negatives
 
