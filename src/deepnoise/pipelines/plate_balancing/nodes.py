@@ -28,8 +28,8 @@ def pool_scores(well_scores: DataFrame, wells: DataFrame, parameters: PlateBalan
     tied = balancing.tied_calls(pooled).mean()
     if tied > 0.1:
         logger.warning(
-            "%.0f %% of the wells have the same best perturbation with the same score as another well of their plate; no balancing can choose "
-            "between them. Give graded scores or several models instead of single hard calls",
+            "%.0f %% of the wells have the same best perturbation with the same score as another well of their plate, and these scores do "
+            "not say which of them is right. Give graded scores or several models instead of single hard calls",
             100 * tied,
         )
     return pooled
