@@ -7,7 +7,6 @@ checkpoint after the first of its two epochs, and its parameters.
 from __future__ import annotations
 
 import json
-import logging
 import zipfile
 from pathlib import Path
 
@@ -29,7 +28,6 @@ from deepnoise.parameters import TrainingParameters
 from deepnoise.tables import validate_table
 from deepnoise.training import trainer as trainer_module
 from deepnoise.training.checkpoint import unpack
-from deepnoise.training.loop import pretrain
 from deepnoise.training.run_folds import view_of_fold
 from deepnoise.training.trainer import Trainer
 from tests.conftest import PROJECT, refused
@@ -77,9 +75,8 @@ def test_a_model_loads_and_predicts(written):
     assert logits.shape == (1, len(model.card.classes))
 
 
-def test_a_checkpoint_resumes_to_the_weights_that_the_earlier_version_reached(
-    written, screen, wells, folds, caplog, monkeypatch
-):
+def test_a_checkpoint_is_readable_but_not_continued(written, screen, wells, folds, monkeypatch):
+    """Its other epochs would draw other random numbers: since then, each batch has a generator of its own."""
     monkeypatch.setattr(trainer_module, "__version__", "0.1.0")
     parameters = TrainingParameters.model_validate(json.loads((written / "parameters.json").read_text()))
     full_screen = as_screen(screen, wells, folds)
@@ -88,15 +85,8 @@ def test_a_checkpoint_resumes_to_the_weights_that_the_earlier_version_reached(
     content = json.loads((written / "training_state" / "fold_0_pretrain.json").read_text())
     saved = unpack(*state.load("fold_0_pretrain", content["mark"]))
     assert saved.epoch == 0 and saved.history[0]["student_top1"] == content["history"][0]["student_t1"]
-    (model,) = ModelDataset(filepath=str(written / "pretrained")).load().values()
-    if trainer.card.fingerprints["pixels"] != model.card.fingerprints["pixels"]:
-        pytest.skip("the simulated pixels differ on this processor from those of the checkpoint")
-    assert trainer.fingerprint == content["mark"]
-    with caplog.at_level(logging.INFO):
-        reached, history = pretrain(trainer)
-    assert "pretrain continues after epoch 0" in caplog.text and len(history) == 2
-    for name, weight in model.weights.items():
-        torch.testing.assert_close(reached.weights[name], weight, rtol=1e-4, atol=1e-5)
+    assert trainer.fingerprint != content["mark"]
+    assert state.load("fold_0_pretrain", trainer.fingerprint) is None
 
 
 def test_a_card_names_missing_keys_and_leaves_unknown_ones_out(written, caplog):

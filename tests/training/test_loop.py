@@ -63,6 +63,40 @@ def test_a_killed_training_resumes_to_the_same_weights_bit_by_bit(screen, wells,
     assert [row["loss"] for row in history] == [row["loss"] for row in undisturbed[2]]
 
 
+def test_the_randomness_of_a_batch_does_not_depend_on_the_batches_before_it(screen, wells, folds):
+    """Several processes can each draw their own batches: view, jitter and masks follow from the number of the batch."""
+    augmentation = AUGMENTATION | {"statistics_jitter": 0.1, "shift_scale": 0.1, "erase": 0.5}
+    trainer = make_trainer(screen, wells, folds, TrainingState(Path("unused")), augmentation=augmentation)
+    order = trainer.labelled_order(trainer.generator("pretrain", 3))
+    batches = list(trainer.labelled.batches(order))
+
+    def view(number):
+        generator = trainer.generator("pretrain", 3, number)
+        return trainer.draw_view(trainer.to_input(batches[number], generator), "normal", generator)
+
+    forwards = [view(number) for number in range(3)]
+    backwards = [view(number) for number in (2, 1, 0)][::-1]
+    assert all(torch.equal(a, b) for a, b in zip(forwards, backwards, strict=True))
+    seeds = {
+        trainer.generator(*key).initial_seed()
+        for key in [("pretrain", 3), ("pretrain", 3, 0), ("pretrain", 3, 1), ("pretrain", 4, 0), ("mean_teacher", 3, 0)]
+    }
+    assert len(seeds) == 5
+    other = make_trainer(screen, wells, folds, TrainingState(Path("unused")), seed=2)
+    assert other.generator("pretrain", 3, 0).initial_seed() not in seeds
+
+
+def test_each_batch_of_an_epoch_gets_the_generator_of_its_number(screen, wells, folds, monkeypatch):
+    from deepnoise.training.stage import Stage
+
+    trainer = make_trainer(screen, wells, folds, TrainingState(Path("unused")))
+    stage = Stage(trainer, "pretrain", trainer.parameters.pretrain, trainer.new_network(), averaged=False)
+    epoch = next(iter(stage.epochs()))
+    seeds = [generator.initial_seed() for _, _, generator in epoch.batches(trainer.labelled_order(epoch.generator))]
+    assert seeds == [trainer.generator("pretrain", 0, number).initial_seed() for number in range(len(seeds))]
+    assert len(set(seeds)) == len(seeds) > 2
+
+
 def test_changed_parameters_restart_training_with_a_warning(screen, wells, folds, tmp_path, caplog):
     train(screen, wells, folds, TrainingState(tmp_path))
     student, _, _ = train(screen, wells, folds, TrainingState(tmp_path), seed=2)
@@ -117,7 +151,8 @@ def test_the_teacher_differs_from_the_student_and_has_a_card(undisturbed, screen
     assert any(not torch.equal(teacher.weights[k], student.weights[k]) for k in student.weights if "running_mean" in k)
     card = teacher.card
     assert card.channels == screen[0].channels and card.image_size == [24, 24] and len(card.targets) == 8
-    assert card.normalization == {"strategy": "plate", "reference": "all", "illumination": "none"} and card.tier == "T1"
+    assert card.normalization == {"strategy": "plate", "reference": "all", "illumination": "none"}
+    assert card.tier == "T1, plate design not excluded"
     assert set(card.fingerprints) == {"folds", "parameters", "statistics", "data", "pixels"}
     assert len(card.training_plates) == 16 and len(history) == 4
 

@@ -16,15 +16,18 @@ def dihedral(images: torch.Tensor, view: torch.Tensor) -> torch.Tensor:
         (B, C, H, H).
     """
     turned = torch.empty_like(images)
+    if images.device.type == "cpu":  # twice as fast as by view; on a GPU each call would be a kernel of its own
+        for i, v in enumerate(view.tolist()):
+            turned[i] = dihedral_view(images[i], v)
+        return turned
     for v in range(8):
         rows = view == v
-        if rows.any():
-            turned[rows] = dihedral_view(images[rows], v)
+        turned[rows] = dihedral_view(images[rows], v)
     return turned
 
 
 def dihedral_view(images: torch.Tensor, view: int) -> torch.Tensor:
-    """The same symmetry for all images of a batch."""
+    """The same symmetry for one image or all images of a batch, (..., H, H)."""
     if view >= 4:
         images = images.flip(-1)
     return torch.rot90(images, view % 4, dims=(-2, -1))

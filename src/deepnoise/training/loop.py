@@ -1,7 +1,8 @@
 """The two stages of training, each written once in the order of the algorithm (method: section 4).
 
-All randomness of an epoch comes from a generator seeded by (seed, fold, stage, epoch). A run that is stopped and resumed at the
-end of an epoch therefore gives the same weights, bit by bit on the CPU, as an uninterrupted one.
+The order of an epoch comes from a generator seeded by (seed, fold, stage, epoch). Views, jitter and mixing of a batch come from one
+seeded by these and the number of the batch, whoever draws the batches before it. A run that is stopped and resumed at the end of an
+epoch therefore gives the same weights, bit by bit on the CPU, as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -34,8 +35,7 @@ def pretrain(trainer: Trainer) -> tuple[TrainedModel, list[dict[str, Any]]]:
     stage = Stage(trainer, "pretrain", parameters.pretrain, student, averaged=parameters.pretrain.ema_decay != 0)
     stage.resume()
     for epoch in stage.epochs():
-        generator = epoch.generator
-        for batch, _ in epoch.batches(trainer.labelled_order(generator)):
+        for batch, _, generator in epoch.batches(trainer.labelled_order(epoch.generator)):
             label = trainer.labels[torch.from_numpy(batch.index)].to(trainer.device)
             cell_type = batch.cell_type.to(trainer.device)
             images = trainer.draw_view(trainer.to_input(batch, generator), "normal", generator)
@@ -86,15 +86,14 @@ def train_mean_teacher(
     if "pseudo_logits" in stage.extra:
         pseudo_labels.set_logits(stage.extra["pseudo_logits"])
     for epoch in stage.epochs():
-        generator = epoch.generator
-        labelled_order = trainer.labelled_order(generator)
-        unlabelled_order = trainer.unlabelled_order(labelled_order, generator)
+        labelled_order = trainer.labelled_order(epoch.generator)
+        unlabelled_order = trainer.unlabelled_order(labelled_order, epoch.generator)
         if pseudo_labels.needs_refresh(epoch.number, stage.improved):
             views = parameters.pseudo_labels.views
             stage.extra["pseudo_logits"] = pseudo_labels.refresh(
-                np.mean([trainer.logits(teacher, trainer.unlabelled, generator) for _ in range(views)], axis=0)
+                np.mean([trainer.logits(teacher, trainer.unlabelled, epoch.generator) for _ in range(views)], axis=0)
             )
-        for batch, unlabelled in epoch.batches(labelled_order, unlabelled_order):
+        for batch, unlabelled, generator in epoch.batches(labelled_order, unlabelled_order):
             label = trainer.labels[torch.from_numpy(batch.index)].to(trainer.device)
             count = len(label)  # B labelled images, then U unlabelled ones
             batches = [batch] if unlabelled is None else [batch, unlabelled]

@@ -6,6 +6,7 @@ import copy
 import logging
 import time
 from collections.abc import Iterator
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -171,7 +172,7 @@ class Stage:
 
 
 class Epoch:
-    """One epoch in progress: its randomness, schedules, clock, progress bar and loss terms.
+    """One epoch in progress: the randomness of its order, schedules, clock, progress bar and loss terms.
 
     Args:
         stage: The stage it belongs to.
@@ -181,7 +182,7 @@ class Epoch:
 
     def __init__(self, stage: Stage, number: int, bar: Any) -> None:
         self.number = number
-        self.generator = stage.trainer.generator(stage.name, number)
+        self.generator = stage.trainer.generator(stage.name, number)  # of what the epoch draws once
         self._stage, self._bar = stage, bar
         self._step, self._steps = 0, 1  # done so far, and in the epoch
         self._losses: list[tuple[float, float]] = []  # loss and consistency of each step
@@ -191,15 +192,16 @@ class Epoch:
 
     def batches(
         self, labelled: list[np.ndarray], unlabelled: list[np.ndarray] | None = None
-    ) -> Iterator[tuple[Batch, Batch | None]]:
-        """The batches of the epoch: a labelled one, and the unlabelled one beside it if there is one."""
+    ) -> Iterator[tuple[Batch, Batch | None, torch.Generator]]:
+        """The batches of the epoch: a labelled one, the unlabelled one beside it if there is one, and their generator."""
         trainer = self._stage.trainer
         self._steps = len(labelled)
-        labelled_batches = trainer.labelled.batches(labelled)
-        if unlabelled is None or not len(unlabelled[0]):
-            yield from ((batch, None) for batch in labelled_batches)
-        else:
-            yield from zip(labelled_batches, trainer.unlabelled.batches(unlabelled), strict=True)
+        unlabelled_batches: Iterator[Batch | None] = repeat(None)
+        if unlabelled is not None and len(unlabelled[0]):
+            unlabelled_batches = trainer.unlabelled.batches(unlabelled)
+        for number, batch in enumerate(trainer.labelled.batches(labelled)):
+            generator = trainer.generator(self._stage.name, self.number, number)
+            yield batch, next(unlabelled_batches), generator
 
     @property
     def epochs_done(self) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-import zlib
+import hashlib
 from collections.abc import Sequence
 from typing import Any, Literal, Protocol
 
@@ -30,6 +30,8 @@ from deepnoise.training.tracking import Report
 
 Strength = Literal["weak", "normal", "strong"]
 """How far a view may depart from the image."""
+RANDOMNESS = "a generator per batch"
+"""Part of the fingerprint of a checkpoint: it is continued only with the random numbers that it began with."""
 PREDICTION_BATCH = 256
 """Images per batch where no gradient is needed."""
 
@@ -105,7 +107,7 @@ class Trainer:
             parameters.head.margin, len(view.cell_types) if parameters.cell_type == "one_hot" else 0,
         )  # fmt: skip
         self.card = make_card(view, screen, parameters, self.spec)
-        self.fingerprint = fingerprint(self.card.identity())
+        self.fingerprint = fingerprint(self.card.identity(), RANDOMNESS)
 
     def new_network(self, pretrained_weights: str = "none") -> Network:
         """A newly initialized network; seed and fold decide its weights."""
@@ -114,10 +116,15 @@ class Trainer:
             network = Network(self.spec, pretrained_weights)
         return to_device(network, self.device, self.parameters.channels_last)
 
-    def generator(self, stage: str, epoch: int) -> torch.Generator:
-        """The source of all randomness of one epoch."""
-        name = f"{self.parameters.seed}/{self.view.fold}/{stage}/{epoch}"
-        return torch.Generator().manual_seed(zlib.crc32(name.encode()))
+    def generator(self, stage: str, epoch: int, batch: int | None = None) -> torch.Generator:
+        """The source of the randomness of one batch, or of what an epoch draws once, such as its order.
+
+        It depends on seed, fold, stage, epoch and the number of the batch alone, and so not on which process draws the
+        batches before it.
+        """
+        name = f"{self.parameters.seed}/{self.view.fold}/{stage}/{epoch}" + ("" if batch is None else f"/{batch}")
+        digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
+        return torch.Generator().manual_seed(int.from_bytes(digest) >> 1)
 
     @property
     def pure_batches(self) -> bool:
