@@ -58,7 +58,10 @@ def simulation() -> None:
 
     def render(block_size: int) -> list[np.ndarray]:
         blocks = np.array_split(np.arange(tiles), tiles // block_size)
-        return [expose(render_cells(traits[b], density[b], 64, rng), optics, offset[b], rng) for b in blocks]
+        return [
+            expose(render_cells(traits[b], density[b], 64, rng), optics, offset[b], offset[b, 0], rng, rng)
+            for b in blocks
+        ]
 
     compare("simulated tiles", lambda: render(BLOCK), lambda: render(tiles), "tiles", tiles)
 
@@ -172,7 +175,7 @@ def real_or_simulated(count: int) -> np.ndarray:
     rng = np.random.default_rng(0)
     _, optics = draw_conditions(NoiseLevels(), 1, 512, 6, rng)[0]
     cells = render_cells(rng.normal(0, 1, (count, len(TRAITS))), np.full(count, 1.0), 512, rng)
-    return expose(cells, optics, np.zeros((count, 2)), rng)
+    return expose(cells, optics, np.zeros((count, 2)), np.zeros(count), rng, rng)
 
 
 if __name__ == "__main__":

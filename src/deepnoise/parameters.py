@@ -90,6 +90,43 @@ class NoiseParameters(Block):
     """Shift of each trait between wells."""
     density_interaction: NonNegativeFloat | None = None
     """Relative loss of a perturbation's effect per log unit of cell density."""
+    cell_type_gain: LogSd | None = None
+    """Spread of brightness between cell types, drawn per channel."""
+    background: NonNegativeFloat | None = None
+    """1: the background is as much brighter as the gain; 0: it does not follow the gain."""
+    gain_correlation: Probability | None = None
+    """Correlation of the log gains of two channels, of experiments and of plates."""
+    effect_direction: NonNegativeFloat | None = None
+    """Change of an effect's direction, per experiment and perturbation; 1 is as large as the effect itself."""
+    trait_response: LogSd | None = None
+    """Spread of a factor on all effects, per experiment and trait."""
+    trait_limit: TraitSd | None = None
+    """Standard deviations that no trait exceeds, so that shifts and effects do not simply add up; 0 is no limit."""
+    gain_drift: LogSd | None = None
+    """Spread of the change of brightness from the first imaged well of a plate to the last, per channel."""
+    trait_drift: TraitSd | None = None
+    """Shift of each trait from the first imaged well of a plate to the last."""
+    dead_wells: Probability | None = None
+    """Probability that a well has lost nine tenths of its cells."""
+    out_of_focus: Probability | None = None
+    """Probability that a site is out of focus."""
+    debris: Probability | None = None
+    """Probability that a site shows bright debris."""
+
+
+class BiologyParameters(Block):
+    """How perturbations act, where it differs from `simulation.profile`; null keeps the value of the profile."""
+
+    inactive: Probability | None = None
+    """Share of the treatments that do nothing."""
+    look_alikes: Probability | None = None
+    """Share of the active treatments that belong to a family of three with similar effects."""
+    family_similarity: Probability | None = None
+    """Correlation of the effects within a family."""
+    responding_cells: Probability | None = None
+    """Mean share of a well's cells that respond; it differs between perturbations. 1: all cells."""
+    subpopulation: Probability | None = None
+    """Mean share of the cells that are of a second kind, with a baseline of its own."""
 
 
 class SimulationParameters(Block):
@@ -123,9 +160,16 @@ class SimulationParameters(Block):
     """Standard deviation of the change of a trait that a perturbation moves."""
     traits_changed: PositiveInt
     """Mean number of traits, out of 32, that a perturbation changes."""
-    profile: Literal["default", "adversarial"]
-    """Set of noise levels in `simulation/noise.py`; `adversarial` raises the noise that no brightness
-    correction removes."""
+    fixed_layout: bool
+    """Whether every perturbation is at one well position in all experiments."""
+    redeal: Literal["none", "heldout", "all"]
+    """Experiments whose treatments are dealt anew to their wells, over all plates: none, those whose labels are
+    withheld, or all. It removes the plate groups and nothing else."""
+    profile: Literal["default", "additive", "adversarial"]
+    """Set of values in `simulation/profiles.py`: `additive` is the default of earlier screens, without inactive,
+    similar or partial effects; `adversarial` adds noise to it that no brightness correction removes."""
+    biology: BiologyParameters
+    """Single values that differ from the profile, such as `{inactive: 0.5}`."""
     noise: NoiseParameters
     """Single noise levels that differ from the profile, such as `{blur: 0.8}`."""
 

@@ -9,10 +9,13 @@ import yaml
 
 from deepnoise.errors import InputError
 from deepnoise.ingestion.layouts import duplicate_layouts
+from deepnoise.simulation.biology import draw_effects
 from deepnoise.simulation.cells import CHANNELS, INDEX, TRAITS, render_cells
 from deepnoise.simulation.design import design_screen
-from deepnoise.simulation.noise import ADVERSARIAL, NoiseLevels
-from deepnoise.simulation.screen import draw_effects, render_screen
+from deepnoise.simulation.noise import NoiseLevels
+from deepnoise.simulation.profiles import ADVERSARIAL
+from deepnoise.simulation.redealt import rendering_of
+from deepnoise.simulation.screen import render_screen
 from tests.conftest import PROJECT
 
 SMALL = dict(
@@ -140,16 +143,18 @@ def test_effects_are_sparse_and_the_untreated_control_has_none():
 
 def test_the_adversarial_profile_is_noisier_where_plate_normalization_cannot_help():
     for dial in ("penetrance", "experiment_trait_shift", "plate_trait_shift", "density_interaction", "blur"):
-        assert getattr(ADVERSARIAL, dial) > getattr(NoiseLevels(), dial)
+        assert getattr(ADVERSARIAL.noise, dial) > getattr(NoiseLevels(), dial)
 
 
 def test_single_noise_levels_override_a_profile():
     from deepnoise.parameters import SimulationParameters
-    from deepnoise.pipelines.simulation.nodes import noise_levels
 
     text = (PROJECT / "conf" / "base" / "parameters_simulation.yml").read_text()
     parameters = yaml.safe_load(text)["simulation"] | {"profile": "adversarial", "noise": {"blur": 0.8}}
-    assert noise_levels(SimulationParameters.model_validate(parameters)) == replace(ADVERSARIAL, blur=0.8)
+    parameters["biology"] = {"inactive": 0.5}
+    rendering = rendering_of(SimulationParameters.model_validate(parameters))
+    assert rendering.noise == replace(ADVERSARIAL.noise, blur=0.8)
+    assert rendering.biology == replace(ADVERSARIAL.biology, inactive=0.5)
 
 
 def test_rendering_does_not_change_the_design_table():

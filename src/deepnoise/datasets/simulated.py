@@ -10,11 +10,13 @@ import pandas as pd
 from kedro.io import AbstractDataset
 from PIL import Image
 
-from deepnoise.datasets.files import SiteFiles
+from deepnoise.datasets.files import SiteFiles, read_csv
 from deepnoise.datasets.json_files import read_json, write_json
+from deepnoise.datasets.read_only import ReadOnlyDataset
 from deepnoise.datasets.rxrx1 import SPLITS, RxRx1ImagesDataset, RxRx1TablesDataset
 from deepnoise.errors import InputError, first_few
 from deepnoise.simulation.cells import CHANNELS
+from deepnoise.simulation.redealt import RedealtImages, deal_heldout, recorded_rendering
 from deepnoise.simulation.screen import RenderedPlate
 
 COMPLETION_FILE = "simulated_screen.json"
@@ -124,3 +126,74 @@ class SimulatedImagesDataset(AbstractDataset[Any, SiteFiles]):
 
     def _describe(self) -> dict[str, Any]:
         return {"root": str(self._root)}
+
+
+def read_design(root: Path) -> pd.DataFrame:
+    """The design of a simulated screen, from the tables of its folder, with its withheld labels."""
+    tables = []
+    for split in SPLITS:
+        treated = "train.csv" if split == "train" else "test_labels.csv"
+        for name, more in ((treated, []), (f"{split}_controls.csv", ["well_type"])):
+            table = read_csv(str(root / name), ["experiment", "plate", "well", "sirna", *more])
+            tables.append(table.assign(well_type=table["well_type"] if more else "treatment", split=split))
+    design = pd.concat(tables, ignore_index=True)
+    design["cell_type"] = design["experiment"].str.rsplit("-", n=1).str[0]
+    design[["plate", "sirna"]] = design[["plate", "sirna"]].astype(int)
+    columns = ["experiment", "cell_type", "plate", "well", "sirna", "well_type", "split"]
+    return design[columns].sort_values(["experiment", "plate", "well"], ignore_index=True)
+
+
+class RedealtImagesDataset(ReadOnlyDataset[RedealtImages]):
+    """The held-out plates of a simulated screen with their treatments dealt anew; no plates for any other screen.
+
+    Nothing is stored: the folder of the screen says how it was simulated, and its plates are rendered when read.
+
+    Catalog::
+
+        redealt_images:
+          type: deepnoise.datasets.simulated.RedealtImagesDataset
+          root: data/01_raw/demo
+
+    Args:
+        root: Folder of the raw screen.
+        metadata: For kedro-viz.
+    """
+
+    read_only = "the re-dealt plates are derived from the simulated screen and never written"
+
+    def __init__(self, *, root: str, metadata: dict[str, Any] | None = None) -> None:
+        self._root = Path(root)
+        self.metadata = metadata
+
+    def load(self) -> RedealtImages:
+        return self._redealt()
+
+    def _redealt(self) -> RedealtImages:
+        path = self._root / COMPLETION_FILE
+        record = read_json(path) if path.is_file() else {}
+        if not record.get("complete") or "simulation" not in record:
+            return RedealtImages(pd.DataFrame(), None)
+        try:
+            rendering = recorded_rendering(record["simulation"])
+        except ValueError as error:
+            raise InputError(
+                f"{path} does not say how the screen was simulated ({error}); run simulation again"
+            ) from error
+        return deal_heldout(read_design(self._root), rendering)
+
+    def _describe(self) -> dict[str, Any]:
+        return {"root": str(self._root)}
+
+
+class RedealtLabelsDataset(RedealtImagesDataset):  # shares the reading of the screen
+    """The labels of the re-dealt plates: ``id_code`` and ``perturbation``; no rows for any other screen. Read by evaluation alone.
+
+    Catalog::
+
+        redealt_labels:
+          type: deepnoise.datasets.simulated.RedealtLabelsDataset
+          root: data/01_raw/demo
+    """
+
+    def load(self) -> pd.DataFrame:  # type: ignore[override]
+        return self._redealt().labels()

@@ -7,6 +7,9 @@ trait changes. Callers draw a few tiles at a time, so that the arrays fit the pr
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 
 CHANNELS = ("nucleus", "er", "actin", "rna", "mito", "golgi")
@@ -51,6 +54,14 @@ PATCH = 32  # px; an average cell has a diameter of about 18 px
 _HALF = PATCH // 2
 
 
+@dataclass(frozen=True)
+class CellShift:
+    """Trait changes that only some cells of a field of view have: those that respond, or those of another kind."""
+
+    traits: np.ndarray  # (T, traits) in trait units
+    share: np.ndarray  # (T,) probability that a cell has it
+
+
 def _waves(dx: np.ndarray, dy: np.ndarray, period: np.ndarray, angle: np.ndarray, phase: np.ndarray) -> np.ndarray:
     """cos(2 pi (x cos a + y sin a) / period + phase) on every patch, as products of 1-d tables.
 
@@ -85,7 +96,9 @@ def _spot(dx: np.ndarray, dy: np.ndarray, x0: np.ndarray, y0: np.ndarray, size: 
     return gy[:, :, None] * gx[:, None, :]
 
 
-def render_cells(traits: np.ndarray, density: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
+def render_cells(
+    traits: np.ndarray, density: np.ndarray, size: int, rng: np.random.Generator, shifts: Sequence[CellShift] = ()
+) -> np.ndarray:
     """Draw one field of view per row of traits.
 
     Args:
@@ -93,13 +106,17 @@ def render_cells(traits: np.ndarray, density: np.ndarray, size: int, rng: np.ran
         density: (T,) float, factor on the expected number of cells; 1 is average.
         size: Height and width H = W of a tile in px.
         rng: Source of all randomness.
+        shifts: Trait changes of a share of the cells each, added to ``traits``.
 
     Returns:
         (T, 6, H, W) float32 fluorescence: 0 without cells, about 1 in a bright structure.
     """
     tiles = len(traits)
     area = (size / 64) ** 2
-    expected = 9.0 * area * density * np.exp(0.28 * traits[:, INDEX["cell_count"]])
+    cell_count = traits[:, INDEX["cell_count"]]
+    for shift in shifts:
+        cell_count = cell_count + shift.share * shift.traits[:, INDEX["cell_count"]]
+    expected = 9.0 * area * density * np.exp(0.28 * cell_count)
     counts = np.clip(rng.poisson(expected), 1, int(40 * area))
     tile_of = np.repeat(np.arange(tiles), counts)  # (n,) cells
     n = len(tile_of)
@@ -113,6 +130,8 @@ def render_cells(traits: np.ndarray, density: np.ndarray, size: int, rng: np.ran
     corner = np.clip(np.floor(position).astype(int), -_HALF + 1, size + _HALF - 1)
 
     z = traits[tile_of] + rng.normal(0, 0.45, (n, len(TRAITS)))
+    for shift in shifts:
+        z += shift.traits[tile_of] * (rng.random(n) < shift.share[tile_of])[:, None]
     z = np.clip(z, -4, 4).astype(np.float32)
 
     def level(name: str, base: float, spread: float) -> np.ndarray:

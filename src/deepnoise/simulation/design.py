@@ -28,6 +28,7 @@ def design_screen(
     missing_wells: float,
     duplicate_layout: bool,
     seed: int,
+    fixed_layout: bool = False,
 ) -> pd.DataFrame:
     """Draw the plate layouts of a whole screen.
 
@@ -43,6 +44,8 @@ def design_screen(
         duplicate_layout: Whether the second labelled experiment of the second cell type (of the first, if
             there is only one) has the plate layout of the very first experiment, with plates rotated by one.
         seed: Random seed; the same seed gives the same table.
+        fixed_layout: Whether every perturbation is at one well position in all experiments, as where a library is
+            stamped from source plates. The plates still change their order.
 
     Returns:
         One row per well: ``experiment`` (str), ``cell_type`` (str), ``plate`` (int, 1..P), ``well`` (str),
@@ -68,6 +71,7 @@ def design_screen(
     groups = rng.permutation(treatments).reshape(plates, -1)  # (G, K/G)
     positives = treatments + np.arange(positive_controls)
     negative = treatments + positive_controls
+    fixed_slots: dict[int, np.ndarray] = {}  # plate group -> positions of its members
     common_order = rng.permutation(plates)  # order of the groups on the plates of most experiments
 
     def draw_layout() -> list[dict[str, int]]:
@@ -76,6 +80,7 @@ def design_screen(
         for group in order:
             members = np.concatenate([groups[group], positives, np.full(negative_wells - 1, negative)])
             slots = rng.choice(len(positions), size=len(members), replace=False)
+            slots = fixed_slots.setdefault(int(group), slots) if fixed_layout else slots
             layout.append({"B02": int(negative)} | {positions[p]: int(m) for p, m in zip(slots, members, strict=True)})
         return layout
 
@@ -109,3 +114,30 @@ def design_screen(
                     )
     columns = ["experiment", "cell_type", "plate", "well", "sirna", "well_type", "split"]
     return pd.DataFrame(rows, columns=columns).sort_values(["experiment", "plate", "well"], ignore_index=True)
+
+
+def redeal(design: pd.DataFrame, which: str, seed: int) -> pd.DataFrame:
+    """Deal the treatments of experiments anew to their treatment wells, at random over all plates.
+
+    The plate groups are gone, and nothing else changes: wells, controls, cells and technical conditions stay, since
+    :func:`deepnoise.simulation.screen.render_screen` draws them by plate and well. A score that owes something to
+    the plate design falls on such a screen.
+
+    Args:
+        design: Table of :func:`design_screen`.
+        which: ``none``, ``heldout`` (the experiments whose labels are withheld) or ``all``.
+        seed: Random seed of the deal.
+
+    Returns:
+        The design with other values of ``sirna`` in treatment wells.
+    """
+    if which == "none":
+        return design
+    dealt = design.copy()
+    is_dealt = (design["well_type"] == "treatment") & ((design["split"] == "test") | (which == "all"))
+    # held-out experiments come first, so that they get the same deal whether the others are dealt or not
+    order = design[is_dealt].assign(labelled=design["split"] != "test").groupby(["labelled", "experiment"], sort=True)
+    for index, (_, rows) in enumerate(order):
+        rng = np.random.default_rng([seed, 9, index])
+        dealt.loc[rows.index, "sirna"] = rng.permutation(rows["sirna"].to_numpy())
+    return dealt

@@ -5,37 +5,25 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from deepnoise.parameters import SimulationParameters
 from deepnoise.pipelines.types import DataFrame, Image
-
-if TYPE_CHECKING:
-    from deepnoise.simulation.noise import NoiseLevels
 
 logger = logging.getLogger(__name__)
 
 
 def design_plates(parameters: SimulationParameters) -> tuple[DataFrame, DataFrame]:
     """Draw the plate layouts. The table is written as csv files, and passed on together with its labels."""
-    from deepnoise.simulation.design import design_screen
+    from deepnoise.simulation.design import design_screen, redeal
 
     names = (
         "treatments", "positive_controls", "negative_wells", "cell_types", "labelled_experiments", "heldout_experiments",
-        "plates", "missing_wells", "duplicate_layout", "seed",
+        "plates", "missing_wells", "duplicate_layout", "fixed_layout", "seed",
     )  # fmt: skip
     design = design_screen(**{name: getattr(parameters, name) for name in names})
+    design = redeal(design, parameters.redeal, parameters.seed)
     return design, design
-
-
-def noise_levels(parameters: SimulationParameters) -> NoiseLevels:
-    """The noise profile, with the noise levels that the parameters change."""
-    from dataclasses import replace
-
-    from deepnoise.simulation.noise import ADVERSARIAL, NoiseLevels
-
-    profile = {"default": NoiseLevels(), "adversarial": ADVERSARIAL}[parameters.profile]
-    return replace(profile, **parameters.noise.model_dump(exclude_none=True))
 
 
 def render_plates(design: DataFrame, parameters: SimulationParameters) -> Iterator[Any]:
@@ -43,17 +31,10 @@ def render_plates(design: DataFrame, parameters: SimulationParameters) -> Iterat
     from tqdm import tqdm
 
     from deepnoise.fingerprint import fingerprint
+    from deepnoise.simulation.redealt import rendering_of
     from deepnoise.simulation.screen import render_screen
 
-    plates = render_screen(
-        design,
-        effect_strength=parameters.effect_strength,
-        traits_changed=parameters.traits_changed,
-        sites=parameters.sites,
-        image_size=parameters.image_size,
-        noise=noise_levels(parameters),
-        seed=parameters.seed,
-    )
+    plates = render_screen(design, **rendering_of(parameters).options)
     total = design.groupby(["experiment", "plate"]).ngroups
     started = time.monotonic()
     yield from tqdm(plates, total=total, unit=" plates", desc="simulating", disable=None)
@@ -61,7 +42,10 @@ def render_plates(design: DataFrame, parameters: SimulationParameters) -> Iterat
         "simulated %s wells on %s plates of %s experiments in %.0f s",
         len(design), total, design["experiment"].nunique(), time.monotonic() - started,
     )  # fmt: skip
-    yield {"parameters": fingerprint(parameters.model_dump()), "wells": len(design), "seed": parameters.seed}
+    yield {
+        "parameters": fingerprint(parameters.model_dump()), "wells": len(design), "seed": parameters.seed,
+        "simulation": parameters.model_dump(mode="json"),
+    }  # fmt: skip
 
 
 def draw_sheet(images: Any) -> Image:
