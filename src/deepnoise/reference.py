@@ -30,6 +30,9 @@ The tier of a value says what was known for it:
 - `T0`: only the model's weights;
 - `T1`: also the unlabelled images of the plate itself;
 - `T1c`: also which of its wells are controls;
+- `T1, plate design not excluded`: T1 by a statistic over plates or experiments that repeat their contents, so that it may tell which
+  perturbations are there. It becomes T1 if dealing the treatments anew shows no loss (the interval of the paired difference includes 0 or
+  lies above -4 points), T2 if it does; where nothing can be dealt anew, it stays ([method](method.md#7-tiers-of-knowledge));
 - `T2`: also the plate design (which perturbations can be on the plate, each once);
 - `T3`: held-out images in training;
 - `unknown`: scores of an external model whose tier was not given.

@@ -13,6 +13,7 @@ import pandas as pd
 
 from deepnoise.errors import InputError, closest, first_few
 from deepnoise.renamed import COLUMNS, WRITTEN_BY, answers
+from deepnoise.tiers import HEADLINE_TIERS, TIERS
 
 SCORE = "score_"
 """Prefix of the per-perturbation columns of wide score tables."""
@@ -27,10 +28,11 @@ PREFIXED = {
 }
 """Prefix -> pattern and meaning of its columns."""
 
+BASELINES = ("hand features", "by experiment", "by plate", "by plate controls")
+"""Hand features as they are, and z-scored: by experiment, by plate, and on the control wells of each plate."""
 WELL_TYPES = ("treatment", "positive_control", "negative_control")
 LEVELS = ("any", "not_same_plate", "not_same_experiment", "not_same_experiment_nor_position")
 """Which replicates count as positives of a retrieval, from the loosest to the strictest."""
-TIERS = ("T0", "T1", "T1c", "T2", "T3", "T2+T3", "unknown", "T2+unknown")
 
 
 @dataclass(frozen=True)
@@ -226,7 +228,7 @@ SCHEMAS: dict[str, TableSchema] = {
             "illumination": Column("str", "correction of the images beforehand: none or flat_field"),
         }
         | TIER,
-        allowed={"tier": ("T0", "T1", "T1c")},
+        allowed={"tier": HEADLINE_TIERS},
     ),
     "folds": TableSchema(
         "The role of each plate in each fold; a fold is one training run.",
@@ -289,6 +291,38 @@ SCHEMAS: dict[str, TableSchema] = {
         | {"entropy": Column("float", "entropy of the softmax, nats; not calibrated")}
         | TIER,
         prefix=SCORE,
+        allowed={"tier": TIERS},
+    ),
+    "baseline_logits": TableSchema(
+        "Scores of hand features per site; rows of role `redealt` are held-out plates whose treatments were dealt anew.",
+        ("baseline", "fold", "role", "id_code", "site"),
+        {
+            "baseline": Column(
+                "str", "hand features as they are, or z-scored by experiment, by plate or by plate controls"
+            )
+        }
+        | FOLD
+        | {"role": Column("str", "validation, heldout or redealt")}
+        | WELL_KEY
+        | SITE
+        | {"entropy": Column("float", "entropy of the softmax, nats; not calibrated")}
+        | TIER,
+        prefix=SCORE,
+        allowed={"tier": TIERS, "baseline": BASELINES},
+    ),
+    "redrawn_statistics": TableSchema(
+        "The call of each well (one view) under the BatchNorm statistics of its plate or experiment, and under those of a random "
+        "part of the experiment, drawn twice; a part has as many wells as a plate. No labels are needed.",
+        ("fold", "id_code"),
+        FOLD
+        | ROLE
+        | WELL_KEY
+        | {
+            "call": Column("str", "perturbation called"),
+            "call_first": Column("str", "perturbation called under the statistics of a random part"),
+            "call_second": Column("str", "the same, drawn again"),
+        }
+        | TIER,
         allowed={"tier": TIERS},
     ),
     "well_logits": TableSchema(
@@ -555,6 +589,15 @@ SCHEMAS: dict[str, TableSchema] = {
             "control_gain_low": Column("float?", "lower end of its 95 % interval"),
             "control_gain_high": Column("float?", "upper end of its 95 % interval"),
             "control_gain_p": Column("float?", "exact sign-flip p with fewer than six experiments"),
+            "redealt_top1": Column(
+                "float?", "top-1 on held-out plates whose treatments were dealt anew; simulated screens only"
+            ),
+            "same_plate": Column("float?", "share of the wrong calls that name a perturbation of the well's own plate"),
+            "same_plate_chance": Column("float?", "its chance level"),
+            "together": Column("float?", "share of the pairs of calls on a plate that are of one plate group"),
+            "together_redrawn": Column(
+                "float?", "the same under BatchNorm statistics of random parts of the experiment"
+            ),
             "map": Column("float?", "replicate mean average precision of treatments across experiments"),
             "map_chance": Column("float?", "its chance level"),
             "leak_plate": Column(
@@ -613,14 +656,17 @@ SCORES_KEYS = {
     "screen": "name of the screen",
     "unit": "what counts as one prediction: well or site",
     "classes": "number of perturbations that can be predicted",
-    "headline": "the one figure to quote, of tier T0, T1 or T1c; null where the model has another tier",
+    "headline": "the one figure to quote, of tier T0, T1 or T1c, with its doubt about the plate design; null where the model has another tier",
     "heldout": "scores of the plain call by well and by site: top1, top5, macro_recall, skill, chance, n, experiments, interval or "
     "sign_flip_p, tier, by_experiment, by_perturbation, by_cell_type",
     "seen": "the same scores on experiments that the model was trained on",
     "gap": "top-1 on seen minus top-1 on unseen experiments",
     "validation": "the same scores on the validation plates, which were monitored during training",
-    "baseline": "the same scores of logistic regression on hand features, on the same folds",
-    "against_baseline": "gain of the model over the baseline on the same rows, paired by experiment",
+    "baselines": "the same scores of logistic regression on hand features, as they are and z-scored, on the same folds",
+    "baseline": "the best of these among those that know no more than the model",
+    "against_baseline": "gain of the model over that baseline on the same rows, paired by experiment",
+    "plate_design": "what the plain calls owe to the plate design: top-1 with treatments dealt anew, share of wrong calls inside the "
+    "plate's own contents, and calls under statistics of random parts of the experiment",
     "steps": "accuracy after each step of plate balancing and its gain over the plain call, each with tier and chance",
     "pairs": "macro recall within the pairs of perturbations in `evaluation.pairs`",
     "plate_groups": "number of plates with a decided group, and how many of those with labels are right",
@@ -632,6 +678,7 @@ CARD_KEYS = {
     "screen": "name of the screen",
     "tier": "tier of the embeddings",
     "profiles": "number of wells, experiments, plates and dimensions, and of wells on plates that the model was not trained on",
+    "plate_design": "the same as in `scores`",
     "signal": "replicate mean average precision by well type and level, with chance, skill, interval or sign_flip_p, and permutation p",
     "leaks": "representation -> axis -> verdict, balanced accuracy, chance, permutation interval, smallest leak that would be detected",
     "activity": "number and share of perturbations that differ from the negative controls at q < 0.05",

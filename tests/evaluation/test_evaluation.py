@@ -18,7 +18,7 @@ from deepnoise.evaluation.metrics import (
 )
 from deepnoise.evaluation.probe import probe_batch
 from deepnoise.evaluation.score_table import format_scores
-from deepnoise.tables import SCORES_KEYS
+from deepnoise.tables import SCHEMAS, SCORES_KEYS
 
 NO_LABELS = pd.DataFrame({"id_code": [], "perturbation": []})
 
@@ -76,9 +76,11 @@ def evaluation(**changes):
     steps = scores[["id_code", "experiment", "role"]].assign(step="plain", call="0", candidates=6, tier="T1")
     steps = pd.concat([steps, steps.assign(step="group_filter", candidates=3, tier="T2")])
     inputs = dict(
-        screen="s", well_scores=scores, site_logits=scores.head(0), baseline_logits=scores.head(0), steps=steps,
+        screen="s", well_scores=scores, site_logits=scores.head(0), redealt_logits=scores.head(0),
+        redrawn_statistics=SCHEMAS["redrawn_statistics"].empty(), baseline_logits=scores.head(0), steps=steps,
         groups_found=pd.DataFrame(columns=["experiment", "plate", "group", "posterior", "margin", "decided"]),
         layout=pd.DataFrame({"perturbation": list("012345"), "group": 0}), wells=wells, heldout_labels=labels, unit="well", pairs=[],
+        redealt_labels=labels.head(0),
     )  # fmt: skip
     return evaluate(**inputs | changes)
 
@@ -187,3 +189,86 @@ def test_scores_at_chance_are_recognized():
     assert no_better_than_chance(few | {"interval": [0.005, 0.02]}) and not no_better_than_chance(
         few | {"interval": [0.02, 0.03]}
     )
+
+
+def experiments_of(right, seed):
+    """Scores of 6 experiments of 12 wells and 12 perturbations, of which a share ``right`` is right, and their labels."""
+    rng = np.random.default_rng(seed)
+    wells = [f"{row}{column:02d}" for row in "BC" for column in range(2, 8)]
+    table = pd.DataFrame(
+        [(f"E-{e}", "1", well) for e in range(6) for well in wells], columns=["experiment", "plate", "well"]
+    )
+    table["id_code"] = table["experiment"] + "_1_" + table["well"]
+    truth = np.tile(np.arange(12), 6)
+    call = np.where(rng.random(72) < right, truth, (truth + rng.integers(1, 12, 72)) % 12)
+    logits = rng.normal(0, 0.1, (72, 12)) + 5 * np.eye(12)[call]
+    scores = pd.DataFrame(logits, columns=[f"score_{k}" for k in range(12)])
+    labels = pd.DataFrame({"id_code": table["id_code"], "perturbation": truth.astype(str)})
+    table = table.assign(role="heldout", fold=0, site=1, n_sites=1, entropy=0.0, tier="T1, plate design not excluded")
+    return pd.concat([table, scores], axis=1), labels
+
+
+def with_redealt(share, **changes):
+    scores, labels = experiments_of(0.8, 0)
+    dealt, dealt_labels = experiments_of(share, 1)
+    wells = scores[["id_code", "experiment", "plate", "well"]].assign(cell_type="x", target=True, perturbation=None)
+    steps = scores[["id_code", "experiment", "role", "tier"]].assign(
+        step="plain", call=labels["perturbation"], candidates=12
+    )
+    layout = pd.DataFrame({"perturbation": [str(k) for k in range(12)], "group": 0})
+    return evaluation(
+        well_scores=scores, site_logits=scores.head(0), heldout_labels=labels, wells=wells, layout=layout, baseline_logits=scores.head(0),
+        steps=steps, redealt_logits=dealt.assign(role="redealt"), redealt_labels=dealt_labels, **changes,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("share", "tier"), [(0.8, "T1"), (0.95, "T1"), (0.3, "T2")])
+def test_the_re_dealt_control_decides_the_tier_of_every_plain_score(share, tier):
+    scores = with_redealt(share)
+    control = scores["plate_design"]["redealt"][0]
+    assert control["of"] == "model" and control["loses_nothing"] is (tier == "T1")
+    assert scores["heldout"]["well"]["tier"] == scores["steps"][0]["tier"] == tier
+    assert (scores["headline"] is None) is (tier == "T2")
+    text = format_scores(scores)
+    assert "dealt anew: model" in text and ("no loss" in text) is (tier == "T1")
+    assert ("the plain calls owe something to the plate design, so their tier is T2" in text) is (tier == "T2")
+
+
+def test_without_re_dealt_plates_the_doubt_stays_and_is_said():
+    scores, labels = experiments_of(0.8, 0)
+    no_rows = with_redealt(0.8, **{})["plate_design"]
+    assert no_rows["redealt"]
+    doubt = evaluation(well_scores=wide(30, 6).assign(tier="T1, plate design not excluded"))
+    assert doubt["headline"]["tier"] == doubt["heldout"]["well"]["tier"] == "T1, plate design not excluded"
+    text = format_scores(doubt)
+    assert "T1?" in text and "?: plate design not excluded" in text and "nothing can be dealt anew here" in text
+
+
+def baseline_rows(name, tier, share, seed):
+    scores, _ = experiments_of(share, seed)
+    return scores.assign(baseline=name, tier=tier)
+
+
+def test_the_gain_is_quoted_against_the_best_baseline_that_knows_no_more():
+    baselines = pd.concat(
+        [
+            baseline_rows("hand features", "T1", 0.2, 2),
+            baseline_rows("by experiment", "T1", 0.5, 3),
+            baseline_rows("by plate controls", "T1c", 0.7, 4),  # knows the controls, which the model does not
+        ]
+    )
+    scores = with_redealt(0.8, **{})
+    assert scores["baseline"] is None and scores["against_baseline"] is None
+    scores, labels = experiments_of(0.8, 0)
+    wells = scores[["id_code", "experiment", "plate", "well"]].assign(cell_type="x", target=True, perturbation=None)
+    inputs = dict(
+        site_logits=scores.head(0), heldout_labels=labels, wells=wells, steps=scores.head(0).assign(step="", call="", candidates=1),
+        layout=pd.DataFrame({"perturbation": [str(k) for k in range(12)], "group": 0}),
+    )  # fmt: skip
+    t1 = evaluation(well_scores=scores.assign(tier="T1"), baseline_logits=baselines, **inputs)
+    assert [b["name"] for b in t1["baselines"]] == ["hand features", "by experiment", "by plate controls"]
+    assert t1["baseline"]["name"] == "by experiment"
+    assert t1["against_baseline"]["gain"] == pytest.approx(t1["heldout"]["well"]["top1"] - t1["baseline"]["top1"])
+    t1c = evaluation(well_scores=scores.assign(tier="T1c"), baseline_logits=baselines, **inputs)
+    assert t1c["baseline"]["name"] == "by plate controls"
+    assert "gain over the best baseline (hand features, z-scored by experiment)" in format_scores(t1)

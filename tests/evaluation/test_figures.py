@@ -14,20 +14,26 @@ from tests.evaluation.helpers import MAIN, leak, scores
 def test_scores_are_drawn_with_their_intervals_and_tiers():
     figure = draw_scores(scores())
     bars = {t.name: t for t in figure.data if t.type == "bar"}
-    assert list(bars["tier T1"].y) == ["hand features", "model"] and list(bars["tier T1"].x) == [0.3, 0.8]
+    assert list(bars["tier T1"].y) == ["z-scored by plate", "model"] and list(bars["tier T1"].x) == [
+        0.3,
+        0.8,
+    ]
     assert bars["tier T2"].marker.color == TIER_COLOURS["T2"] and list(bars["tier T2"].x) == [0.85]
     assert list(bars["tier T1"].error_x.array) == pytest.approx([0.6, 0.1])
     assert list(bars["by experiment"].x) == [0.7, 0.9]  # drawn from below
-    few = draw_scores(scores(heldout={"well": MAIN | {"interval": None}}, baseline=None, steps=[]))
+    few = draw_scores(scores(heldout={"well": MAIN | {"interval": None}}, baselines=[], baseline=None, steps=[]))
     assert few.data[0].error_x.array == (None,)
-    empty = draw_scores(scores(heldout={"well": None}, baseline=None, steps=[]))
+    empty = draw_scores(scores(heldout={"well": None}, baselines=[], baseline=None, steps=[]))
     assert "nothing is scored" in empty.layout.annotations[0].text
 
 
 def test_sentences_hold_the_numbers_and_ask_for_caution():
     answer = _signal(scores())
     assert "80.0 % of 40 wells (95 % interval 70.0 to 90.0 % over 6 experiments, chance 10.0 %, tier T1)" in answer.text
-    assert "p 100.0 %, q 25.0 %" in answer.text and "Hand features alone identify 30.0 %" in answer.text
+    assert (
+        "p 100.0 %, q 25.0 %" in answer.text
+        and "The best baseline (hand features, z-scored by plate) identifies 30.0 %" in answer.text
+    )
     assert not answer.warning
     one = MAIN | {"interval": None, "experiments": 1, "sign_flip_p": 0.5, "by_experiment": {"A": 0.12}}
     assert certainty(one) == "no interval with 1 experiment, exact p 0.500"

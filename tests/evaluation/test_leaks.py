@@ -191,8 +191,16 @@ def test_the_card_is_complete_printed_and_drawn(clean):
     active = pd.DataFrame({"q": [0.01, 0.5]})
     suspects = SCHEMAS["suspect_wells"].empty()
     signal = {"treatment": {"any": {"map": 0.5, "chance": 0.1, "skill": 0.4, "n": 9, "experiments": 4, "interval": None, "sign_flip_p": 0.0625, "p": 0.05, "smallest_p": 0.05}}}  # fmt: skip
+    no_controls = {"redealt": [], "group_share": {}, "redrawn": {}}
     card = make_card(
-        screen="s", tier="T1", profiles=clean, signal=signal, leaks=leaks, activity=active, suspects=suspects
+        screen="s",
+        tier="T1",
+        plate_design=no_controls,
+        profiles=clean,
+        signal=signal,
+        leaks=leaks,
+        activity=active,
+        suspects=suspects,
     )
     assert set(card) == set(CARD_KEYS) and card["activity"]["active"] == 1
     text = format_card(card)
@@ -201,11 +209,18 @@ def test_the_card_is_complete_printed_and_drawn(clean):
     draw_card(card)
     collapsed = Profiles(clean.rows, np.ones_like(clean.values) + 1e-3 * clean.values[:, :1])
     collapsed_card = make_card(
-        screen="s", tier="T1", profiles=collapsed, signal={}, leaks=leaks, activity=active, suspects=suspects
+        screen="s",
+        tier="T1",
+        plate_design=no_controls,
+        profiles=collapsed,
+        signal={},
+        leaks=leaks,
+        activity=active,
+        suspects=suspects,
     )
     assert any("effective rank 1.0" in note for note in collapsed_card["notes"])
     empty = make_card(
-        screen="s", tier="unknown", profiles=clean.take(np.zeros(len(clean.rows), bool)), signal={},
+        screen="s", tier="unknown", plate_design=no_controls, profiles=clean.take(np.zeros(len(clean.rows), bool)), signal={},
         leaks=SCHEMAS["leak_probes"].empty(), activity=active.head(0), suspects=suspects,
     )  # fmt: skip
     assert "no embeddings" in format_card(empty) and draw_card(empty)

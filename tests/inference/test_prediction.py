@@ -171,10 +171,15 @@ def test_adabn_uses_the_statistics_of_the_experiment_alone(screen, wells, folds,
     with_seen = sites_to_predict(model.card, sites, wells, folds, seen_experiments=9)
     logits_with_seen, _ = predict(model, store, with_seen, statistics, adabn="experiment", **options)
     np.testing.assert_allclose(logits_with_seen[(with_seen["role"] != "train").to_numpy()], together, atol=1e-4)
+
+    def tier(of_model, adabn):
+        card = replace(model.card, tier=of_model, normalization=model.card.normalization | {"strategy": "global"})
+        return tier_of_prediction(card, adabn, wells)
+
     assert (
-        tier_of_prediction("T0", "experiment") == "T1"
-        and tier_of_prediction("T0", "none") == "T0"
-        and tier_of_prediction("T3", "plate") == "T3"
+        tier("T0", "experiment") == "T1"
+        and tier("T0", "none") == "T0"
+        and tier("T3", "plate") == "T3, plate design not excluded"
     )
     network = Network(model.card.network)
     network.load_state_dict(model.weights)
@@ -202,7 +207,7 @@ def test_auto_adapts_to_the_group_of_the_training_batches(screen, wells, folds, 
         for a in ("auto", "plate")
     }
     pd.testing.assert_frame_equal(logits["auto"], logits["plate"])
-    assert set(logits["auto"]["tier"]) == {"T1"}
+    assert set(logits["auto"]["tier"]) == {"T1, plate design not excluded"}  # plates repeat their contents
 
 
 def test_logits_of_a_wells_sites_are_averaged():

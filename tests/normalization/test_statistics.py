@@ -71,6 +71,7 @@ def wells_of(plates=("1", "2"), wells=4, types=None):
     types = types or ["treatment"] * wells
     rows = [("E" if p < "3" else "F", p, f"E_{p}_{i}", types[i]) for p in plates for i in range(wells)]
     table = pd.DataFrame(rows, columns=["experiment", "plate", "id_code", "well_type"])
+    table = table.assign(target=table["well_type"] == "treatment", perturbation=table["id_code"].str[-1])
     return table.assign(split="labelled", cell_type=np.where(table["experiment"] == "E", "HeLa", "U2OS"))
 
 

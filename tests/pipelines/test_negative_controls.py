@@ -6,6 +6,7 @@ The negative control of the mean teacher is in tests/training: scrambled labels 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,16 +15,21 @@ from kedro.config import OmegaConfigLoader
 
 from deepnoise.evaluation.probe_tasks import probe_leaks, well_features
 from deepnoise.evaluation.profiles import Profiles, true_labels
+from deepnoise.growth_chart.arms import Arm, Settings, change
+from deepnoise.growth_chart.run import ChartScreen, Redealt, Truth, run_arms
 from deepnoise.ingestion.folds import make_folds
 from deepnoise.ingestion.layouts import discover_groups, visible_labels
 from deepnoise.ingestion.validation import validate_wells
 from deepnoise.normalization.features import measure_sites, normalize_features, site_table
+from deepnoise.normalization.measure import measure_screen
 from deepnoise.normalization.statistics import add_histograms, histogram_table, histograms, plate_statistics
-from deepnoise.parameters import validate_parameters
-from deepnoise.pipelines.simulation.nodes import design_plates, noise_levels
+from deepnoise.parameters import replace_values, validate_parameters
+from deepnoise.pipelines.simulation.nodes import design_plates
 from deepnoise.plate_balancing.balancing import DesignKnowledge, balance
 from deepnoise.plate_balancing.scores import META
+from deepnoise.screen import Screen
 from deepnoise.simulation.cells import CHANNELS
+from deepnoise.simulation.redealt import deal_heldout, rendering_of
 from deepnoise.simulation.screen import render_screen
 from deepnoise.training.baseline import score_hand_features
 from tests.conftest import PROJECT, MemoryStore
@@ -33,12 +39,17 @@ from tests.plate_balancing.helpers import PARAMETERS
 class Smoke:
     """The smoke profile in memory: tables, images and measurements."""
 
-    def __init__(self, seed: int | None = None, **noise: float) -> None:
+    def __init__(self, seed: int | None = None, changes: dict[str, Any] | None = None, **noise: float) -> None:
         settings = OmegaConfigLoader(
             str(PROJECT / "conf"), env="test", base_env="base", runtime_params={}, merge_strategy={"parameters": "soft"}
         )["parameters"]
         self.parameters = validate_parameters(settings)
-        simulation = self.parameters.simulation
+        simulation = replace_values(
+            self.parameters.simulation,
+            "simulation",
+            {f"simulation.{k}": v for k, v in (changes or {}).items()},
+            "the test",
+        )
         design, _ = design_plates(simulation)
         hidden = (design["split"] == "test") & (design["well_type"] == "treatment")
         raw = design.assign(
@@ -52,9 +63,9 @@ class Smoke:
         )
         well_rows = self.wells.set_index("id_code")
         images, sites, measured, levels = {}, [], [], []
+        rendering = rendering_of(simulation)
         plates = render_screen(
-            design, effect_strength=simulation.effect_strength, traits_changed=simulation.traits_changed, sites=simulation.sites,
-            image_size=simulation.image_size, noise=replace(noise_levels(simulation), **noise), seed=simulation.seed if seed is None else seed,
+            design, **{**rendering.options, "noise": replace(rendering.noise, **noise), "seed": simulation.seed if seed is None else seed}
         )  # fmt: skip
         for plate in plates:
             key = (plate.experiment, str(plate.plate))
@@ -76,11 +87,26 @@ class Smoke:
         self.features = pd.concat(measured, ignore_index=True)
         self.histograms = pd.concat(levels, ignore_index=True)
         self.folds = make_folds(self.wells, [], self.parameters.ingestion.folds.n_folds, [0], True)
+        self.redealt_images = deal_heldout(design, rendering)
+
+    def redealt(self) -> Redealt:
+        """The held-out plates with their treatments dealt anew."""
+        sites = self.redealt_images.sites(self.sites)
+        _, levels = measure_screen(self.redealt_images, sites, self.wells)
+        plates = ["experiment", "plate"]
+        others = (
+            self.histograms.merge(levels[plates].drop_duplicates(), how="left", indicator=True)["_merge"] == "left_only"
+        )
+        return Redealt(
+            Screen(self.redealt_images, sites, self.wells, self.folds, pd.DataFrame()),
+            pd.concat([self.histograms[others.to_numpy()], levels], ignore_index=True),
+            self.redealt_images.labels().set_index("id_code")["perturbation"],
+        )
 
     def accuracy(self, statistics: pd.DataFrame) -> float:
         """Top-1 of hand features by well on held-out plates."""
         scores = score_hand_features(normalize_features(self.features, statistics), self.wells, self.folds, "T1")
-        heldout = scores[scores["role"] == "heldout"]
+        heldout = scores[(scores["role"] == "heldout") & (scores["baseline"] == "hand features")]
         columns = [c for c in heldout.columns if c.startswith("score_")]
         pooled = heldout.groupby("id_code")[columns].mean()
         called = pooled.idxmax(axis=1).str.removeprefix("score_")
@@ -195,10 +221,6 @@ def test_balanced_random_scores_stay_at_chance(smoke):
 @pytest.mark.slow
 def test_labels_shuffled_within_experiments_leave_nothing_to_learn(smoke):
     """A network trained on shuffled labels is at chance on held-out experiments; test_run is far above with true labels."""
-    from deepnoise.growth_chart.arms import Arm, Settings
-    from deepnoise.growth_chart.run import ChartScreen, Truth, run_arms
-    from deepnoise.screen import Screen
-
     rng = np.random.default_rng(0)
     shuffled = smoke.wells.copy()
     labelled = shuffled["target"] & shuffled["perturbation"].notna()
@@ -216,3 +238,34 @@ def test_labels_shuffled_within_experiments_leave_nothing_to_learn(smoke):
         if r
     ]
     assert records[0]["full_seed_1"]["top1"] < 1 / 16 + 3 * np.sqrt(1 / 16 * 15 / 16 / 61)
+
+
+@pytest.mark.slow
+def test_a_model_of_plate_batches_owes_calls_to_the_plate_design_and_the_default_does_not():
+    """BatchNorm by plate subtracts what the treatments of a plate have in common, and so learns which they are."""
+    changes = {
+        "profile": "additive", "treatments": 48, "positive_controls": 2, "cell_types": 3, "labelled_experiments": 5,
+        "heldout_experiments": 2, "effect_strength": 1.4,
+    }  # fmt: skip
+    smoke = Smoke(changes=changes)
+    parameters = smoke.parameters
+    environment = Settings(parameters.normalization, parameters.training)
+    epochs = {"training.pretrain.epochs": 30, "training.mean_teacher.epochs": 0}
+    by_plate = {"normalization.strategy": "plate", "training.batches": "plate"}
+    arms = [
+        Arm("default", "step", change(environment, environment, epochs), ""),
+        Arm("by plate", "step", change(environment, environment, epochs | by_plate), ""),
+    ]
+    screen = Screen(smoke.store, smoke.sites, smoke.wells, smoke.folds, pd.DataFrame())
+    layout = discover_groups(visible_labels(smoke.wells, smoke.folds, "design"))
+    chart_screen = ChartScreen(screen, smoke.histograms, layout, "none", smoke.redealt())
+    truth = Truth(smoke.wells, smoke.labels, smoke.folds)
+    records = {}
+    for done, _ in run_arms(arms, [1], chart_screen, truth, {}, parameters.inference, parameters.plate_balancing):
+        records |= done
+    default, plate = records["default_seed_1"], records["by_plate_seed_1"]
+    assert default["redealt"]["loses_nothing"] is True and default["tier"] == "T1"
+    assert not default["group_share"]["above_chance"] and not default["redrawn"]["above_chance"]
+    assert plate["redealt"]["loses_nothing"] is False and plate["redealt"]["gain"] < -0.2 and plate["tier"] == "T2"
+    assert plate["group_share"]["above_chance"] and plate["group_share"]["excess"] > 0.3
+    assert plate["redrawn"]["above_chance"] and plate["redrawn"]["excess"] > 0.3

@@ -76,7 +76,7 @@ def test_the_whole_path_recovers_biology_above_the_baseline_and_logs_each_stage(
     log_lines = [
         "contact sheet:",
         "raw images: brightness and contrast identify the experiment",
-        "after plate normalization:",
+        "after experiment normalization:",
         "teacher fold_0",
         "T1: perturbation identified",
         "with plate design",
@@ -227,7 +227,7 @@ def test_kedro_viz_shows_the_flow_previews_and_the_last_run(run, tmp_path):
             page.wait_for_timeout(1500)
             page.screenshot(path=tmp_path / "flow.png")
             node_texts = page.locator(".pipeline-node__text").all_text_contents()
-            assert boxes <= set(node_texts) and len(node_texts) <= 46 and max(map(len, node_texts)) <= 24
+            assert boxes <= set(node_texts) and len(node_texts) <= 53 and max(map(len, node_texts)) <= 24
             assert page.locator(".pipeline-layer-name").count() == len(main["layers"]) == 8
             assert {"Tier T1", "Tier T2", "Tier T3"} <= set(page.locator(".row-text__label").all_inner_texts())
             page.goto(f"{base}/?pid=evaluation&sid={identity}")
@@ -311,7 +311,7 @@ def test_every_heldout_well_is_called_with_a_probability_and_a_tier(run):
 def test_the_card_of_a_model_says_what_it_was_trained_on(run):
     card = json.loads((run.versions("teacher")[-1] / "fold_0.json").read_text())
     assert card["channels"] == ["nucleus", "er", "actin", "rna", "mito", "golgi"] and card["image_size"] == [48, 48]
-    assert card["normalization"] == {"strategy": "plate", "reference": "all", "illumination": "none"}
+    assert card["normalization"] == {"strategy": "experiment", "reference": "all", "illumination": "none"}
     assert len(card["targets"]) == 16 and set(card["fingerprints"]) == {
         "folds",
         "parameters",
@@ -343,9 +343,9 @@ def test_packed_plates_are_not_read_again_and_mixed_versions_are_reported(run):
 
 @pytest.mark.slow
 def test_a_model_is_refused_on_images_with_another_normalization(run):
-    output = run.refused("normalization,inference", params="normalization.strategy=experiment")
+    output = run.refused("normalization,inference", params="normalization.strategy=plate")
     assert (
-        "the model does not fit this screen: the normalization strategy of the model is plate, of the screen experiment"
+        "the model does not fit this screen: the normalization strategy of the model is experiment, of the screen plate"
         in output
     )
 

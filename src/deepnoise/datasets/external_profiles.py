@@ -13,7 +13,8 @@ from deepnoise.datasets.long_table import fill, template_columns
 from deepnoise.datasets.read_only import ReadOnlyDataset
 from deepnoise.errors import InputError, closest, first_few
 from deepnoise.ingestion.validation import PLACE, validate_wells
-from deepnoise.tables import TIERS, as_text, prefixed, validate_table
+from deepnoise.tables import as_text, prefixed, validate_table
+from deepnoise.tiers import TIERS
 from deepnoise.wells import normalize_well
 
 logger = logging.getLogger(__name__)

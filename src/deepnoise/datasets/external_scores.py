@@ -11,7 +11,8 @@ from deepnoise.datasets.files import read_csv
 from deepnoise.datasets.read_only import ReadOnlyDataset
 from deepnoise.errors import InputError, first_few
 from deepnoise.ingestion.validation import validate_wells
-from deepnoise.tables import SCORE, TIERS, validate_table
+from deepnoise.tables import SCORE, validate_table
+from deepnoise.tiers import TIERS
 
 PLACE = ("experiment", "plate", "well")
 

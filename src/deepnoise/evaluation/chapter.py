@@ -11,7 +11,8 @@ import plotly.graph_objects as go
 from deepnoise.drawing.figures import words
 from deepnoise.evaluation.headline import no_better_than_chance
 from deepnoise.evaluation.intervals import LEAST_EXPERIMENTS
-from deepnoise.evaluation.score_types import Scores, SignalLeakCard, StepScore
+from deepnoise.evaluation.score_table import baseline_name
+from deepnoise.evaluation.score_types import PlateDesign, Scores, SignalLeakCard, StepScore
 from deepnoise.report.chapter import (
     Answer,
     Chapter,
@@ -23,6 +24,7 @@ from deepnoise.report.chapter import (
     percent,
     table,
 )
+from deepnoise.tiers import NOT_EXCLUDED
 
 FEW_CLASSES = 6
 """Up to this many perturbations, the verdict gives the recall of each."""
@@ -58,6 +60,10 @@ def write_chapter(
                    "experiments on. Ticks: chance."),
             table("Scores", _score_rows(scores), "scores",
                   f"Scored by {scores['unit']}. Intervals resample whole experiments; with fewer than six, the exact sign-flip p is given instead."),
+            table("Plate design in the plain calls", _plate_design(scores["plate_design"]), "scores",
+                  "Dealt anew: held-out plates whose treatments changed places, all else equal. Same plate: wrong calls that name a perturbation "
+                  "of the well's own plate, beside chance. One group: pairs of calls on a plate that are of one plate group, beside those under "
+                  "BatchNorm statistics of a random part of the experiment."),
             table("Scores by experiment", _by_experiment(scores), "scores", f"The plain call of the model, beside hand features on the same {scores['unit']}s."),
             figure("Are confidences right?", plots["reliability_plot"], "reliability_plot",
                    "Above: on the diagonal, calls with a confidence of 80 % are right in 80 % of cases. Below: how much of the error goes "
@@ -141,7 +147,9 @@ def _signal(scores: Scores) -> Answer:
         recalls = ", ".join(f"{name} {percent(score['recall'])}" for name, score in main["by_perturbation"].items())
         sentences.append(f"The balanced accuracy is {percent(main['macro_recall'])}, by perturbation: {recalls}.")
     if baseline := scores["baseline"]:
-        sentences.append(f"Hand features alone identify {percent(baseline['top1'])} {_evidence(baseline)}.")
+        name = baseline_name(baseline["name"])
+        sentences.append(f"The best baseline ({name}) identifies {percent(baseline['top1'])} {_evidence(baseline)}.")
+    sentences += _design_controls(scores["plate_design"])
     hardly = no_better_than_chance(main)
     result = f"the model identifies {fraction_of(main['top1'], wells)} {_unseen_plates(main['tier'])}"
     if hardly and main["interval"] and not hardly_above_chance(main["top1"], main["chance"]):
@@ -155,6 +163,35 @@ def _signal(scores: Scores) -> Answer:
     else:
         lead = f"Not shown beyond {main['experiments']} experiments: in these, {result}."
     return Answer(lead, sentences, hardly or not main["interval"])
+
+
+def _design_controls(design: PlateDesign) -> list[str]:
+    """What the three controls say of the plate design in the plain calls, one sentence each."""
+    sentences = []
+    for control in design["redealt"]:
+        if control["of"] != "model":
+            continue
+        verdict = {
+            None: "too few experiments to decide",
+            True: "no loss",
+            False: "so part of the score is plate design",
+        }
+        sentences.append(
+            f"With the treatments dealt anew over the plates, it identifies {percent(control['redealt'])} instead of "
+            f"{percent(control['designed'])}: {verdict[control['loses_nothing']]}."
+        )
+    if share := design["group_share"].get("heldout", design["group_share"].get("validation")):
+        more = "more often than by chance" if share["above_chance"] else "as by chance"
+        sentences.append(
+            f"Of its wrong calls, {percent(share['share'])} name a perturbation of the same plate (chance {percent(share['chance'])}): {more}."
+        )
+    if calls := design["redrawn"].get("heldout", design["redrawn"].get("validation")):
+        more = "more than by chance" if calls["above_chance"] else "no more than by chance"
+        sentences.append(
+            f"Of two calls on a plate, {percent(calls['together'])} are of one plate group; under the statistics of a random part of the "
+            f"experiment, {percent(calls['redrawn'])} are, and {percent(calls['changed'])} of the calls change: {more}."
+        )
+    return sentences
 
 
 def _unseen_plates(tier: str) -> str:
@@ -264,6 +301,10 @@ def _doubts(scores: Scores, reliability: list[dict[str, Any]], card: SignalLeakC
         if main["experiments"] < LEAST_EXPERIMENTS:
             are = "experiments are" if main["experiments"] > 1 else "experiment is"
             doubts.append(f"{main['experiments']} scored {are} too few to generalize from.")
+        if main["tier"].endswith(NOT_EXCLUDED):
+            doubts.append(
+                "Plate design is not excluded: plates or experiments repeat their contents, and no control decides."
+            )
         if len(main["by_experiment"]) > 1:
             weakest = min(main["by_experiment"], key=main["by_experiment"].__getitem__)
             doubts.append(f"The weakest experiment is {weakest} ({percent(main['by_experiment'][weakest])}).")
@@ -288,8 +329,8 @@ def _doubts(scores: Scores, reliability: list[dict[str, Any]], card: SignalLeakC
 
 def _score_rows(scores: Scores) -> pd.DataFrame:
     """One row per score of the printed score table."""
-    named_scores = [
-        ("hand features", scores["baseline"]),
+    named_scores: list[tuple[str, Any]] = [
+        *((baseline_name(score["name"]), score) for score in scores["baselines"]),
         ("model, plates seen in training", scores["seen"]),
         ("model, validation plates", scores["validation"]),
         ("model, held-out plates", scores["heldout"][scores["unit"]]),
@@ -313,6 +354,24 @@ def _score_rows(scores: Scores) -> pd.DataFrame:
         if s
     ]  # fmt: skip
     return pd.DataFrame(rows, columns=columns)
+
+
+def _plate_design(design: PlateDesign) -> pd.DataFrame:
+    """The three controls, one row per result."""
+    rows: list[tuple[str, float, float, float, list[float] | None, int]] = [
+        (f"dealt anew, {c['of']}", c["redealt"], c["designed"], c["gain"], c["gain_interval"], c["experiments"])
+        for c in design["redealt"]
+    ]
+    rows += [
+        (f"same plate, {role}", s["share"], s["chance"], s["excess"], s["excess_interval"], s["experiments"])
+        for role, s in design["group_share"].items()
+    ]
+    rows += [
+        (f"one group, {role}", c["together"], c["redrawn"], c["excess"], c["excess_interval"], c["experiments"])
+        for role, c in design["redrawn"].items()
+    ]
+    columns = ["control", "value", "compared_with", "difference", "interval_low", "interval_high", "experiments"]
+    return pd.DataFrame([(*row[:4], *(row[4] or (None, None)), row[5]) for row in rows], columns=columns)
 
 
 def _by_experiment(scores: Scores) -> pd.DataFrame:

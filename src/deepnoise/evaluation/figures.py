@@ -12,6 +12,7 @@ from scipy.spatial.distance import squareform
 
 from deepnoise.drawing.figures import COLOURS, REST, new_figure, say, tier_colour, words
 from deepnoise.evaluation.profiles import Profiles
+from deepnoise.evaluation.score_table import baseline_name
 from deepnoise.evaluation.score_types import Score, Scores, SignalLeakCard, TieredAccuracy
 
 POINTS = 2000
@@ -74,8 +75,8 @@ def draw_scores(scores: Scores) -> go.Figure:
 def _score_bars(scores: Scores, main: Score | None) -> list[tuple[str, TieredAccuracy]]:
     """Name and score of each bar: hand features, the model, then the steps of plate balancing."""
     bars: list[tuple[str, TieredAccuracy]] = []
-    if scores["baseline"]:
-        bars.append(("hand features", scores["baseline"]))
+    # short names, which fit beside the bars: the first baseline says that these are hand features
+    bars += [(baseline_name(score["name"]).removeprefix("hand features, "), score) for score in scores["baselines"]]
     if main:
         bars.append(("model", main))
     return bars + [(words(step["step"]), step) for step in scores["steps"] if step["step"] != "plain"]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from deepnoise.evaluation.score_types import Headline, Score
 from deepnoise.report.chapter import hardly_above_chance
-
-HEADLINE_TIERS = ("T0", "T1", "T1c")
+from deepnoise.tiers import HEADLINE_TIERS
 
 
 def headline(score: Score | None, unit: str) -> Headline | None:

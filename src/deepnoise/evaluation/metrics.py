@@ -11,19 +11,25 @@ from sklearn.metrics import recall_score
 from deepnoise.errors import InputError, closest
 from deepnoise.evaluation.headline import headline
 from deepnoise.evaluation.intervals import summarize
-from deepnoise.evaluation.score_table import score_notes, unscorable_label_notes
+from deepnoise.evaluation.plate_design import group_share, redealt_score, redrawn_calls
+from deepnoise.evaluation.score_table import design_notes, score_notes, unscorable_label_notes
 from deepnoise.evaluation.score_types import (
     Accuracy,
+    BaselineScore,
     Gain,
+    GroupShare,
     PairRecall,
     PairScore,
+    PlateDesign,
     PlateGroupScore,
+    RedealtScore,
     Score,
     Scores,
     SeenGap,
     StepScore,
 )
-from deepnoise.tables import SCHEMAS, SCORE, class_names, matrix
+from deepnoise.tables import BASELINES, SCHEMAS, SCORE, class_names, matrix
+from deepnoise.tiers import after_control, plain_tier
 
 
 def skill(accuracy: float, chance: float) -> float:
@@ -233,12 +239,15 @@ def evaluate(
     screen: str,
     well_scores: pd.DataFrame,
     site_logits: pd.DataFrame,
+    redealt_logits: pd.DataFrame,
+    redrawn_statistics: pd.DataFrame,
     baseline_logits: pd.DataFrame,
     steps: pd.DataFrame,
     groups_found: pd.DataFrame,
     layout: pd.DataFrame,
     wells: pd.DataFrame,
     heldout_labels: pd.DataFrame,
+    redealt_labels: pd.DataFrame,
     unit: str,
     pairs: list[list[str]],
 ) -> Scores:
@@ -248,12 +257,15 @@ def evaluate(
         screen: Name of the screen.
         well_scores: Pooled score table with a ``role``, one row per well.
         site_logits: The table ``site_logits``; no rows where the scores came from an external model.
-        baseline_logits: Site scores of the hand-feature baseline, or no rows.
+        redealt_logits: The table of that name; no rows where nothing can be dealt anew.
+        redrawn_statistics: The table of that name, or no rows.
+        baseline_logits: Site scores of the hand-feature baselines, or no rows.
         steps: ``balancing_steps``.
         groups_found: The table ``plate_groups``.
         layout: The table ``plate_layout``.
         wells: The table ``wells``.
         heldout_labels: The withheld labels; no rows if there are none.
+        redealt_labels: Labels of the re-dealt held-out plates; no rows if there are none.
         unit: Score by ``well`` or by ``site``.
         pairs: Pairs of perturbations to score alone.
 
@@ -268,16 +280,41 @@ def evaluate(
     classes = class_names(main)
     _check_labels(heldout_truth, targets.id_codes, screen)
     _check_pairs(pairs, classes)
-    if unit == "well" and len(baseline_logits):
-        baseline_logits = mean_over_sites(baseline_logits)
     model_rows = targets.rows(main, "heldout", heldout_truth)
-    baseline_rows = targets.rows(baseline_logits, "heldout", heldout_truth)
+    baseline_rows = {name: _rows_of_baseline(baseline_logits, name, unit) for name in BASELINES if len(baseline_logits)}
+    redealt_truth = dict(zip(redealt_labels["id_code"], redealt_labels["perturbation"], strict=True))
+    redealt = _redealt_scores(
+        targets, {"model": main, **baseline_rows}, {"model": _by_unit(redealt_logits, unit), **baseline_rows},
+        heldout_truth, redealt_truth,
+    )  # fmt: skip
+    of_redealt = {score["of"]: score for score in redealt}
+
+    def score(table: pd.DataFrame, role: str, truth: dict[str, str], of: str = "model") -> Score | None:
+        scored = targets.score(table, role, truth)
+        return None if scored is None else {**scored, "tier": after_control(scored["tier"], of_redealt.get(of))}
+
     heldout = {
-        "well": targets.score(well_scores, "heldout", heldout_truth),
-        "site": targets.score(site_logits, "heldout", heldout_truth),
+        "well": score(well_scores, "heldout", heldout_truth),
+        "site": score(site_logits, "heldout", heldout_truth),
     }
     main_score = heldout[unit]
-    seen = targets.score(_seen_rows(site_logits, unit), "train", known_truth)
+    seen = score(_seen_rows(site_logits, unit), "train", known_truth)
+    baselines: list[BaselineScore] = [
+        {**scored, "name": name}
+        for name, table in baseline_rows.items()
+        if (scored := score(table, "heldout", heldout_truth, name)) is not None
+    ]
+    baseline = _best_baseline(baselines, main_score)
+    rows_of_best = targets.rows(baseline_rows[baseline["name"]], "heldout", heldout_truth) if baseline else main.head(0)
+    design: PlateDesign = {
+        "redealt": redealt,
+        "group_share": _group_shares(targets, main, known_truth, heldout_truth),
+        "redrawn": redrawn_calls(redrawn_statistics, layout),
+    }
+    validation = score(main, "validation", known_truth)
+    scored_steps = _score_heldout_steps(steps, heldout_truth) if unit == "well" else []
+    for step in scored_steps:
+        step["tier"] = after_control(step["tier"], of_redealt.get("model"))
     scorable = targets.id_codes & heldout_truth.keys() & set(main["id_code"])
     return {
         "screen": screen,
@@ -287,13 +324,16 @@ def evaluate(
         "heldout": heldout,
         "seen": seen,
         "gap": seen_gap(seen, main_score),
-        "validation": targets.score(main, "validation", known_truth),
-        "baseline": targets.score(baseline_logits, "heldout", heldout_truth),
-        "against_baseline": _gain_over_baseline(model_rows, baseline_rows, heldout_truth),
-        "steps": _score_heldout_steps(steps, heldout_truth) if unit == "well" else [],
-        "pairs": _score_pairs(model_rows, baseline_rows, heldout_truth, pairs) if main_score is not None else [],
+        "validation": validation,
+        "baselines": baselines,
+        "baseline": baseline,
+        "against_baseline": _gain_over_baseline(model_rows, rows_of_best, heldout_truth),
+        "plate_design": design,
+        "steps": scored_steps,
+        "pairs": _score_pairs(model_rows, rows_of_best, heldout_truth, pairs) if main_score is not None else [],
         "plate_groups": score_groups(groups_found, layout, wells, heldout_truth),
         "notes": score_notes(wells, main_score, unit, external=len(site_logits) == 0)
+        + design_notes(main_score, design)
         + unscorable_label_notes([heldout_truth[code] for code in scorable], classes),
     }
 
@@ -317,6 +357,72 @@ class _TargetWells:
         if rows.empty:
             return None
         return score_table(rows, rows["id_code"].map(truth), rows["id_code"].map(self.cell_type))
+
+
+def _by_unit(logits: pd.DataFrame, unit: str) -> pd.DataFrame:
+    return mean_over_sites(logits) if unit == "well" and len(logits) else logits
+
+
+def _rows_of_baseline(baseline_logits: pd.DataFrame, name: str, unit: str) -> pd.DataFrame:
+    """Rows of one baseline, by well or by site. A table of an earlier version has a single one."""
+    if "baseline" not in baseline_logits:
+        return _by_unit(baseline_logits, unit) if name == BASELINES[0] else baseline_logits.head(0)
+    return _by_unit(baseline_logits[baseline_logits["baseline"] == name], unit)
+
+
+def _redealt_scores(
+    targets: _TargetWells,
+    designed: dict[str, pd.DataFrame],
+    redealt: dict[str, pd.DataFrame],
+    truth: dict[str, str],
+    redealt_truth: dict[str, str],
+) -> list[RedealtScore]:
+    """The re-dealt control of the model and of each baseline."""
+    scores = []
+    for name, table in designed.items():
+        tables = targets.rows(table, "heldout", truth), targets.rows(redealt[name], "redealt", redealt_truth)
+        if not all(len(rows) for rows in tables):
+            continue
+        right = [_right(rows, labels) for rows, labels in zip(tables, (truth, redealt_truth), strict=True)]
+        scored = redealt_score(name, *right)
+        scores += [scored] if scored is not None else []
+    return scores
+
+
+def _right(rows: pd.DataFrame, truth: dict[str, str]) -> pd.DataFrame:
+    """Experiment, true perturbation and whether the call is right, row by row."""
+    calls = ranked_calls(rows, rows["id_code"].map(truth))
+    return pd.DataFrame(
+        {"experiment": rows["experiment"], "perturbation": calls["perturbation"], "right": calls["rank"] == 0}
+    )
+
+
+def _group_shares(
+    targets: _TargetWells, main: pd.DataFrame, known_truth: dict[str, str], heldout_truth: dict[str, str]
+) -> dict[str, GroupShare]:
+    """Wrong calls inside the plate's own contents, on validation and on held-out plates."""
+    shares: dict[str, GroupShare] = {}
+    for role, truth in (("validation", known_truth), ("heldout", heldout_truth)):
+        rows = targets.rows(main, role, truth)
+        if rows.empty:
+            continue
+        calls = ranked_calls(rows, rows["id_code"].map(truth))
+        table = rows[["experiment", "plate"]].assign(perturbation=calls["perturbation"], call=calls["call"])
+        share = group_share(table, len(class_names(main)))
+        shares |= {role: share} if share is not None else {}
+    return shares
+
+
+def _best_baseline(baselines: list[BaselineScore], main: Score | None) -> BaselineScore | None:
+    """The baseline with the highest top-1 among those that know no more than the model.
+
+    It is chosen on the wells that are scored, in favour of the baseline.
+    """
+    knowledge = ("T0", "T1", "T1c", "T2")
+    tier = plain_tier(main["tier"]) if main else "T1"
+    limit = knowledge.index(tier) if tier in knowledge else knowledge.index("T1c")
+    allowed = [b for b in baselines if plain_tier(b["tier"]) in knowledge[: limit + 1]]
+    return max(allowed or baselines, key=lambda b: b["top1"], default=None)
 
 
 def _check_labels(heldout_truth: dict[str, str], target_codes: set[str], screen: str) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 
 from deepnoise.errors import first_few
-from deepnoise.evaluation.headline import HEADLINE_TIERS, no_better_than_chance
+from deepnoise.evaluation.headline import no_better_than_chance
 from deepnoise.evaluation.intervals import LEAST_EXPERIMENTS, uncertainty
-from deepnoise.evaluation.score_types import Collapse, Score, Scores, SignalLeakCard, TieredAccuracy
+from deepnoise.evaluation.score_types import Collapse, PlateDesign, Score, Scores, SignalLeakCard, TieredAccuracy
+from deepnoise.tiers import HEADLINE_TIERS, NOT_EXCLUDED, short_tier
 
 REPRESENTATIONS = {
     "embedding": "embeddings",
@@ -66,6 +68,36 @@ def _design_notes(wells: pd.DataFrame) -> list[str]:
             f"class and well position are confounded: each of the {tied} perturbations is at one well position "
             "on every plate, so part of any score may be position"
         )
+    return notes
+
+
+def design_notes(score: Score | None, design: PlateDesign) -> list[str]:
+    """What the controls of the plate design leave open, or have found.
+
+    Args:
+        score: Plain calls on held-out plates, with the tier that the controls leave; or None.
+        design: The controls.
+    """
+    notes = []
+    model = next((control for control in design["redealt"] if control["of"] == "model"), None)
+    if score is not None and score["tier"].endswith(NOT_EXCLUDED):
+        reason = (
+            "the re-dealt control has too few experiments to decide"
+            if model
+            else "statistics are taken over units that repeat their contents, and nothing can be dealt anew here"
+        )
+        notes.append(f"tier {score['tier']}: {reason}")
+    if model and model["loses_nothing"] is False:
+        notes.append(
+            f"dealt anew, {-100 * model['gain']:.1f} points are lost: the plain calls owe something to the plate design, so their tier "
+            f"is {score['tier'] if score else 'T2'}"
+        )
+    notes += [
+        f"{share['share']:.1%} of the wrong calls on {role} plates name a perturbation of the well's own plate "
+        f"(chance {share['chance']:.1%}): the model knows something of what is on a plate"
+        for role, share in design["group_share"].items()
+        if share["above_chance"]
+    ]
     return notes
 
 
@@ -130,11 +162,14 @@ def card_notes(
 def format_scores(scores: Scores) -> str:
     """The scores as a table, step by step, with their notes."""
     main = scores["heldout"][scores["unit"]]
+    main_tiers = [score["tier"] for score in (main, *scores["baselines"]) if score]
+    legend = ["?: plate design not excluded", ""] if any(t.endswith(NOT_EXCLUDED) for t in main_tiers) else []
     lines = [
         f"Scores of the screen '{scores['screen']}' (scored by {scores['unit']}, {scores['classes']} perturbations)",
         "",
-        f"{'':36} {'top-1':>7} {'top-5':>7} {'chance':>7} {'n':>6}  tier   95 % interval, or exact p",
+        f"{'':46} {'top-1':>7} {'top-5':>7} {'chance':>7} {'n':>6}  tier   95 % interval, or exact p",
         *_score_lines(scores, main),
+        *legend,
         *(_heldout_lines(scores, main) if main else []),
     ]
     lines += [
@@ -155,21 +190,40 @@ def format_scores(scores: Scores) -> str:
 def _score_lines(scores: Scores, main: Score | None) -> list[str]:
     """One line per set of plain calls, then one per step of plate balancing."""
     other_unit = "site" if scores["unit"] == "well" else "well"
+    redealt = {control["of"]: control for control in scores["plate_design"]["redealt"]}
     plain = [
-        ("hand features + logistic regression", scores["baseline"]),
+        *((baseline_name(score["name"]), score) for score in scores["baselines"]),
         ("model, plates seen in training", scores["seen"]),
         ("model, validation plates", scores["validation"]),
         ("model, held-out plates", main),
         (f"  the same by {other_unit}", scores["heldout"][other_unit] if main else None),
     ]
     lines = [_score_line(name, score, score["top5"]) for name, score in plain if score]
+    lines += [
+        f"{'  dealt anew: ' + (baseline_name(name) if name != 'model' else name):46} {control['redealt']:7.1%} {'':7} {'':7} "
+        f"{control['n']:6d}         {_change(control)}"
+        for name, control in redealt.items()
+    ]
     return lines + [_score_line("  after " + step["step"], step) for step in scores["steps"] if step["step"] != "plain"]
+
+
+def baseline_name(name: str) -> str:
+    """A baseline as it is called in the text."""
+    return "hand features" if name == "hand features" else f"hand features, z-scored {name}"
+
+
+def _change(control: Mapping[str, Any]) -> str:
+    """The change of top-1 in the re-dealt control, with its interval and verdict."""
+    interval = control["gain_interval"]
+    certainty = "{:+.1%} to {:+.1%}".format(*interval) if interval else f"p {control['gain_sign_flip_p']:.3f}"
+    verdict = {None: "undecided", True: "no loss", False: "a loss"}[control["loses_nothing"]]
+    return f"{control['gain']:+.1%} ({certainty}): {verdict}"
 
 
 def _score_line(name: str, score: TieredAccuracy, top5: float | None = None) -> str:
     top5_text = "-" if top5 is None else f"{top5:.1%}"
     interval = uncertainty(score) if score["interval"] is None else "{:.1%} to {:.1%}".format(*score["interval"])
-    return f"{name:36} {score['top1']:7.1%} {top5_text:>7} {score['chance']:7.1%} {score['n']:6d}  {score['tier']:5}  {interval}"
+    return f"{name:46} {score['top1']:7.1%} {top5_text:>7} {score['chance']:7.1%} {score['n']:6d}  {short_tier(score['tier']):5}  {interval}"
 
 
 def _heldout_lines(scores: Scores, main: Score) -> list[str]:
@@ -177,11 +231,16 @@ def _heldout_lines(scores: Scores, main: Score) -> list[str]:
     tier = "" if main["tier"] == "T1" else f"   (tier {main['tier']})"
     lines = ["", f"balanced accuracy (macro recall): {main['macro_recall']:.3f}{tier}"]
     if baseline := scores["baseline"]:
-        lines.append(f"   hand features, balanced accuracy: {baseline['macro_recall']:.3f} ({baseline['tier']})")
+        lines.append(
+            f"   {baseline_name(baseline['name'])}, balanced accuracy: {baseline['macro_recall']:.3f} ({baseline['tier']})"
+        )
     if gain := scores["against_baseline"]:
         interval = gain["gain_interval"]
         certainty = "{:+.1%} to {:+.1%}".format(*interval) if interval else f"p {gain['gain_sign_flip_p']:.3f}"
-        lines.append(f"   gain over hand features: {gain['gain']:+.1%} ({certainty}, paired by experiment)")
+        best = baseline_name(baseline["name"]) if baseline else "hand features"
+        lines.append(
+            f"   gain over the best baseline ({best}): {gain['gain']:+.1%} ({certainty}, paired by experiment)"
+        )
     if gap := scores["gap"]:
         lines.append(f"   seen less unseen plates: {gap['top1']:+.1%}")
     if len(main["by_cell_type"]) > 1:
@@ -225,6 +284,7 @@ def format_card(card: SignalLeakCard) -> str:
         f"model was not trained on, {size['dimensions']} dimensions, tier {card['tier']})",
         "",
         *_signal_lines(card["signal"]),
+        *_design_lines(card["plate_design"]),
     ]
     for name in REPRESENTATIONS:
         if name in card["leaks"]:
@@ -246,6 +306,31 @@ def _signal_lines(signal: dict[str, dict[str, dict[str, Any]]]) -> list[str]:
                 f"labels shuffled within plates: p {score['p']:.3f} (smallest {score['smallest_p']:.3f})"
             )
     return lines
+
+
+def _design_lines(design: PlateDesign) -> list[str]:
+    """The controls of the plate design, one line each."""
+    lines = [
+        f"  {control['of'] + ', treatments dealt anew':42} {control['designed']:.1%} as designed, {control['redealt']:.1%} dealt anew: {_change(control)}"
+        for control in design["redealt"]
+        if control["of"] == "model"
+    ]
+    lines += [
+        f"  {'wrong calls inside the plate, ' + role:42} {share['share']:.1%} (chance {share['chance']:.1%}, n {share['n']}): {_excess(share)}"
+        for role, share in design["group_share"].items()
+    ]
+    lines += [
+        f"  {'calls of one group, ' + role:42} {calls['together']:.1%} of the pairs on a plate ({calls['redrawn']:.1%} under random parts, "
+        f"where {calls['changed']:.1%} of the calls change): {_excess(calls)}"
+        for role, calls in design["redrawn"].items()
+    ]
+    return ["", "plate design in the plain calls", *lines] if lines else []
+
+
+def _excess(share: Mapping[str, Any]) -> str:
+    interval = share["excess_interval"]
+    certainty = "{:+.1%} to {:+.1%}".format(*interval) if interval else f"p {share['excess_sign_flip_p']:.3f}"
+    return f"{'more than chance' if share['above_chance'] else 'as by chance'} ({share['excess']:+.1%}, {certainty})"
 
 
 def _leak_lines(representation: str, probes: dict[str, dict[str, Any]]) -> list[str]:

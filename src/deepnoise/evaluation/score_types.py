@@ -24,7 +24,7 @@ class Accuracy(TypedDict):
 class TieredAccuracy(Accuracy):
     """An accuracy, with what the model was allowed to know."""
 
-    tier: str  # T0, T1, T1c, T2, T3, T2+T3 or unknown
+    tier: str  # one of deepnoise.tiers.TIERS
 
 
 class PerturbationRecall(TypedDict):
@@ -56,6 +56,57 @@ class Gain(TypedDict):
     gain: float  # top1 less the top1 of the reference
     gain_interval: list[float] | None  # 95 % interval, [low, high]; None with fewer than six experiments
     gain_sign_flip_p: float | None  # exact p of a gain above 0; None from six experiments on
+
+
+class BaselineScore(Score):
+    """The plain calls of one baseline."""
+
+    name: str  # one of deepnoise.tables.BASELINES
+
+
+class RedealtScore(Gain):
+    """Held-out plates as designed and with their treatments dealt anew; ``gain`` is the latter less the former."""
+
+    of: str  # "model", or the name of a baseline
+    designed: float  # top1 as designed
+    redealt: float  # top1 dealt anew
+    n: int  # perturbations of an experiment that are in both
+    experiments: int  # their experiments
+    loses_nothing: bool | None  # the interval includes 0 or lies above -4 points; None without an interval
+
+
+class Excess(TypedDict):
+    """By how much a share is above what chance gives, over experiments."""
+
+    excess: float  # share less chance
+    excess_interval: list[float] | None  # 95 % interval; None with fewer than six experiments
+    excess_sign_flip_p: float | None  # exact p of an excess above 0; None from six experiments on
+    n: int  # calls
+    experiments: int  # their experiments
+    above_chance: bool  # see deepnoise.evaluation.plate_design
+
+
+class GroupShare(Excess):
+    """Wrong calls that name another perturbation of the same plate."""
+
+    share: float  # of the wrong calls
+    chance: float  # if wrong calls named every other perturbation equally often
+
+
+class RedrawnCalls(Excess):
+    """Calls of a plate under its own BatchNorm statistics, and under those of random parts of the experiment."""
+
+    changed: float  # share of the calls that changes under the statistics of a random part
+    together: float  # share of the pairs of calls on a plate that are of one plate group
+    redrawn: float  # the same under random parts
+
+
+class PlateDesign(TypedDict):
+    """Three controls of what the plain calls owe to the plate design."""
+
+    redealt: list[RedealtScore]  # the model and each baseline; empty where nothing can be dealt anew
+    group_share: dict[str, GroupShare]  # "validation" and "heldout" -> wrong calls inside the plate's contents
+    redrawn: dict[str, RedrawnCalls]  # the same -> calls under statistics of random parts; empty without plate groups
 
 
 class StepScore(TieredAccuracy, Gain):
@@ -111,8 +162,10 @@ class Scores(TypedDict):
     seen: Score | None  # plain calls on plates of the training
     gap: SeenGap | None  # seen less unseen
     validation: Score | None  # plain calls on validation plates
-    baseline: Score | None  # hand features with logistic regression, held-out plates
-    against_baseline: Gain | None  # gain of the model over hand features on the same rows
+    baselines: list[BaselineScore]  # hand features with logistic regression, z-scored or not, held-out plates
+    baseline: BaselineScore | None  # the best of those that know no more than the model
+    against_baseline: Gain | None  # gain of the model over that one on the same rows
+    plate_design: PlateDesign  # what the plain calls owe to the plate design
     steps: list[StepScore]  # accuracy after each step of plate balancing, the plain call first
     pairs: list[PairScore]  # pairs of perturbations scored alone
     plate_groups: PlateGroupScore  # inferred plate groups
@@ -151,6 +204,7 @@ class SignalLeakCard(TypedDict):
     screen: str  # name of the screen
     tier: str  # tier of the profiles
     profiles: ProfileCounts  # size of the profiles
+    plate_design: PlateDesign  # what the plain calls owe to the plate design
     signal: dict[
         str, dict[str, dict[str, Any]]
     ]  # well type -> level -> see deepnoise.evaluation.retrieval.summarize_retrieval

@@ -9,7 +9,7 @@ import pandas as pd
 
 from deepnoise.evaluation.profiles import Profiles, effective_rank
 from deepnoise.evaluation.score_table import card_notes
-from deepnoise.evaluation.score_types import Collapse, SignalLeakCard
+from deepnoise.evaluation.score_types import Collapse, PlateDesign, SignalLeakCard
 
 
 def leak_table(answers: dict[str, list[dict[str, Any]]], tiers: dict[str, str]) -> pd.DataFrame:
@@ -35,6 +35,7 @@ def make_card(
     *,
     screen: str,
     tier: str,
+    plate_design: PlateDesign,
     profiles: Profiles,
     signal: dict[str, dict[str, dict[str, Any]]],
     leaks: pd.DataFrame,
@@ -46,6 +47,7 @@ def make_card(
     Args:
         screen: Name of the screen.
         tier: Tier of the embeddings.
+        plate_design: The controls of the plate design, of the scores.
         profiles: All wells with an embedding.
         signal: Result of :func:`deepnoise.evaluation.retrieval.summarize_retrieval`.
         leaks: The table ``leak_probes``.
@@ -65,6 +67,7 @@ def make_card(
             "plates": int(rows.groupby(["experiment", "plate"]).ngroups),
             "dimensions": int(profiles.values.shape[1]) if len(rows) else 0,
         },
+        "plate_design": plate_design,
         "signal": signal,
         "leaks": _probes_by_representation(leaks),
         "activity": {

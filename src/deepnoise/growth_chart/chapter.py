@@ -7,7 +7,21 @@ import plotly.graph_objects as go
 
 from deepnoise.report.chapter import SHARES, Chapter, Section, figure, table
 
-COLUMNS = ["arm", "kind", "tier", "scored", "seeds", "top1", "chance", "reference", "gain", "control", "control_gain"]
+COLUMNS = [
+    "arm",
+    "kind",
+    "tier",
+    "scored",
+    "seeds",
+    "top1",
+    "redealt_top1",
+    "same_plate",
+    "chance",
+    "reference",
+    "gain",
+    "control",
+    "control_gain",
+]
 
 
 def write_chapter(chart: pd.DataFrame, ladder: go.Figure, scatter: go.Figure) -> Chapter:

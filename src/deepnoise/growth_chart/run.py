@@ -13,15 +13,17 @@ import pandas as pd
 
 from deepnoise import __version__
 from deepnoise.errors import InputError
-from deepnoise.evaluation.metrics import ranked_calls
+from deepnoise.evaluation.metrics import mean_over_sites, ranked_calls
+from deepnoise.evaluation.plate_design import group_share, redealt_score, redrawn_calls
 from deepnoise.evaluation.probe_tasks import leak_scores
 from deepnoise.evaluation.profiles import join_profiles, true_labels
 from deepnoise.evaluation.retrieval import average_precisions
+from deepnoise.evaluation.score_types import RedrawnCalls
 from deepnoise.fingerprint import fingerprint
 from deepnoise.growth_chart.arms import Arm, Settings, slug
 from deepnoise.inference.compatibility import adabn_of, tier_of_prediction
 from deepnoise.inference.pooling import pool_wells
-from deepnoise.inference.predict import predict_sites
+from deepnoise.inference.predict import predict_redealt, predict_sites, redraw_statistics
 from deepnoise.inference.selection import sites_to_predict
 from deepnoise.network.site_images import checksums
 from deepnoise.network.trained_model import TrainedModel
@@ -31,11 +33,21 @@ from deepnoise.plate_balancing.balancing import DesignKnowledge, balance
 from deepnoise.plate_balancing.scores import pool_scores
 from deepnoise.screen import Screen
 from deepnoise.tables import EMBEDDING, SCORE, prefixed
+from deepnoise.tiers import after_control
 from deepnoise.training.loop import pretrain, train_mean_teacher
 from deepnoise.training.run_folds import view_of_fold
 from deepnoise.training.trainer import NoState, Trainer
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Redealt:
+    """The held-out plates with their treatments dealt anew."""
+
+    screen: Screen  # its statistics are not used
+    histograms: pd.DataFrame  # of all plates, see the entry redealt_histograms
+    labels: pd.Series  # id_code -> perturbation, of treatment wells; only scores read it
 
 
 class ChartScreen:
@@ -46,11 +58,19 @@ class ChartScreen:
         histograms: The table ``plate_histograms``.
         layout: The table ``plate_layout``.
         illumination: How the images are corrected, a value of ``normalization.illumination``.
+        redealt: The held-out plates with their treatments dealt anew; None where there are none.
     """
 
-    def __init__(self, screen: Screen, histograms: pd.DataFrame, layout: pd.DataFrame, illumination: str) -> None:
+    def __init__(
+        self,
+        screen: Screen,
+        histograms: pd.DataFrame,
+        layout: pd.DataFrame,
+        illumination: str,
+        redealt: Redealt | None = None,
+    ) -> None:
         self.screen, self.histograms, self._illumination = screen, histograms, illumination
-        self.layout = layout
+        self.layout, self.redealt = layout, redealt
         self.fold = screen.fold_numbers[0]
         self.fingerprint = fingerprint(
             checksums(screen.images, screen.sites),
@@ -60,6 +80,7 @@ class ChartScreen:
             histograms,
             layout,
             illumination,
+            None if redealt is None else [redealt.histograms, redealt.labels],
         )
 
     @property
@@ -69,11 +90,21 @@ class ChartScreen:
 
     def normalized(self, settings: Settings) -> Screen:
         """The screen under an arm's normalization."""
+        return self.screen.with_statistics(self._statistics(self.histograms, settings))
+
+    def normalized_redealt(self, settings: Settings) -> Screen | None:
+        """The re-dealt plates under an arm's normalization."""
+        if self.redealt is None:
+            return None
+        statistics = self._statistics(self.redealt.histograms, settings)
+        plates = self.redealt.screen.sites[["experiment", "plate"]].drop_duplicates()
+        return self.redealt.screen.with_statistics(statistics.merge(plates, on=["experiment", "plate"]))
+
+    def _statistics(self, histograms: pd.DataFrame, settings: Settings) -> pd.DataFrame:
         parameters = settings.normalization
-        statistics = plate_statistics(
-            self.histograms, self.wells, parameters.strategy, parameters.reference, parameters.scale_floor, self._illumination
+        return plate_statistics(
+            histograms, self.wells, parameters.strategy, parameters.reference, parameters.scale_floor, self._illumination
         )  # fmt: skip
-        return self.screen.with_statistics(statistics)
 
 
 class Truth:
@@ -226,6 +257,7 @@ class _Reader:
         inference: Batch size and device.
         balancing: The block ``plate_balancing``.
         layout: The table ``plate_layout``.
+        redealt: The re-dealt plates under its normalization.
     """
 
     def __init__(
@@ -237,15 +269,19 @@ class _Reader:
         inference: InferenceParameters,
         balancing: PlateBalancingParameters,
         layout: pd.DataFrame,
+        redealt: Screen | None,
     ) -> None:
         self.model, self._screen, self._fold, self._truth = model, screen, fold, truth
         self._inference, self._balancing, self._layout = inference, balancing, layout
+        self._redealt = redealt
         self._sites = sites_to_predict(model.card, screen.sites, screen.wells, screen.folds)
         if self._sites.empty:
             raise InputError(f"fold {fold} leaves no plate to score the growth chart on")
         self._predictions: dict[tuple[str, str], tuple[pd.DataFrame, pd.DataFrame]] = {}
         self._readings: dict[tuple[str, str, str], _Reading] = {}
         self._steps: dict[tuple[str, str, str], pd.DataFrame] = {}
+        self._redealt_calls: dict[tuple[str, str, str], pd.DataFrame] = {}
+        self._redrawn: dict[str, dict[str, RedrawnCalls]] = {}
 
     def _key(self, settings: Settings) -> tuple[str, str, str]:
         return settings.views, settings.sites, adabn_of(self.model.card, settings.adabn)
@@ -258,7 +294,9 @@ class _Reader:
                 self.model, self._screen.images, self._sites, self._screen.statistics, parameters, adabn
             )
             columns = ["role", "id_code", "experiment", "plate", "well", "site", "plate_seen"]
-            meta = self._sites[columns].assign(fold=self._fold, tier=tier_of_prediction(self.model.card.tier, adabn))
+            meta = self._sites[columns].assign(
+                fold=self._fold, tier=tier_of_prediction(self.model.card, adabn, self._screen.wells)
+            )
             dimensions = [f"{i:04d}" for i in range(embeddings.shape[1])]
             targets = self.model.card.targets
             self._predictions[views, adabn] = (
@@ -277,8 +315,34 @@ class _Reader:
             ]
             wells, embeddings = pool_wells(*tables)
             measured = signal_and_leak(embeddings, self._screen.wells, self._truth.labels)
-            self._readings[key] = _Reading(wells, measured, tier_of_prediction(self.model.card.tier, adabn))
+            self._readings[key] = _Reading(
+                wells, measured, tier_of_prediction(self.model.card, adabn, self._screen.wells)
+            )
         return self._readings[key]
+
+    def redealt_calls(self, settings: Settings) -> pd.DataFrame:
+        """The re-dealt wells as an arm reads them; no rows where there are none."""
+        key = self._key(settings)
+        if key not in self._redealt_calls:
+            logits = pd.DataFrame()
+            if self._redealt is not None:
+                parameters = self._inference.model_copy(
+                    update={"views": settings.views, "pooling": "logits", "adabn": key[2]}
+                )
+                logits = predict_redealt({"": self.model}, self._redealt, parameters)
+            if len(logits) and settings.sites == "one":
+                logits = logits[logits["site"] == logits.groupby("id_code")["site"].transform("min")]
+            self._redealt_calls[key] = mean_over_sites(logits) if len(logits) else logits
+        return self._redealt_calls[key]
+
+    def redrawn(self, settings: Settings) -> dict[str, RedrawnCalls]:
+        """How calls change under statistics of random parts of the experiment, by role."""
+        adabn = self._key(settings)[2]
+        if adabn not in self._redrawn:
+            parameters = self._inference.model_copy(update={"adabn": adabn})
+            redrawn = redraw_statistics({"": self.model}, self._screen, parameters)
+            self._redrawn[adabn] = redrawn_calls(redrawn, self._layout)
+        return self._redrawn[adabn]
 
     def balancing_steps(self, settings: Settings) -> pd.DataFrame:
         """The table ``balancing_steps`` of the wells as an arm reads them."""
@@ -300,10 +364,12 @@ def _score(
     balancing: PlateBalancingParameters,
 ) -> Iterator[tuple[Arm, dict[str, Any]]]:
     """Scores of all arms that read the same network."""
-    reader = _Reader(model, normalized, screen.fold, truth, inference, balancing, screen.layout)
+    redealt = screen.normalized_redealt(arms[0].settings)
+    reader = _Reader(model, normalized, screen.fold, truth, inference, balancing, screen.layout, redealt)
     targets = set(screen.wells.loc[screen.wells["target"], "id_code"]) & set(truth.labels.index)
     for arm in arms:
         reading = reader.read(arm.settings)
+        controls: dict[str, Any] = {}
         if arm.balancing:
             steps = reader.balancing_steps(arm.settings)
             called = steps[(steps["step"] == arm.balancing) & (steps["role"] == truth.role)]
@@ -317,15 +383,38 @@ def _score(
         else:
             wells = reading.wells
             called = wells[(wells["role"] == truth.role) & wells["id_code"].isin(targets)]
-            correct = (ranked_calls(called, called["id_code"].map(truth.labels))["rank"] == 0).to_numpy()
-            chance, tier = 1 / len(model.card.targets), reading.tier
+            calls = ranked_calls(called, called["id_code"].map(truth.labels))
+            correct = (calls["rank"] == 0).to_numpy()
+            chance = 1 / len(model.card.targets)
+            controls = _plate_design(arm, reader, called, calls, screen, truth.role)
+            tier = after_control(reading.tier, controls["redealt"])
         by_experiment = pd.Series(correct).groupby(called["experiment"].to_numpy())
         yield arm, {
             "tier": tier, "top1": float(correct.mean()), "chance": chance, "n": int(len(correct)),
             "right_by_experiment": {str(e): int(n) for e, n in by_experiment.sum().items()},
             "wells_by_experiment": {str(e): int(n) for e, n in by_experiment.size().items()},
-            **reading.measured,
+            **reading.measured, **controls,
         }  # fmt: skip
+
+
+def _plate_design(
+    arm: Arm, reader: _Reader, called: pd.DataFrame, calls: pd.DataFrame, screen: ChartScreen, role: str
+) -> dict[str, Any]:
+    """The three controls of what an arm's plain calls owe to the plate design; None where one cannot be run."""
+    table = called[["experiment", "plate"]].assign(perturbation=calls["perturbation"], call=calls["call"])
+    redealt = None
+    dealt = reader.redealt_calls(arm.settings)
+    if screen.redealt is not None and role == "heldout":
+        dealt = dealt[dealt["id_code"].isin(screen.redealt.labels.index)]
+        dealt_calls = ranked_calls(dealt, dealt["id_code"].map(screen.redealt.labels))
+        designed = table.assign(right=(calls["rank"] == 0))
+        anew = dealt[["experiment"]].assign(perturbation=dealt_calls["perturbation"], right=dealt_calls["rank"] == 0)
+        redealt = redealt_score("model", designed, anew)
+    return {
+        "redealt": redealt,
+        "group_share": group_share(table, len(reader.model.card.targets)),
+        "redrawn": reader.redrawn(arm.settings).get(role),
+    }
 
 
 def signal_and_leak(embeddings: pd.DataFrame, wells: pd.DataFrame, labels: pd.Series) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from deepnoise.evaluation.intervals import summarize_sums, uncertainty
 from deepnoise.growth_chart.arms import Arm
 from deepnoise.growth_chart.run import record_name
 from deepnoise.tables import SCHEMAS
+from deepnoise.tiers import short_tier
 
 
 def summarize_arms(
@@ -46,6 +47,12 @@ def summarize_arms(
             "map": _mean(r["map"] for r in arm_records), "map_chance": _mean(r["map_chance"] for r in arm_records),
             "reference": arm.reference, "control": arm.control,
         }  # fmt: skip
+        for column, control, key in (
+            ("redealt_top1", "redealt", "redealt"), ("same_plate", "group_share", "share"),
+            ("same_plate_chance", "group_share", "chance"), ("together", "redrawn", "together"),
+            ("together_redrawn", "redrawn", "redrawn"),
+        ):  # fmt: skip
+            row[column] = _mean((record.get(control) or {}).get(key) for record in arm_records)
         for axis in ("plate", "experiment", "well_edge"):
             leaks = [record["leaks"].get(axis, {}) for record in arm_records]
             row[f"leak_{axis}"] = _mean(leak.get("balanced_accuracy") for leak in leaks)
@@ -110,7 +117,8 @@ def format_chart(table: pd.DataFrame) -> str:
         f"Growth chart: top-1 by well on {first['scored']} plates ({first['wells']} wells, {first['experiments']} experiments, "
         f"{first['seeds']} seeds); compute in forward passes per labelled site",
         "",
-        f"{'':42} {'tier':6} {'top-1':>6} {'seeds':>14} {'chance':>6} {'gain over reference':>34} {'mAP':>6} {'leak exp.':>9} {'plate':>6} {'compute':>8}",
+        f"{'':42} {'tier':6} {'top-1':>6} {'seeds':>14} {'chance':>6} {'gain over reference':>34} {'mAP':>6} {'leak exp.':>9} {'plate':>6} {'compute':>8} "
+        f"{'dealt anew':>10} {'same plate':>10} {'one group':>13}",
     ]
     previous_type = ""
     for row in table.itertuples():
@@ -121,8 +129,9 @@ def format_chart(table: pd.DataFrame) -> str:
         gain = "" if pd.isna(row.gain) else f"{row.gain:+.1%} ({_format_uncertainty(row, 'gain')})"
         figures = [f"{v:6.3f}" if pd.notna(v) else f"{'-':>6}" for v in (row.map, row.leak_experiment, row.leak_plate)]
         lines.append(
-            f"{indent + row.arm:42} {row.tier:6} {row.top1:6.1%} {f'{row.top1_low:.1%}-{row.top1_high:.1%}':>14} {row.chance:6.1%} {gain:>34} "
-            f"{figures[0]} {figures[1]:>9} {figures[2]} {row.compute:8.0f}"
+            f"{indent + row.arm:42} {short_tier(row.tier):6} {row.top1:6.1%} {f'{row.top1_low:.1%}-{row.top1_high:.1%}':>14} {row.chance:6.1%} {gain:>34} "
+            f"{figures[0]} {figures[1]:>9} {figures[2]} {row.compute:8.0f} "
+            f"{_share(row.redealt_top1):>10} {_share(row.same_plate):>10} {f'{_share(row.together)}/{_share(row.together_redrawn)}':>13}"
         )
         if row.control and pd.notna(row.control_gain):
             over = f"{row.control_gain:+.1%} ({_format_uncertainty(row, 'control_gain')})"
@@ -134,9 +143,16 @@ def format_chart(table: pd.DataFrame) -> str:
         if pd.notna(first[["map_chance", "leak_plate_chance", "leak_experiment_chance"]]).all()
         else "",
         "gain: paired by wells and seeds; 95 % interval over experiments, or with fewer than six the exact one-sided sign-flip p of a gain",
+        "dealt anew: top-1 on the held-out plates once their treatments are dealt anew; same plate: wrong calls that name a perturbation of the "
+        f"well's own plate (chance {_share(first['same_plate_chance'])}); one group: pairs of calls on a plate that are of one plate group, and those "
+        "under BatchNorm statistics of random parts of the experiment; ?: plate design not excluded",
         "T2 and T3 rows are not headline figures: they know the plate design, or held-out images",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _share(value: Any) -> str:
+    return "-" if pd.isna(value) else f"{value:.1%}"
 
 
 def _format_uncertainty(row: Any, name: str) -> str:

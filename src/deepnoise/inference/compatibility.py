@@ -7,18 +7,34 @@ import pandas as pd
 
 from deepnoise.errors import InputError, first_few
 from deepnoise.fingerprint import fingerprint
+from deepnoise.ingestion.layouts import repeated_units
 from deepnoise.network.trained_model import ModelCard
-from deepnoise.normalization.statistics import statistics_of_plates
+from deepnoise.normalization.statistics import STRATEGIES, statistics_of_plates
 from deepnoise.screen import Screen
 from deepnoise.tables import SCORE, class_names, matrix
+from deepnoise.tiers import over_unit
 
 ADAPTATION_GROUPS = {"none": [], "experiment": ["experiment"], "plate": ["experiment", "plate"]}
 """Value of ``inference.adabn`` -> columns whose wells share their BatchNorm statistics."""
 
 
-def tier_of_prediction(tier: str, adabn: str) -> str:
-    """Tier of a prediction. AdaBN reads the other images of the plate or experiment, which turns T0 into T1 (method: section 7)."""
-    return "T1" if tier == "T0" and adabn != "none" else tier
+def tier_of_prediction(card: ModelCard, adabn: str, wells: pd.DataFrame) -> str:
+    """Tier of a prediction (method: section 7).
+
+    AdaBN reads the other images of the plate or experiment, which turns T0 into T1. Where these units repeat their contents, plate
+    design is not excluded; nor is it where the model's normalization pools such units.
+
+    Args:
+        card: Of the model.
+        adabn: What shares its BatchNorm statistics: none, experiment or plate.
+        wells: The table ``wells``.
+    """
+    repeated = repeated_units(wells)
+    pool = STRATEGIES[card.normalization["strategy"]].pool or ()
+    tier = card.tier
+    if "experiment" in pool and card.normalization["reference"] == "all":
+        tier = over_unit(tier, "plate" if "plate" in pool else "experiment", repeated)
+    return tier if adabn == "none" else over_unit(tier, adabn, repeated)
 
 
 def adabn_of(card: ModelCard, adabn: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -32,7 +33,7 @@ from deepnoise.network.trained_model import TrainedModel
 from deepnoise.parameters import InferenceParameters
 from deepnoise.plate_balancing.scores import entropies
 from deepnoise.screen import Screen
-from deepnoise.tables import EMBEDDING, SCORE, matrix, prefixed
+from deepnoise.tables import EMBEDDING, SCHEMAS, SCORE, matrix, prefixed
 
 logger = logging.getLogger(__name__)
 LOWEST_PROBABILITY = 1e-30
@@ -48,6 +49,7 @@ def predict_sites(
     parameters: InferenceParameters,
     adabn: str = "none",
     predict_mask: np.ndarray | None = None,
+    groups: list[np.ndarray] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Logits and embeddings of sites, averaged over views.
 
@@ -62,6 +64,7 @@ def predict_sites(
         adabn: ``experiment`` or ``plate``: BatchNorm statistics are first re-estimated on all given sites of each (Li et al. 2016,
             arXiv 1603.04779). The prediction of a well then depends on which others are given with it.
         predict_mask: (S,) bool, the sites to predict. The others only serve to adapt. None: all.
+        groups: Rows that share their BatchNorm statistics, instead of those of each experiment or plate.
 
     Returns:
         (S, K targets) float32 logits without control classes, and (S, D) float32 embeddings of unit length; NaN where not predicted.
@@ -91,9 +94,8 @@ def predict_sites(
         disable=None,
         mininterval=1.0,
     ) as bar:
-        for batch, x in adapted_batches(
-            network, images, _adaptation_groups(sites, adabn), batch_size, to_input, adabn != "none", predict_mask
-        ):
+        groups = _adaptation_groups(sites, adabn) if groups is None else groups
+        for batch, x in adapted_batches(network, images, groups, batch_size, to_input, adabn != "none", predict_mask):
             scores, embedded = _average_views(network, x, batch.cell_type.to(device), target_count, parameters)
             logits[batch.index] = scores.cpu().numpy()
             embeddings[batch.index] = embedded.cpu().numpy()
@@ -220,9 +222,84 @@ def _predict_model(
         model, screen.images, sites, screen.statistics, parameters, adabn, predict_mask=predicted
     )
     meta = sites.loc[predicted, ["role", "id_code", "experiment", "plate", "well", "site"]].assign(
-        fold=card.fold, tier=tier_of_prediction(card.tier, adabn)
+        fold=card.fold, tier=tier_of_prediction(card, adabn, screen.wells)
     )
     site_logits = pd.concat([meta, prefixed(logits[predicted], card.targets, SCORE, meta.index)], axis=1)
     meta = meta.assign(plate_seen=sites.loc[predicted, "plate_seen"])
     dimensions = [f"{i:04d}" for i in range(embeddings.shape[1])]
     return site_logits, pd.concat([meta, prefixed(embeddings[predicted], dimensions, EMBEDDING, meta.index)], axis=1)
+
+
+def predict_redealt(
+    models: Mapping[str, TrainedModel],
+    screen: Screen,
+    parameters: InferenceParameters,
+    ensemble_models: Mapping[str, Mapping[str, TrainedModel]] | None = None,
+) -> pd.DataFrame:
+    """Every fold's model on held-out plates whose treatments were dealt anew: the table ``site_logits``, role ``redealt``.
+
+    Args:
+        models: Name -> model, as for :func:`predict_folds`.
+        screen: The re-dealt plates; of its folds only held-out plates count.
+        parameters: The block ``inference``.
+        ensemble_models: As for :func:`predict_folds`.
+    """
+    heldout = screen.folds[screen.folds["role"] == "heldout"]
+    dealt = screen.sites.merge(heldout[["experiment", "plate"]].drop_duplicates(), on=["experiment", "plate"])
+    if dealt.empty:
+        return SCHEMAS["site_logits"].empty()
+    everything = parameters.model_copy(update={"only": "", "seen_experiments": 0})
+    logits, _ = predict_folds(models, replace(screen, sites=dealt), everything, ensemble_models)
+    return logits.assign(role="redealt")
+
+
+def redraw_statistics(
+    models: Mapping[str, TrainedModel], screen: Screen, parameters: InferenceParameters
+) -> pd.DataFrame:
+    """How calls change when BatchNorm statistics come from a random part of the experiment: the table ``redrawn_statistics``.
+
+    The parts of an experiment are as many as its plates, and hold whole wells of all plates. Whatever a plate's statistics tell of its
+    contents, those of a random part do not. One view is read.
+
+    Args:
+        models: Name -> model, as for :func:`predict_folds`.
+        screen: The screen.
+        parameters: The block ``inference``.
+
+    Returns:
+        One row per fold and target well that the model was not trained on; no rows where nothing is adapted.
+    """
+    tables = []
+    one_view = parameters.model_copy(update={"views": "none", "only": ""})
+    for model in models.values():
+        adabn = adabn_of(model.card, parameters.adabn)
+        sites = sites_to_predict(model.card, screen.sites, screen.wells, screen.folds)
+        if adabn == "none" or sites.empty:
+            continue
+        rng = np.random.default_rng([model.card.fold, 17])
+        calls = {}
+        for name, groups in (
+            ("call", None),
+            ("call_first", random_parts(sites, rng)),
+            ("call_second", random_parts(sites, rng)),
+        ):
+            logits, _ = predict_sites(model, screen.images, sites, screen.statistics, one_view, adabn, groups=groups)
+            mean = pd.DataFrame(logits).groupby(sites["id_code"].to_numpy(), sort=True).mean()
+            calls[name] = pd.Series(np.array(model.card.targets)[mean.to_numpy().argmax(axis=1)], mean.index)
+        wells = sites.drop_duplicates("id_code")[["role", "id_code", "experiment", "plate", "well"]]
+        table = wells.merge(pd.DataFrame(calls), left_on="id_code", right_index=True)
+        targets = screen.wells.loc[screen.wells["target"], "id_code"]
+        tier = tier_of_prediction(model.card, adabn, screen.wells)
+        tables.append(table[table["id_code"].isin(targets)].assign(fold=model.card.fold, tier=tier))
+    return pd.concat(tables, ignore_index=True) if tables else SCHEMAS["redrawn_statistics"].empty()
+
+
+def random_parts(sites: pd.DataFrame, rng: np.random.Generator) -> list[np.ndarray]:
+    """Rows of each part: the wells of every experiment and role, dealt at random to as many parts as it has plates."""
+    parts = []
+    for rows in sites.reset_index(drop=True).groupby(["role", "experiment"], sort=True).indices.values():
+        well, _ = pd.factorize(sites["id_code"].iloc[rows])
+        count = sites["plate"].iloc[rows].nunique()
+        part = rng.permutation(np.arange(well.max() + 1) % count)[well]
+        parts += [rows[part == number] for number in range(count)]
+    return parts

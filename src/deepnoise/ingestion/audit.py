@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from deepnoise.ingestion.layouts import discover_groups, duplicate_layouts, labelled_targets
+from deepnoise.ingestion.layouts import discover_groups, duplicate_layouts, labelled_targets, repeated_contents
 
 
 def audit_design(wells: pd.DataFrame) -> dict[str, Any]:
@@ -18,7 +18,7 @@ def audit_design(wells: pd.DataFrame) -> dict[str, Any]:
 
     Returns:
         JSON-like: duplicate layouts by labels, and by positive controls (held-out experiments too); sizes of
-        the plate groups, and layouts in use; accuracy of predicting the perturbation from well position, and
+        the plate groups, how well the contents of plates and of experiments repeat, and layouts in use; accuracy of predicting the perturbation from well position, and
         from plate group and position, with chance; confounding of the perturbation with well, plate and
         experiment; perturbations tied to one well; negative controls; and possible uses of the controls.
     """
@@ -42,6 +42,7 @@ def audit_design(wells: pd.DataFrame) -> dict[str, Any]:
         "duplicate_layouts": duplicate_layouts(targets),
         "duplicate_layouts_by_controls": duplicate_layouts(wells[wells["well_type"] == "positive_control"]),
         "plate_groups": [int(n) for n in sizes],
+        "repeated_contents": repeated_contents(wells),
         "layouts_in_use": {str(k): int(v) for k, v in layouts.items()},
         "class_from_well_position": predict_from_place(targets, ["well"]),
         "class_from_group_and_position": predict_from_place(

@@ -10,8 +10,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import sparse
 from scipy.optimize import linear_sum_assignment
 
+REPEATED = 0.6
+"""From this on, contents count as repeated; 0.5 is chance, see :func:`repeated_contents`."""
+COMPLETE = 0.9
+"""A unit with this share of all perturbations holds the whole library: knowing the unit says nothing of a well."""
 VISIBLE_PLATES = {"training": ("train",), "validation": ("train", "validation")}
 """Role of a consumer within one fold -> roles of the plates whose labels it may see."""
 
@@ -96,6 +101,66 @@ def discover_groups(wells: pd.DataFrame) -> pd.DataFrame:
             "per_plate": counts.reindex(plate_of.index).to_numpy(int),
         }
     )
+
+
+def repeated_contents(wells: pd.DataFrame) -> dict[str, float | None]:
+    """How well the contents of a plate or experiment can be predicted from those of others.
+
+    For each unit, a perturbation k that is in it is compared with one that is not: which of the two has, elsewhere, the
+    larger share of its companions in the unit (without k)? The result is the probability that it is k, ties counting
+    half, averaged over units. If contents are dealt at random, the two are exchangeable, so it is 0.5 at any size.
+    Elsewhere means in other experiments, or on other plates if there is only one experiment.
+
+    Args:
+        wells: The table ``wells``; only labelled target wells are read.
+
+    Returns:
+        ``plate`` and ``experiment`` -> 0.5 if contents are dealt at random, 1 if the same perturbations always
+        stand together; None if no unit can be compared, as where each holds the whole library (COMPLETE).
+    """
+    targets = labelled_targets(wells)
+    return {
+        unit: _contents_predicted(targets, columns)
+        for unit, columns in (("plate", ["experiment", "plate"]), ("experiment", ["experiment"]))
+    }
+
+
+def repeated_units(wells: pd.DataFrame) -> frozenset[str]:
+    """Units, of ``plate`` and ``experiment``, that repeat their contents: a statistic over one carries plate design."""
+    predicted = repeated_contents(wells)
+    return frozenset(unit for unit, value in predicted.items() if value is not None and value >= REPEATED)
+
+
+def _contents_predicted(targets: pd.DataFrame, columns: list[str]) -> float | None:
+    if targets.empty:
+        return None
+    unit = targets.groupby(columns, sort=True).ngroup().to_numpy()
+    perturbation, names = pd.factorize(targets["perturbation"])
+    contents = sparse.csr_array((np.ones(len(unit)), (unit, perturbation)), shape=(unit.max() + 1, len(names))).astype(
+        bool
+    )
+    contents = contents.astype(np.float64)  # (U, K) 1 where the unit holds the perturbation
+    size = np.asarray(contents.sum(axis=1))
+    block = targets["experiment" if targets["experiment"].nunique() > 1 else "plate"].to_numpy()
+    block_of_unit = pd.Series(block).groupby(unit).first().to_numpy()
+    areas = []
+    for u in np.flatnonzero((size < COMPLETE * len(names)) & (size > 0)):
+        elsewhere = contents[np.flatnonzero(block_of_unit != block_of_unit[u])]
+        found = np.asarray(elsewhere.sum(axis=0))  # (K,) units elsewhere that hold the perturbation
+        here = contents[[u]].toarray()[0]
+        inside, outside = (np.flatnonzero((here == member) & (found > 0)) for member in (1, 0))
+        if not len(inside) or not len(outside):
+            continue
+        shared = np.asarray(elsewhere @ here)  # (V,) perturbations in common with this unit
+        weight = 1 / np.maximum(np.asarray(elsewhere.sum(axis=1)) - 1, 1)  # 1 / companions
+        total = np.asarray(elsewhere.T @ (shared * weight))  # (K,)
+        together = (elsewhere[:, inside].T @ sparse.diags_array(weight) @ elsewhere[:, [*inside, *outside]]).toarray()
+        # (I,) companions of each one inside that are in the unit; (I, O) the same of those outside, without that one
+        of_inside = (total[inside] - np.diagonal(together)) / found[inside]
+        of_outside = (total[outside] - together[:, len(inside) :]) / found[outside]
+        difference = np.round(of_inside[:, None] - of_outside, 9)
+        areas.append(float((difference > 0).mean() + (difference == 0).mean() / 2))
+    return float(np.mean(areas)) if areas else None
 
 
 def layouts_in_use(wells: pd.DataFrame, layout: pd.DataFrame) -> pd.DataFrame:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 import pandas as pd
 from scipy import fft, ndimage, sparse
@@ -182,3 +184,27 @@ def normalize_features(features: pd.DataFrame, statistics: pd.DataFrame) -> pd.D
     wide = long.pivot(index=site_key, columns="channel", values=list(values))
     wide.columns = [f"{FEATURE}{feature}_{channel}" for feature, channel in wide.columns]
     return wide.reset_index()
+
+
+def z_score(features: pd.DataFrame, unit: list[str], reference: Collection[str] | None = None) -> pd.DataFrame:
+    """Centre and scale every feature over the sites of each unit, the field's default step for hand features.
+
+    Args:
+        features: A wide table of :func:`normalize_features`.
+        unit: Columns that define a unit, such as experiment and plate.
+        reference: id_codes of the wells from which mean and standard deviation are computed; None: all.
+
+    Returns:
+        The table with (value - mean) / std; a feature that is constant over the reference is only centred, and a unit
+        with fewer than two reference sites keeps its values.
+    """
+    columns = [c for c in features.columns if str(c).startswith(FEATURE)]
+    values = features[columns].to_numpy(np.float64, copy=True)
+    is_reference = np.ones(len(features), bool) if reference is None else features["id_code"].isin(reference).to_numpy()
+    for rows in features.reset_index(drop=True).groupby(unit).indices.values():
+        of_reference = values[rows[is_reference[rows]]]
+        if len(of_reference) < 2:
+            continue
+        spread = of_reference.std(axis=0)
+        values[rows] = (values[rows] - of_reference.mean(axis=0)) / np.where(spread > 0, spread, 1)
+    return pd.concat([features.drop(columns=columns), pd.DataFrame(values, features.index, columns)], axis=1)

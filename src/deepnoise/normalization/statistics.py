@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from deepnoise.errors import InputError
+from deepnoise.ingestion.layouts import repeated_units
+from deepnoise.tiers import over_unit, plain_tier
 
 logger = logging.getLogger(__name__)
 
@@ -209,7 +212,8 @@ def plate_statistics(
     if strategy == "none":
         table["location"], table["scale"] = 0.0, 1.0
     table["strategy"], table["reference"], table["illumination"] = strategy, reference, illumination
-    table["tier"] = tier_of(strategy, reference, illumination, bool((wells["split"] == "heldout").any()))
+    withheld = bool((wells["split"] == "heldout").any())
+    table["tier"] = tier_of(strategy, reference, illumination, withheld, repeated_units(wells))
     order = ["experiment", "plate", "channel", "location", "scale", *POOL_STATISTICS]
     order += ["strategy", "reference", "illumination", "tier"]
     return table[order].sort_values(["experiment", "plate"], kind="stable", ignore_index=True)
@@ -266,7 +270,13 @@ def _statistic(table: pd.DataFrame, name: str) -> pd.Series:
     return table[first] - table[second] if second else table[first]
 
 
-def tier_of(strategy: str, reference: str, illumination: str = "none", withheld: bool = True) -> str:
+def tier_of(
+    strategy: str,
+    reference: str,
+    illumination: str = "none",
+    withheld: bool = True,
+    repeated: Collection[str] = (),
+) -> str:
     """Tier (method: section 7) of images normalized this way: what the normalization was allowed to know.
 
     Args:
@@ -276,11 +286,17 @@ def tier_of(strategy: str, reference: str, illumination: str = "none", withheld:
             least T1.
         withheld: Whether pools across experiments exclude held-out experiments. A cross-validated screen has
             none, so such a pool contains images of plates that folds hold out.
+        repeated: Units that repeat their contents, of :func:`deepnoise.ingestion.layouts.repeated_units`. The mean
+            over the treatments of one tells which they are (:func:`deepnoise.tiers.over_unit`).
     """
     rule = STRATEGIES[strategy]
     if rule.pool is None or (rule.across_experiments and withheld):
-        return "T0" if illumination == "none" else "T1"
-    return "T1" if reference == "all" else "T1c"
+        tier = "T0"
+    elif reference != "all":
+        tier = "T1c"
+    else:
+        tier = over_unit("T1", "plate" if "plate" in rule.pool else "experiment", repeated)
+    return tier if illumination == "none" else over_unit(plain_tier(tier), "plate", repeated)
 
 
 def statistics_of_plates(statistics: pd.DataFrame, plates: list[str]) -> pd.DataFrame:

@@ -13,7 +13,18 @@ if TYPE_CHECKING:
     from deepnoise.datasets.image_store import ImageStore
     from deepnoise.datasets.model import TrainingState
     from deepnoise.ingestion.packing import PackingPlan, RawImages
+    from deepnoise.simulation.redealt import RedealtImages
 else:
-    DataFrame = Figure = Drawing = Image = ImageStore = PackingPlan = RawImages = TrainingState = Any
+    DataFrame = Figure = Drawing = Image = ImageStore = PackingPlan = RawImages = RedealtImages = TrainingState = Any
 
-__all__ = ["DataFrame", "Drawing", "Figure", "Image", "ImageStore", "PackingPlan", "RawImages", "TrainingState"]
+__all__ = [
+    "DataFrame",
+    "Drawing",
+    "Figure",
+    "Image",
+    "ImageStore",
+    "PackingPlan",
+    "RawImages",
+    "RedealtImages",
+    "TrainingState",
+]

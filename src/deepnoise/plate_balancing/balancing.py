@@ -35,6 +35,7 @@ from deepnoise.plate_balancing.temperature import (
     fit_to_labels,
 )
 from deepnoise.tables import SCHEMAS, SCORE, class_names, matrix, prefixed
+from deepnoise.tiers import with_design
 
 logger = logging.getLogger(__name__)
 DEFAULT_METHOD = "matching"
@@ -142,13 +143,6 @@ class Calibration:
             for name, temperature in self.temperature.items()
         ]
         return pd.DataFrame(rows, columns=list(SCHEMAS["calibration"].columns))
-
-
-def design_tier(tier: str) -> str:
-    """Tier of a call that also knows the plate design."""
-    if "T2" in tier:
-        return tier
-    return {"T3": "T2+T3", "unknown": "T2+unknown"}.get(tier, "T2")
 
 
 def balance(table: pd.DataFrame, knowledge: DesignKnowledge, parameters: PlateBalancingParameters) -> Balanced:
@@ -446,7 +440,7 @@ def apply_steps(
     tier = str(table["tier"].iloc[0])
     base = table[META[:-1]]
     tables = [
-        step.table(base, names).assign(tier=tier if name == "plain" else design_tier(tier))
+        step.table(base, names).assign(tier=tier if name == "plain" else with_design(tier))
         for name, step in steps.items()
     ]
     return pd.concat(tables, ignore_index=True), probabilities

@@ -18,12 +18,15 @@ logger = logging.getLogger(__name__)
 def score_calls(
     well_scores: DataFrame,
     site_logits: DataFrame,
+    redealt_logits: DataFrame,
+    redrawn_statistics: DataFrame,
     baseline_logits: DataFrame,
     balancing_steps: DataFrame,
     plate_groups: DataFrame,
     plate_layout: DataFrame,
     wells: DataFrame,
     heldout_labels: DataFrame,
+    redealt_labels: DataFrame,
     parameters: EvaluationParameters,
     pooling: str,
 ) -> Scores:
@@ -34,12 +37,15 @@ def score_calls(
         screen=parameters.screen,
         well_scores=_pooled(well_scores, wells, pooling),
         site_logits=site_logits,
+        redealt_logits=redealt_logits,
+        redrawn_statistics=redrawn_statistics,
         baseline_logits=baseline_logits,
         steps=balancing_steps,
         groups_found=plate_groups,
         layout=plate_layout,
         wells=wells,
         heldout_labels=heldout_labels,
+        redealt_labels=redealt_labels,
         unit=parameters.unit,
         pairs=parameters.pairs,
     )
@@ -141,6 +147,7 @@ def find_suspects(
 
 def make_card(
     well_embeddings: DataFrame,
+    scores: Scores,
     retrieval_summary: dict[str, Any],
     leak_probes: DataFrame,
     perturbation_activity: DataFrame,
@@ -152,10 +159,13 @@ def make_card(
     """Signal and leak side by side."""
     from deepnoise.evaluation import signal_leak_card
     from deepnoise.evaluation.profiles import tier_of_profiles
+    from deepnoise.tiers import after_control
 
+    of_model = next((control for control in scores["plate_design"]["redealt"] if control["of"] == "model"), None)
     return signal_leak_card.make_card(
         screen=parameters.screen,
-        tier=tier_of_profiles(well_embeddings),
+        tier=after_control(tier_of_profiles(well_embeddings), of_model),
+        plate_design=scores["plate_design"],
         profiles=_profiles(well_embeddings, wells, heldout_labels),
         signal=retrieval_summary,
         leaks=leak_probes,

@@ -18,11 +18,14 @@ def create_pipeline() -> Pipeline:
                 [
                     "well_scores",
                     "site_logits",
+                    "redealt_logits",
+                    "redrawn_statistics",
                     "baseline_logits",
                     "balancing_steps",
                     "plate_groups",
                     "plate_layout",
                     *LABELS,
+                    "redealt_labels",
                     "params:evaluation",
                     POOLING,
                 ],
@@ -70,6 +73,7 @@ def create_pipeline() -> Pipeline:
                 nodes.make_card,
                 [
                     "well_embeddings",
+                    "scores",
                     "retrieval_summary",
                     "leak_probes",
                     "perturbation_activity",

@@ -12,7 +12,7 @@ from deepnoise.parameters import (
     PlateBalancingParameters,
     TrainingParameters,
 )
-from deepnoise.pipelines.types import DataFrame, Figure, ImageStore
+from deepnoise.pipelines.types import DataFrame, Figure, ImageStore, RedealtImages
 
 
 def run_arms(
@@ -23,6 +23,11 @@ def run_arms(
     folds: DataFrame,
     plate_histograms: DataFrame,
     heldout_labels: DataFrame,
+    redealt_images: RedealtImages,
+    redealt_fields: DataFrame,
+    redealt_sites: DataFrame,
+    redealt_histograms: DataFrame,
+    redealt_labels: DataFrame,
     kept_growth_arms: dict[str, dict[str, Any]],
     parameters: GrowthChartParameters,
     normalization: NormalizationParameters,
@@ -32,7 +37,7 @@ def run_arms(
 ) -> Iterator[tuple[dict[str, dict[str, Any]], dict[str, Any]]]:
     """Train and score every arm without a current record; after each, list what is done."""
     from deepnoise.growth_chart.arms import Settings, plan_arms
-    from deepnoise.growth_chart.run import ChartScreen, Truth, run_arms
+    from deepnoise.growth_chart.run import ChartScreen, Redealt, Truth, run_arms
     from deepnoise.ingestion.layouts import discover_groups, visible_labels
     from deepnoise.screen import Screen
     from deepnoise.tables import SCHEMAS
@@ -40,7 +45,11 @@ def run_arms(
     no_statistics = SCHEMAS["plate_statistics"].empty()  # each arm has its own
     screen = Screen.from_store(image_store, illumination_fields, sites, wells, folds, no_statistics)
     layout = discover_groups(visible_labels(wells, folds, "design"))
-    chart_screen = ChartScreen(screen, plate_histograms, layout, normalization.illumination)
+    redealt = None
+    if len(redealt_sites):
+        dealt = Screen.from_store(redealt_images, redealt_fields, redealt_sites, wells, folds, no_statistics)
+        redealt = Redealt(dealt, redealt_histograms, redealt_labels.set_index("id_code")["perturbation"])
+    chart_screen = ChartScreen(screen, plate_histograms, layout, normalization.illumination, redealt)
     arms = plan_arms(parameters, Settings(normalization, training, adabn=inference.adabn))
     truth = Truth(wells, heldout_labels, folds)
     yield from run_arms(arms, parameters.seeds, chart_screen, truth, kept_growth_arms, inference, balancing)

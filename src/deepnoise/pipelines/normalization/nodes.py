@@ -6,7 +6,7 @@ import logging
 from typing import Any
 
 from deepnoise.parameters import NormalizationParameters
-from deepnoise.pipelines.types import DataFrame, Drawing, Figure, Image, ImageStore
+from deepnoise.pipelines.types import DataFrame, Drawing, Figure, Image, ImageStore, RedealtImages
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +58,36 @@ def normalize_features(
     if parameters.position_correction == "median_polish":
         normalized = position.correct_positions(normalized)
     return normalized
+
+
+def measure_redealt(
+    redealt_images: RedealtImages,
+    sites: DataFrame,
+    wells: DataFrame,
+    plate_histograms: DataFrame,
+    parameters: NormalizationParameters,
+) -> tuple[DataFrame, DataFrame, DataFrame, DataFrame, DataFrame]:
+    """Sites, illumination fields, histograms, statistics and hand features of the re-dealt plates; no rows where nothing can be dealt anew."""
+    import pandas as pd
+
+    from deepnoise.normalization import measure
+    from deepnoise.normalization.illumination import corrected_store
+    from deepnoise.tables import SCHEMAS
+
+    dealt = redealt_images.sites(sites)
+    if dealt.empty:
+        names = ("illumination_fields", "plate_histograms", "plate_statistics", "normalized_features")
+        fields, histograms, statistics, features = (SCHEMAS[name].empty() for name in names)
+        return dealt, fields, histograms, statistics, features
+    fields = SCHEMAS["illumination_fields"].empty()
+    if parameters.illumination == "flat_field":
+        fields = measure.estimate_fields(redealt_images, dealt)
+    features, histograms = measure.measure_screen(corrected_store(redealt_images, fields), dealt, wells)
+    plate = ["experiment", "plate"]
+    is_dealt = pd.MultiIndex.from_frame(plate_histograms[plate]).isin(pd.MultiIndex.from_frame(histograms[plate]))
+    histograms = pd.concat([plate_histograms[~is_dealt], histograms], ignore_index=True)
+    statistics = compute_statistics(histograms, wells, parameters).merge(dealt[plate].drop_duplicates(), on=plate)
+    return dealt, fields, histograms, statistics, normalize_features(features, statistics, parameters)
 
 
 def check_plates(site_features: DataFrame, wells: DataFrame) -> tuple[DataFrame, Figure, dict[str, Drawing]]:

@@ -34,6 +34,18 @@ def create_pipeline() -> Pipeline:
                 name="normalize_features",
             ),
             Node(
+                nodes.measure_redealt,
+                ["redealt_images", "sites", "wells", "plate_histograms", "params:normalization"],
+                [
+                    "redealt_sites",
+                    "redealt_fields",
+                    "redealt_histograms",
+                    "redealt_statistics",
+                    "redealt_features",
+                ],
+                name="measure_redealt",
+            ),
+            Node(
                 nodes.check_plates,
                 ["site_features", "wells"],
                 ["plate_qc", "plate_maps", "plate_heatmaps"],

@@ -13,12 +13,17 @@ logger = logging.getLogger(__name__)
 
 
 def score_hand_features(
-    normalized_features: DataFrame, plate_statistics: DataFrame, wells: DataFrame, folds: DataFrame
+    normalized_features: DataFrame,
+    redealt_features: DataFrame,
+    plate_statistics: DataFrame,
+    wells: DataFrame,
+    folds: DataFrame,
 ) -> DataFrame:
-    """The baseline: intensity features and logistic regression on the same folds."""
+    """The baselines: intensity features, z-scored or not, and logistic regression on the same folds."""
     from deepnoise.training.baseline import score_hand_features
 
-    return score_hand_features(normalized_features, wells, folds, str(plate_statistics["tier"].iloc[0]))
+    tier = str(plate_statistics["tier"].iloc[0])
+    return score_hand_features(normalized_features, wells, folds, tier, redealt_features)
 
 
 def pretrain_student(

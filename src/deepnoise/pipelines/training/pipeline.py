@@ -22,7 +22,7 @@ def create_pipeline() -> Pipeline:
         [
             Node(
                 nodes.score_hand_features,
-                ["normalized_features", "plate_statistics", "wells", "folds"],
+                ["normalized_features", "redealt_features", "plate_statistics", "wells", "folds"],
                 "baseline_logits",
                 name="score_hand_features",
             ),
