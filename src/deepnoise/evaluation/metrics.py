@@ -281,7 +281,11 @@ def evaluate(
     _check_labels(heldout_truth, targets.id_codes, screen)
     _check_pairs(pairs, classes)
     model_rows = targets.rows(main, "heldout", heldout_truth)
-    baseline_rows = {name: _rows_of_baseline(baseline_logits, name, unit) for name in BASELINES if len(baseline_logits)}
+    baseline_rows = {
+        name: _by_unit(baseline_logits[baseline_logits["baseline"] == name], unit)
+        for name in BASELINES
+        if len(baseline_logits)
+    }
     redealt_truth = dict(zip(redealt_labels["id_code"], redealt_labels["perturbation"], strict=True))
     redealt = _redealt_scores(
         targets, {"model": main, **baseline_rows}, {"model": _by_unit(redealt_logits, unit), **baseline_rows},
@@ -361,13 +365,6 @@ class _TargetWells:
 
 def _by_unit(logits: pd.DataFrame, unit: str) -> pd.DataFrame:
     return mean_over_sites(logits) if unit == "well" and len(logits) else logits
-
-
-def _rows_of_baseline(baseline_logits: pd.DataFrame, name: str, unit: str) -> pd.DataFrame:
-    """Rows of one baseline, by well or by site. A table of an earlier version has a single one."""
-    if "baseline" not in baseline_logits:
-        return _by_unit(baseline_logits, unit) if name == BASELINES[0] else baseline_logits.head(0)
-    return _by_unit(baseline_logits[baseline_logits["baseline"] == name], unit)
 
 
 def _redealt_scores(

@@ -196,12 +196,12 @@ class Epoch:
         """The batches of the epoch: a labelled one, the unlabelled one beside it if there is one, and their generator."""
         trainer = self._stage.trainer
         self._steps = len(labelled)
-        unlabelled_batches: Iterator[Batch | None] = repeat(None)
+        unlabelled_batches: Iterator[Batch | None] = repeat(None, len(labelled))
         if unlabelled is not None and len(unlabelled[0]):
             unlabelled_batches = trainer.unlabelled.batches(unlabelled)
-        for number, batch in enumerate(trainer.labelled.batches(labelled)):
-            generator = trainer.generator(self._stage.name, self.number, number)
-            yield batch, next(unlabelled_batches), generator
+        pairs = zip(trainer.labelled.batches(labelled), unlabelled_batches, strict=True)
+        for number, (batch, beside) in enumerate(pairs):
+            yield batch, beside, trainer.generator(self._stage.name, self.number, number)
 
     @property
     def epochs_done(self) -> float:
