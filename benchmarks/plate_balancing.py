@@ -182,7 +182,8 @@ def tta(rounds: int, seed: int) -> None:
     import torch
     from PIL import Image
 
-    from deepnoise.datasets.files import Folder, SiteFiles
+    from deepnoise.datasets.files import SiteFiles
+    from deepnoise.datasets.folder import Folder
     from deepnoise.datasets.image_store import ImageStoreDataset
     from deepnoise.inference.views import VIEWS
     from deepnoise.ingestion.packing import plan_packing

@@ -18,7 +18,8 @@ import pandas as pd
 from PIL import Image
 from scipy.special import logsumexp
 
-from deepnoise.datasets.files import Folder, SiteFiles
+from deepnoise.datasets.files import SiteFiles
+from deepnoise.datasets.folder import Folder
 from deepnoise.datasets.image_store import ImageStoreDataset
 from deepnoise.ingestion.packing import plan_packing
 from deepnoise.normalization.features import measure_sites

@@ -21,7 +21,8 @@ import torch
 import yaml
 from PIL import Image
 
-from deepnoise.datasets.files import Folder, SiteFiles
+from deepnoise.datasets.files import SiteFiles
+from deepnoise.datasets.folder import Folder
 from deepnoise.datasets.image_store import ImageStoreDataset
 from deepnoise.ingestion.packing import plan_packing
 from deepnoise.network.site_images import SiteImages, normalize

@@ -17,7 +17,8 @@ import torch
 from PIL import Image
 
 from deepnoise import renamed
-from deepnoise.datasets.files import Folder, SiteFiles
+from deepnoise.datasets.files import SiteFiles
+from deepnoise.datasets.folder import Folder
 from deepnoise.datasets.image_store import ImageStoreDataset
 from deepnoise.datasets.model import ModelDataset, TrainingState
 from deepnoise.errors import InputError

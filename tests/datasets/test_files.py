@@ -6,8 +6,11 @@ import pytest
 import tifffile
 from PIL import Image
 
-from deepnoise.datasets.files import Folder, SiteFiles, read_csv, read_image
+from deepnoise.datasets.files import SiteFiles
+from deepnoise.datasets.folder import Folder
 from deepnoise.datasets.json_files import read_json, write_json
+from deepnoise.datasets.pixels import read_image
+from deepnoise.datasets.text_tables import read_csv
 from deepnoise.errors import ImageError, InputError
 
 RNG = np.random.default_rng(0)

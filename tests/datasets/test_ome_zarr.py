@@ -94,7 +94,7 @@ def test_wells_and_images_that_were_never_written_are_missing(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "finding", "message"),
     [
-        ({"axes": "czyx", "shape": (2, 3, 32, 40)}, "wrong_shape", "has 3 z planes, expected one; project them first"),
+        ({"axes": "czyx", "shape": (2, 3, 32, 40)}, "wrong_shape", "has 3 z planes, expected one; add 'z: max'"),
         ({"shape": (3, 32, 40)}, "unequal_channels", "3 channels, expected 2 .DNA, actin."),
         ({"dtype": np.float32}, "wrong_dtype", "float32, expected uint8 or uint16"),
     ],
@@ -125,3 +125,49 @@ def test_damage_names_the_plate_or_the_image(tmp_path):
     (plate / "zarr.json").write_text(json.dumps(metadata))
     with pytest.raises(DatasetError, match="P7.zarr: cannot be read as an OME-Zarr plate of NGFF 0.4 or 0.5"):
         load(tmp_path, experiment="E1")
+
+
+def test_a_missing_chunk_of_an_image_is_no_black_corner(tmp_path):
+    write_plate(tmp_path / "P7.zarr", "0.4")
+    path = tmp_path / "P7.zarr" / "A" / "1" / "0"
+    group = zarr.open_group(str(path), mode="r+")
+    name = group.attrs["multiscales"][0]["datasets"][0]["path"]
+    data = RNG.integers(1, 250, (2, 32, 40)).astype(np.uint16)
+    zarr.create_array(str(path / name), data=data, chunks=(1, 32, 40), zarr_format=2, overwrite=True)
+    images = load(tmp_path, experiment="E1")
+    np.testing.assert_array_equal(images.read(images.found["files"].iloc[0]), data)
+    chunks = [p for p in (path / name).rglob("*") if p.is_file() and not p.name.startswith(".z")]
+    chunks[0].unlink()
+    with pytest.raises(ImageError, match="1 of its 2 chunks are missing"):
+        images.read(images.found["files"].iloc[0])
+
+
+def name_channels(root, labels):
+    """Write the labels that viewers show into the metadata of every image."""
+    for path in root.rglob("*"):
+        if path.is_dir() and path.parent.parent.parent.suffix == ".zarr":
+            zarr.open_group(str(path), mode="r+").attrs["omero"] = {
+                "channels": [{"label": label, "color": "FFFFFF", "window": {"min": 0, "max": 1, "start": 0, "end": 1}} for label in labels]
+            }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("labels", "order"), [(["DNA", "actin"], [0, 1]), (["actin", "DNA"], [1, 0]), (["a", "b"], [0, 1])]
+)
+def test_channels_are_put_in_order_by_their_labels(tmp_path, labels, order):
+    images = write_plate(tmp_path / "P7.zarr", "0.4")
+    name_channels(tmp_path / "P7.zarr", labels)
+    read = OmeZarrImagesDataset(root=str(tmp_path), channels=["DNA", "actin"], experiment="E1").load()
+    np.testing.assert_array_equal(read.read(read.found["files"].iloc[0]), images["A/1"][0][order])
+    other = OmeZarrImagesDataset(root=str(tmp_path), channels=["actin", "ER"], experiment="E1").load()
+    if labels != ["a", "b"]:
+        with pytest.raises(ImageError, match="its channels are called"):
+            other.read(other.found["files"].iloc[0])
+
+
+@pytest.mark.parametrize("z", ["max", "middle"])
+def test_z_planes_are_projected_where_the_catalog_says_how(tmp_path, z):
+    images = write_plate(tmp_path / "P7.zarr", "0.4", "czyx", (2, 3, 32, 40))
+    read = OmeZarrImagesDataset(root=str(tmp_path), channels=["n", "a"], experiment="E1", z=z).load()
+    expected = images["A/1"][0].max(axis=1) if z == "max" else images["A/1"][0][:, 1]
+    np.testing.assert_array_equal(read.read(read.found["files"].iloc[0]), expected)

@@ -11,7 +11,9 @@ import zarr
 import zarr.storage
 from pydantic import ValidationError
 
-from deepnoise.datasets.files import Folder, SiteFiles, modification_stamp, raw_counts
+from deepnoise.datasets.files import SiteFiles
+from deepnoise.datasets.folder import Folder, modification_stamp
+from deepnoise.datasets.pixels import project, raw_counts
 from deepnoise.datasets.read_only import ReadOnlyDataset
 from deepnoise.errors import ImageError, InputError
 
@@ -21,9 +23,7 @@ def _metadata(group: zarr.Group, group_type: str) -> Any:
     try:
         from ome_zarr_models import v04, v05
     except ImportError as error:
-        raise InputError(
-            "OME-Zarr plates need the package ome-zarr-models: pip install 'deepnoise[ome-zarr]'"
-        ) from error
+        raise InputError("OME-Zarr plates need the package ome-zarr-models: pip install -e '.[ome-zarr]'") from error
     attributes = dict(group.attrs)
     ngff: Any = v05 if "ome" in attributes else v04
     model = {"HCS": ngff.hcs.HCSAttrs, "Well": ngff.well.WellAttrs, "Image": ngff.image.ImageAttrs}[group_type]
@@ -33,13 +33,17 @@ def _metadata(group: zarr.Group, group_type: str) -> Any:
 class OmeZarrSites(SiteFiles):
     """Sites of OME-Zarr plates. The only "file" of a site is its image group."""
 
-    def _image(self, name: str) -> tuple[zarr.Array, list[str]]:
+    def _image(self, name: str) -> tuple[zarr.Array, list[str], list[str]]:
+        """The array of full resolution, its axes, and the names of its channels where it has some."""
         image = _open(self.folder.sub(name))
         scales = _metadata(image, "Image").multiscales[0]
         array = image[scales.datasets[0].path]
         if not isinstance(array, zarr.Array):
             raise KeyError(scales.datasets[0].path)
-        return array, [axis.name for axis in scales.axes]
+        attributes: Any = dict(image.attrs)
+        omero = attributes.get("ome", attributes).get("omero") or {}
+        labels = [str(channel.get("label") or "") for channel in omero.get("channels", [])]
+        return array, [axis.name for axis in scales.axes], labels if all(labels) else []
 
     def stamp(self, files: tuple[str, ...], checksum: bool = False) -> list:
         """Number, total size and newest change of the group's objects; with ``checksum`` a content hash."""
@@ -60,20 +64,28 @@ class OmeZarrSites(SiteFiles):
                 screen's.
         """
         try:
-            array, axes = self._image(files[0])
-            long = [f"{n} {a}" for a, n in zip(axes, array.shape, strict=True) if a not in ("c", "y", "x") and n > 1]
+            array, axes, labels = self._image(files[0])
+            long = [
+                f"{n} {a}" for a, n in zip(axes, array.shape, strict=True) if a not in ("c", "z", "y", "x") and n > 1
+            ]
             if long:
-                raise ImageError(
-                    "wrong_shape", files[0], f"has {' and '.join(long)} planes, expected one; project them first"
-                )
+                raise ImageError("wrong_shape", files[0], f"has {' and '.join(long)} planes, expected one")
             image = raw_counts(np.asarray(array[:]), files[0])
+            if (
+                image.any() and not image.all() and array.nchunks_initialized < array.nchunks
+            ):  # zarr reads zeros for them
+                missing = array.nchunks - array.nchunks_initialized
+                raise ImageError("unreadable_image", files[0], f"{missing} of its {array.nchunks} chunks are missing")
+            if "z" in axes:
+                image = project(np.moveaxis(image, axes.index("z"), 0), self.z, files[0])
+                axes.remove("z")
         except ImageError:
             raise
         except Exception as error:  # codecs and damaged metadata raise many types of error
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ImageError("unreadable_image", files[0], f"cannot be read as an OME-Zarr image ({reason})") from error
         image = image.reshape([n for a, n in zip(axes, image.shape, strict=True) if a in ("c", "y", "x")])
-        return self._all_channels(image if "c" in axes else image[None], files[0])
+        return np.ascontiguousarray(self._all_channels(image if "c" in axes else image[None], labels, files[0]))
 
 
 class OmeZarrImagesDataset(ReadOnlyDataset[SiteFiles]):
@@ -91,9 +103,11 @@ class OmeZarrImagesDataset(ReadOnlyDataset[SiteFiles]):
 
     Args:
         root: Folder of the plates, or of one folder per experiment: a path or an fsspec URL.
-        channels: Channel names, in the order of the axis c.
+        channels: Channel names, in the order of the axis c unless the images name their channels themselves.
         experiment: Name of the experiment, if the plates are in the root itself.
         dtype: uint8 or uint16 if all images must have it; otherwise the most common dtype is used.
+        z: Which plane of an image with several z planes is read: ``max`` (of each pixel) or ``middle``. If not given,
+            such an image is a finding.
         metadata: For kedro-viz.
     """
 
@@ -106,9 +120,10 @@ class OmeZarrImagesDataset(ReadOnlyDataset[SiteFiles]):
         channels: list[str],
         experiment: str | None = None,
         dtype: str | None = None,
+        z: str | None = None,
         metadata: dict[str, Any] | None = None,
     ) -> None:
-        self._root, self._channels, self._experiment, self._dtype = root, channels, experiment, dtype
+        self._root, self._channels, self._experiment, self._dtype, self._z = root, channels, experiment, dtype, z
         self.metadata = metadata
 
     def load(self) -> SiteFiles:
@@ -121,7 +136,7 @@ class OmeZarrImagesDataset(ReadOnlyDataset[SiteFiles]):
                 f"{self._root}: no plate <plate>.zarr or <experiment>/<plate>.zarr with an image. Check raw_root"
             )
         sites = pd.DataFrame(rows, columns=["experiment", "plate", "well", "site", "files", "missing"])
-        return OmeZarrSites(root, self._channels, sites, dtype=self._dtype)
+        return OmeZarrSites(root, self._channels, sites, dtype=self._dtype, z=self._z)
 
     def _plates(self, root: Folder) -> list[tuple[str, str]]:
         plates = []
