@@ -26,7 +26,9 @@ class ImageError(InputError):
 
 def closest(name: str, allowed: Iterable[str]) -> str:
     """The hint `` Did you mean 'x'?``, or an empty string if no allowed name is close."""
-    match = get_close_matches(str(name), [str(a) for a in allowed], n=1)
+    names = [str(a) for a in allowed]
+    match = [a for a in names if a.strip().casefold() == str(name).strip().casefold()]
+    match = match or get_close_matches(str(name), names, n=1)
     return f" Did you mean {match[0]!r}?" if match else ""
 
 

@@ -200,7 +200,7 @@ def test_scores_are_read_from_submissions_neighbours_and_tables(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "no such file or folder; give the scores as --params scores=PATH"),
+        (None, "no such file; give the scores as --params scores=PATH"),
         ("id_code,guess\na,3\n", "columns id_code, guess are not scores"),
         ("id_code,score_1\na,abc\n", "column 'score_1' has 'abc', expected numbers"),
         ("id_code,score_1\n,0.5\n", "column 'id_code' has 1 missing values"),

@@ -1,7 +1,5 @@
 """Long tables: column templates, one file per channel or per site, and the mappings of JUMP and BBBC021."""
 
-import gzip
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,8 +8,8 @@ from kedro.config import OmegaConfigLoader
 from kedro.io import DataCatalog, DatasetError
 from PIL import Image
 
-from deepnoise.datasets.files import read_csv
 from deepnoise.datasets.long_table import LongTableDataset, LongTableImagesDataset, LongTableLabelsDataset
+from deepnoise.datasets.text_tables import read_csv
 from deepnoise.errors import ImageError, InputError
 from deepnoise.ingestion.validation import match_images, validate_wells
 from tests.conftest import PROJECT
@@ -56,12 +54,17 @@ def test_a_bad_entry_or_table_is_refused(cells, tmp_path):
         LongTableDataset(**cells | {"columns": {k: v for k, v in cells["columns"].items() if k != "well"}}).load()
     with pytest.raises(DatasetError, match="'wel' is missing.*Did you mean 'well'"):
         LongTableDataset(**cells | {"columns": cells["columns"] | {"well": "{wel}"}}).load()
-    with pytest.raises(DatasetError, match="negative control 'X@0' occurs in no row.*Did you mean 'x@0'"):
+    with pytest.raises(
+        DatasetError, match="negative_controls: 'X@0' is no perturbation; there is .*Did you mean 'x@0'"
+    ):
         LongTableDataset(**cells | {"negative_controls": ["X@0"]}).load()
     two = pd.read_csv(cells["filepath"])
     two.loc[1, "compound"] = "z"
     two.to_csv(cells["filepath"], index=False)
-    with pytest.raises(DatasetError, match="well Week1/p1/B02 has several perturbations"):
+    with pytest.raises(
+        DatasetError,
+        match="1 of 2 wells have several values of perturbation, first Week1/p1/B02: 'x@0' .*line 2. and 'z@0' .*line 3.",
+    ):
         LongTableDataset(**cells).load()
 
 
@@ -156,14 +159,6 @@ def test_jump_is_a_mapping(tmp_path):
     assert set(wells["experiment"]) == {"source_4-2021_04_26_Batch1"} and len(wells) == 4 and len(sites) == 8
     assert wells["well_type"].tolist() == ["negative_control", "treatment"] * 2 and findings == []
     assert read.read(sites["files"].iloc[0]).shape == (5, 8, 6)
-    with gzip.open(path, "rt") as file:
-        text = file.read().replace("cellpainting-gallery", "elsewhere", 1)
-    path.write_bytes(gzip.compress(text.encode()))
-    with pytest.raises(
-        DatasetError,
-        match="2021_04_26_Batch1/BR00117036/load_data.csv.gz line 2: files.DNA: 's3://elsewhere/.* does not match",
-    ):
-        catalog.load("raw_images")
 
 
 def test_the_image_table_of_bbbc021_is_a_mapping(tmp_path):
@@ -268,3 +263,172 @@ def test_many_tables_are_read_as_one(cells, tmp_path):
     assert LongTableImagesDataset(**many).load().found["missing"].map(len).tolist() == [0, 0, 1, 0]
     with pytest.raises(DatasetError, match="no file matches"):
         LongTableDataset(**cells | {"filepath": str(tmp_path / "q*" / "cells.csv")}).load()
+
+
+def changed(cells, **columns):
+    """The csv of cells with some columns replaced."""
+    table = pd.read_csv(cells["filepath"], dtype=str, keep_default_na=False)
+    table.assign(**columns).to_csv(cells["filepath"], index=False)
+
+
+@pytest.mark.parametrize("key", ["heldout", "exclude"])
+def test_a_value_that_no_row_has_is_refused_and_unquoted_numbers_are_explained(cells, key):
+    changed(cells, plate=["2016_05_06", "2016_05_06", "2016_05_06", "010"])
+    for value, message in (
+        ("2016_05_6", "'2016_05_6' is no value of column 'plate'; there is 010, 2016_05_06. Did you mean '2016_05_06'"),
+        (20160506, "20160506 is no value of column 'plate'.*Put quotes around '2016_05_06'"),
+        (8, "8 is no value of column 'plate'.*Put quotes around '010'"),
+    ):
+        with pytest.raises(DatasetError, match=f"catalog: {key} of cells.csv: {message}"):
+            LongTableDataset(**cells | {"exclude": {}, key: {"plate": [value]}}).load()
+    held_out = LongTableDataset(**cells | {"exclude": {}, "heldout": {"plate": ["010"]}}).load()
+    assert held_out["split"].tolist() == ["labelled", "labelled", "heldout"]
+
+
+def test_empty_fields_can_be_excluded_or_get_a_default(cells):
+    changed(cells, dose=["", "", "15", "5"])
+    with pytest.raises(DatasetError, match="cells.csv line 2: column 'dose' is empty .2 rows.; .*a default as in"):
+        LongTableDataset(**cells | {"exclude": {}}).load()
+    for empty in ("", None):
+        left = LongTableDataset(**cells | {"exclude": {"dose": [empty]}, "negative_controls": []}).load()
+        assert left["perturbation"].tolist() == ["y@15", "x@5"]
+    columns = cells["columns"] | {"perturbation": "{compound}@{dose|0}"}
+    wells = LongTableDataset(**cells | {"columns": columns, "exclude": {}}).load()
+    assert wells["perturbation"].tolist() == ["x@0", "y@15", "x@5"] and wells["well_type"].iloc[0] == "negative_control"
+    with pytest.raises(DatasetError, match="no row is left of 4; 'exclude' leaves all of them out"):
+        LongTableDataset(**cells | {"exclude": {"dose": ["", 15, 5]}}).load()
+
+
+def test_one_dose_in_several_spellings_is_one_perturbation(cells):
+    changed(cells, plate="p1", well=["B02", "B03", "B04", "B05"], compound="x", dose=["10", "10.0", "1e1", "5"])
+    wells = LongTableDataset(**cells | {"exclude": {"dose": ["5.0"]}, "negative_controls": []}).load()
+    assert wells["perturbation"].nunique() == 1 and len(wells) == 3
+    changed(cells, compound=["7", "007", "7.0", "y"], dose="0")  # names of compounds are never numbers
+    wells = LongTableDataset(**cells | {"exclude": {}, "negative_controls": []}).load()
+    assert wells["perturbation"].tolist() == ["7@0", "007@0", "7.0@0", "y@0"]
+
+
+def test_white_space_around_a_name_is_not_part_of_it(cells):
+    changed(cells, compound=["x ", " x", "y", "x"])
+    assert LongTableDataset(**cells).load()["perturbation"].tolist() == ["x@0", "y@15"]
+
+
+def test_rows_of_one_well_must_agree(cells):
+    columns = cells["columns"] | {"cell_type": "{cell}", "well_type": "{kind}"}
+    entry = {k: v for k, v in cells.items() if k != "negative_controls"} | {"columns": columns}
+    changed(cells, cell=["U2OS", "HeLa", "U2OS", "U2OS"], kind="treatment")
+    with pytest.raises(DatasetError, match="1 of 2 wells have several values of cell_type, first Week1/p1/B02: 'U2OS'"):
+        LongTableDataset(**entry).load()
+    changed(cells, cell="U2OS", kind=["treatment", "negative_control", "treatment", "treatment"])
+    with pytest.raises(DatasetError, match="several values of well_type"):
+        LongTableDataset(**entry).load()
+    changed(cells, kind="treatment", batch=["1", "2", "1", "1"])
+    with pytest.raises(DatasetError, match="several values of split"):
+        LongTableDataset(**entry | {"heldout": {"batch": ["2"]}}).load()
+    with pytest.raises(InputError, match="both columns.well_type and negative_controls; give one of them"):
+        LongTableDataset(**entry | {"negative_controls": ["x@0"]})
+
+
+def test_an_empty_file_cell_is_a_missing_image(cells, tmp_path):
+    changed(cells, file=["a.npy", "", "c.npy", "d.npy"])
+    images = LongTableImagesDataset(**cells).load()
+    assert images.found["missing"].tolist() == [(), ("",), ("c.npy",)]
+    wells, _, _ = validate_wells(LongTableDataset(**cells).load(), ["treatment"])
+    _, _, findings = match_images(wells, images)
+    assert [f["detail"] for f in findings if f["finding"] == "missing_image"] == [
+        "the table names no file",
+        "no such file",
+    ]
+
+
+def test_two_channels_that_name_one_file_are_refused_before_anything_is_read(cells):
+    files = {"n": "{file}", "a": "{file}"}
+    with pytest.raises(DatasetError, match="cells.csv line 2: channels n and a name the same file, a.npy"):
+        LongTableImagesDataset(**cells | {"files": files, "channels": None}).load()
+
+
+def test_paths_written_on_windows_are_found(cells, tmp_path):
+    (tmp_path / "plate one").mkdir()
+    (tmp_path / "a.npy").rename(tmp_path / "plate one" / "a.npy")
+    changed(cells, file=["plate one\\a.npy", "b.npy", "c.npy", "d.npy"])
+    images = LongTableImagesDataset(**cells).load()
+    assert images.found["missing"].iloc[0] == () and images.read(images.found["files"].iloc[0]).shape == (2, 4, 4)
+    changed(cells, file=[f"D:\\export\\{n}.npy" for n in "abcd"])
+    wells, _, _ = validate_wells(LongTableDataset(**cells).load(), ["treatment"])
+    with pytest.raises(InputError, match="no complete image was found.*no such file: D:/export/a.npy"):
+        match_images(wells, LongTableImagesDataset(**cells).load())
+
+
+def test_plate_maps_are_joined_whatever_the_spelling_of_the_well(cells, tmp_path):
+    entry = cells | {"join": ["map.csv"], "negative_controls": ["DMSO"], "exclude": {}}
+    entry["columns"] = cells["columns"] | {"perturbation": "{drug}"}
+    plate_map = pd.DataFrame(
+        {"plate": ["p1", "p1", "p2"], "well": ["b2", "C3", "B002"], "drug": ["DMSO", "NA", "None"]}
+    )
+    plate_map.to_csv(tmp_path / "map.csv", index=False)
+    assert LongTableDataset(**entry).load()["perturbation"].tolist() == ["DMSO", "NA", "None"]
+    plate_map.assign(plate=["P1", "P1", "P2"]).to_csv(tmp_path / "map.csv", index=False)
+    with pytest.raises(
+        DatasetError, match="map.csv: has no row with plate 'p1', well 'B02' .cells.csv line 2., nor for any other row"
+    ):
+        LongTableDataset(**entry).load()
+    plate_map.drop(index=1).to_csv(tmp_path / "map.csv", index=False)
+    with pytest.raises(DatasetError, match="cells.csv line 4: column 'drug' is empty"):
+        LongTableDataset(**entry).load()
+
+
+def test_plate_maps_by_the_names_of_their_columns(cells, tmp_path):
+    entry = cells | {"negative_controls": ["DMSO"], "exclude": {}}
+    entry["columns"] = cells["columns"] | {"perturbation": ["{sample}@{mmoles_per_liter}", "{sample}", "{solvent}"]}
+    entry["join"] = [
+        {"file": "barcodes.csv", "on": {"plate": "Assay_Plate_Barcode"}},
+        {"file": "maps/*.txt", "on": {"Plate_Map_Name": "plate_map_name", "well": "well_position"}},
+    ]
+    pd.DataFrame({"Assay_Plate_Barcode": ["p1", "p2"], "Plate_Map_Name": ["m1", "m2"]}).to_csv(
+        tmp_path / "barcodes.csv", index=False
+    )
+    (tmp_path / "maps").mkdir()
+    for name, drug in (("m1", "BRD-1"), ("m2", "BRD-2")):
+        rows = [(name, "B2", "", "", "DMSO"), (name, "C3", drug, "5", "DMSO")]
+        table = pd.DataFrame(rows, columns=["plate_map_name", "well_position", "sample", "mmoles_per_liter", "solvent"])
+        table.to_csv(tmp_path / "maps" / f"{name}.txt", sep="\t", index=False)
+    wells = LongTableDataset(**entry).load()
+    assert wells["perturbation"].tolist() == ["DMSO", "BRD-1@5", "DMSO"]
+    with pytest.raises(
+        DatasetError, match="join of barcodes.csv: column 'plat' is missing in cells.csv.*Did you mean 'plate'"
+    ):
+        LongTableDataset(**entry | {"join": [{"file": "barcodes.csv", "on": {"plat": "Assay_Plate_Barcode"}}]}).load()
+
+
+@pytest.fixture
+def tall(tmp_path):
+    rows = [
+        ("p1", well, site, channel, f"{well}_{site}_{channel}.npy")
+        for well in ("A01", "B02") for site in (1, 2) for channel in ("DNA", "actin", "Brightfield")
+    ]  # fmt: skip
+    pd.DataFrame(rows, columns=["plate", "well", "site", "channel", "path"]).to_csv(tmp_path / "sheet.csv", index=False)
+    for row in rows:
+        np.save(tmp_path / row[-1], np.full((4, 4), len(row[-1]), np.uint8))
+    columns = {"experiment": "E", "plate": "{plate}", "well": "{well}", "site": "{site}", "channel": "{channel}"}
+    columns |= {"cell_type": "U2OS", "perturbation": "{well}"}
+    return dict(filepath=str(tmp_path / "sheet.csv"), columns=columns, files="{path}", channels=["actin", "DNA"])
+
+
+def test_a_sheet_with_one_row_per_image_is_read(tall, tmp_path, caplog):
+    with caplog.at_level("INFO"):
+        images = LongTableImagesDataset(**tall).load()
+    assert len(images.found) == 4 and images.found["files"].iloc[0] == ("A01_1_actin.npy", "A01_1_DNA.npy")
+    assert "4 images of other channels (Brightfield) are not used" in caplog.text
+    assert len(LongTableDataset(**tall).load()) == 2
+    sheet = pd.read_csv(tall["filepath"])
+    sheet.drop(index=0).to_csv(tall["filepath"], index=False)
+    assert LongTableImagesDataset(**tall).load().found["missing"].iloc[0] == ("",)
+    pd.concat([sheet, sheet.head(1)]).to_csv(tall["filepath"], index=False)
+    with pytest.raises(
+        DatasetError, match="sheet.csv line 2, sheet.csv line 14 name several images of channel DNA of E/p1/A01 site 1"
+    ):
+        LongTableImagesDataset(**tall).load()
+    with pytest.raises(DatasetError, match="'dna' is no channel; there is Brightfield, DNA, actin. Did you mean 'DNA'"):
+        LongTableImagesDataset(**tall | {"channels": ["dna"]}).load()
+    with pytest.raises(InputError, match="one row per image .columns.channel.; it needs columns.site"):
+        LongTableImagesDataset(**tall | {"channels": None})

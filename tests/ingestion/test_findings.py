@@ -33,7 +33,9 @@ def root(raw, tmp_path):
 def ingest(root, **policies):
     """Run the nodes of the pipeline in order; returns findings, sites and report."""
     finding_policies = FindingPolicies(**POLICIES | policies)
-    parameters = SimpleNamespace(findings=finding_policies, target_well_types=["treatment"], checksum=False)
+    parameters = SimpleNamespace(
+        findings=finding_policies, target_well_types=["treatment"], checksum=False, verify=False
+    )
     excluded = ExcludeListDataset(filepath=str(root.parent / "excluded.csv")).load()
     wells, table_findings = nodes.validate_wells(RxRx1TablesDataset(root=str(root)).load(), excluded, parameters)
     images = RxRx1ImagesDataset(root=str(root), channels=list(CHANNELS), dtype="uint8").load()
@@ -94,6 +96,14 @@ def stray_control(root):
     return fields
 
 
+def rename_in_lower_case(root):
+    """Call the second experiment as the first one, in lower case."""
+    other = next(p for p in sorted((root / "train").iterdir()) if p.name != "ALPHA-01")
+    for path in root.glob("*.csv"):
+        path.write_text(path.read_text().replace(f"{other.name}_", "alpha-01_").replace(f"{other.name},", "alpha-01,"))
+    other.rename(root / "train" / "alpha-01")
+
+
 INJECTED = {
     "missing_well": (lambda root: drop_row(root, "train_controls.csv", "ALPHA-01_1_B02"), "B02", -1, "", ""),
     "metadata_without_images": (lambda root: remove_well(root, "B02"), "B02", -1, "", "no image found"),
@@ -124,6 +134,7 @@ INJECTED = {
         lambda root: save(root, "B02_s2_w3.png", np.zeros((24, 24), np.uint8)), "B02", 2, f"{PLATE}/B02_s2_w3.png", "every pixel is 0",
     ),
     "saturated_image": (saturate, "B02", 2, f"{PLATE}/B02_s2_w3.png", "of the pixels are 255"),
+    "similar_names": (rename_in_lower_case, None, -1, "csv line", "are different names"),
     "unknown_perturbation": (stray_control, None, -1, "test_controls.csv line", "'999' is on no labelled plate"),
 }  # fmt: skip
 
@@ -157,8 +168,9 @@ def test_an_injected_fault_is_found_with_its_file_and_its_policy_holds(root, fin
     row = findings[findings["finding"] == finding].iloc[0]
     assert row["policy"] == policy and file in row["file"] and detail in row["detail"]
     assert report["findings"][finding]["count"] == (findings["finding"] == finding).sum()
-    if finding == "unknown_perturbation":
+    if finding in ("similar_names", "unknown_perturbation"):
         well = row["well"]
+    if finding == "unknown_perturbation":
         assert [row["experiment"], row["plate"], well] == injected[1:4]
     assert row["well"] == well and row["site"] == site
     kept = sites[

@@ -151,9 +151,12 @@ def test_excluded_plates_wells_and_sites():
     [
         (
             ("E-1", "1", "B2", None, None),
-            "excluded.csv line 2: E-1/1/B2 is not a well of this screen. Did you mean 'E-01'",
+            "excluded.csv line 2: 'E-1' is no experiment; there is E-01. Did you mean 'E-01'",
         ),
-        (("E-01", "9", None, None, None), "excluded.csv line 2: E-01/9 is not a plate of this screen"),
+        (
+            ("E-01", "9", None, None, None),
+            "excluded.csv line 2: '9' is no plate of experiment E-01; there is 1",
+        ),
         (("E-01", "1", "Z99", None, None), "excluded.csv line 2: well name 'Z99'"),
         (("E-01", "1", "B2", "first", None), "excluded.csv line 2: .*first"),
     ],
@@ -468,7 +471,18 @@ def test_named_experiments_validate_every_fold(wells):
     roles = folds.drop_duplicates("experiment").set_index("experiment")["role"]
     assert set(roles.index[roles == "validation"]) == {"ALPHA-02", "BETA-03"}
     assert set(roles.index[roles == "heldout"]) == {"ALPHA-04", "BETA-04"} and (roles == "train").sum() == 4
-    with pytest.raises(
-        InputError, match="validation lists 'ALPHA-4', which is not a labelled experiment.*Did you mean"
-    ):
+    with pytest.raises(InputError, match="validation: 'ALPHA-4' is no labelled experiment; .*Did you mean"):
         make_folds(wells, [], 1, [0], ["ALPHA-4"])
+
+
+def test_an_incomplete_layout_is_a_row_of_the_audit(wells):
+    first = wells["experiment"].iloc[0]
+    for lost in (
+        wells[(wells["experiment"] == first) & (wells["plate"] == "1")].index,  # excluded or lost
+        wells[(wells["experiment"] == first) & (wells["plate"] != "1")].index,
+    ):
+        layouts = audit_design(wells.drop(lost))["layouts_in_use"]
+        incomplete = [layout for layout in layouts if "none" in layout.split("-")]
+        assert (
+            len(incomplete) == 1 and sum(layouts.values()) == wells.query("split == 'labelled'")["experiment"].nunique()
+        )

@@ -7,8 +7,8 @@ from typing import Any
 import fsspec
 import pandas as pd
 
-from deepnoise.datasets.files import read_csv
 from deepnoise.datasets.read_only import ReadOnlyDataset
+from deepnoise.datasets.text_tables import read_csv
 from deepnoise.errors import InputError
 from deepnoise.ingestion.validation import EXCLUDED_COLUMNS
 

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from deepnoise.datasets.files import read_csv
 from deepnoise.datasets.read_only import ReadOnlyDataset
+from deepnoise.datasets.rxrx1 import with_perturbation
+from deepnoise.datasets.text_tables import read_table
 from deepnoise.errors import InputError, first_few
-from deepnoise.ingestion.validation import validate_wells
+from deepnoise.ingestion.validation import wells_of
+from deepnoise.names import number_of, plain_numbers
 from deepnoise.tables import SCORE, validate_table
 from deepnoise.tiers import TIERS
 
+logger = logging.getLogger(__name__)
 PLACE = ("experiment", "plate", "well")
+TEXT = ("id_code", *PLACE, "cell_type", "perturbation", "sirna", "role", "tier")
+HINT = "give the scores as --params scores=PATH"
 
 
 class ScoredWellsDataset(ReadOnlyDataset[pd.DataFrame]):
@@ -43,9 +50,7 @@ class ScoredWellsDataset(ReadOnlyDataset[pd.DataFrame]):
     def load(self) -> pd.DataFrame:
         parts = []
         for file in _csv_files(self._path) if self._path.is_dir() else [self._path]:
-            if not file.is_file():
-                raise InputError(f"{file}: no such file or folder; give the scores as --params scores=PATH")
-            table = pd.read_parquet(file) if file.suffix == ".parquet" else read_csv(file, ["id_code"])
+            table = read_table(file, TEXT, HINT)
             if "id_code" not in table:
                 raise InputError(f"{file}: column 'id_code' is missing; it has {first_few(map(str, table.columns), 8)}")
             parts.append(table[[c for c in ("id_code", *PLACE, "cell_type") if c in table]].assign(source=file.name))
@@ -62,7 +67,7 @@ class ScoredWellsDataset(ReadOnlyDataset[pd.DataFrame]):
         rows = rows.assign(well_type="treatment", perturbation=None, split="heldout")
         if "cell_type" not in rows:
             rows["cell_type"] = "all"
-        wells = validate_wells(rows, ["treatment"])[0]
+        wells = wells_of(rows)
         unmatched = wells[~wells["id_code"].isin(rows["id_code"])]
         if len(unmatched):
             raise InputError(
@@ -75,6 +80,27 @@ class ScoredWellsDataset(ReadOnlyDataset[pd.DataFrame]):
         return {"filepath": str(self._path)}
 
 
+def _votes(table: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """One vote per row that has a label: id_code, perturbation, score 1."""
+    if "id_code" not in table:
+        raise InputError(f"{path}: column 'id_code' is missing; it has {first_few(table.columns, 8)}")
+    votes = with_perturbation(table, str(path))[["id_code", "perturbation"]].dropna(subset=["perturbation"])
+    if len(votes) < len(table):
+        logger.warning(
+            "%s: %s of %s rows have no label and are no vote", path.name, len(table) - len(votes), len(table)
+        )
+    return votes.assign(score=1.0)
+
+
+def _check_numbers(table: pd.DataFrame, columns: Iterable[str], path: Path) -> None:
+    for column in columns:
+        if column not in table:
+            raise InputError(f"{path}: column {column!r} is missing; it has {first_few(table.columns, 8)}")
+        if not pd.api.types.is_numeric_dtype(table[column]):
+            text = next((v for v in table[column].dropna().astype("str") if number_of(v) is None), "no value")
+            raise InputError(f"{path}: column {column!r} has {text!r}, expected numbers")
+
+
 def _csv_files(folder: Path) -> list[Path]:
     return sorted([*folder.glob("*.csv"), *folder.glob("*.csv.gz")])
 
@@ -82,7 +108,7 @@ def _csv_files(folder: Path) -> list[Path]:
 class ExternalScoresDataset(ReadOnlyDataset[pd.DataFrame]):
     """The table ``well_scores``, wide or long, from one of these:
 
-    - a folder of csv files (id_code, sirna): each file is one vote per well,
+    - a folder of csv files (id_code, perturbation or sirna): each file is one vote per well,
     - a csv with label1, sim1, label2, sim2, ...: similarities to neighbours; label -1 means "no neighbour",
     - a csv or parquet that is wide (``score_<perturbation>``) or long (perturbation, score).
 
@@ -114,17 +140,18 @@ class ExternalScoresDataset(ReadOnlyDataset[pd.DataFrame]):
             files = _csv_files(self._path)
             if not files:
                 raise InputError(
-                    f"{self._path}: no .csv or .csv.gz file in this folder; expected submissions (id_code, sirna)"
+                    f"{self._path}: no .csv or .csv.gz file in this folder; expected submissions (id_code, perturbation)"
                 )
-            table = pd.concat([self._votes(file) for file in files], ignore_index=True)
-        elif self._path.is_file():
-            table = pd.read_parquet(self._path) if self._path.suffix == ".parquet" else self._csv(self._path)
-            if "label1" in table.columns:
-                table = self._neighbours(table)
-            elif "sirna" in table.columns and "score" not in table.columns:
-                table = self._votes(self._path)
+            table = pd.concat([_votes(read_table(file, TEXT, HINT), file) for file in files], ignore_index=True)
         else:
-            raise InputError(f"{self._path}: no such file or folder; give the scores as --params scores=PATH")
+            table = read_table(self._path, TEXT, HINT)
+            if "id_code" not in table:
+                raise InputError(f"{self._path}: column 'id_code' is missing; it has {first_few(table.columns, 8)}")
+            if "label1" in table:
+                table = self._neighbours(table)
+            elif "score" not in table and {"sirna", "perturbation"} & set(table):
+                table = _votes(table, self._path)
+        table = table.reset_index(drop=True)
         is_long = "perturbation" in table.columns
         if not is_long and not any(str(c).startswith(SCORE) for c in table.columns):
             raise InputError(
@@ -134,39 +161,35 @@ class ExternalScoresDataset(ReadOnlyDataset[pd.DataFrame]):
         if "tier" not in table.columns:
             table = pd.concat([table, pd.Series(self._tier, index=table.index, name="tier")], axis=1)
         if is_long:
+            _check_numbers(table, ["score"], self._path)
             table = table.reindex(columns=["id_code", "perturbation", "score", "tier"])
+            table["perturbation"] = plain_numbers(table["perturbation"])
             return validate_table(table, "well_scores_long", str(self._path))
-        wide = table[["id_code", "tier", *[c for c in table.columns if str(c).startswith(SCORE)]]]
-        texts = [c for c in wide.columns[2:] if not pd.api.types.is_numeric_dtype(wide[c])]
-        if texts:
-            raise InputError(f"{self._path}: column {texts[0]!r} has {wide[texts[0]].iloc[0]!r}, expected numbers")
+        scores = [c for c in table.columns if str(c).startswith(SCORE)]
+        _check_numbers(table, scores, self._path)
+        classes = plain_numbers(pd.Series([c.removeprefix(SCORE) for c in scores], dtype="str"))
+        others = [c for c in table.columns if c not in (*scores, *TEXT)]
+        if others:
+            logger.info(
+                "%s: %s columns are not scores and are not read: %s", self._path.name, len(others), first_few(others)
+            )
+        wide = pd.concat([table[["id_code", "tier"]], table[scores].set_axis(SCORE + classes, axis=1)], axis=1)
         return validate_table(wide, "well_scores", str(self._path))
-
-    def _csv(self, path: Path) -> pd.DataFrame:
-        try:
-            return pd.read_csv(
-                path, encoding="utf-8-sig", dtype={"id_code": "str", "sirna": "str", "perturbation": "str"}
-            )
-        except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, OSError) as error:
-            raise InputError(f"{path}: cannot be read as csv: {error}") from error
-
-    def _votes(self, path: Path) -> pd.DataFrame:
-        table = self._csv(path)
-        if not {"id_code", "sirna"} <= set(table.columns):
-            raise InputError(
-                f"{path}: columns {first_few((str(c)[:40] for c in table.columns), 8)}; expected id_code and sirna"
-            )
-        votes = table.loc[table["sirna"].notna(), ["id_code", "sirna"]]
-        return votes.rename(columns={"sirna": "perturbation"}).assign(score=1.0)
 
     def _neighbours(self, table: pd.DataFrame) -> pd.DataFrame:
         ranks = [c.removeprefix("label") for c in table.columns if c.startswith("label")]
+        _check_numbers(table, [f"{name}{r}" for r in ranks for name in ("label", "sim")], self._path)
         parts = [
             pd.DataFrame({"id_code": table["id_code"], "label": table[f"label{r}"], "score": table[f"sim{r}"]})
             for r in ranks
         ]
         long = pd.concat(parts, ignore_index=True)
-        long = long[long["label"] >= 0]
+        none = ~(long["label"] >= 0)
+        if none.any():
+            logger.info(
+                "%s: %s of %s neighbours are none (label -1 or empty)", self._path.name, int(none.sum()), len(none)
+            )
+            long = long[~none]
         return long.assign(perturbation=long["label"].astype("int64").astype("str")).drop(columns="label")
 
     def _describe(self) -> dict[str, Any]:

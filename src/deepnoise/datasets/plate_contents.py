@@ -7,8 +7,8 @@ from typing import Any
 import fsspec
 import pandas as pd
 
-from deepnoise.datasets.files import read_csv
 from deepnoise.datasets.read_only import ReadOnlyDataset
+from deepnoise.datasets.text_tables import read_csv
 from deepnoise.errors import InputError
 from deepnoise.tables import SCHEMAS, validate_table
 
@@ -48,11 +48,11 @@ class PlateContentsDataset(ReadOnlyDataset[pd.DataFrame]):
         invalid = ~(wells >= 1)
         if invalid.any():
             raise InputError(
-                f"{self._path}: wells is {table.loc[invalid, 'wells'].iloc[0]!r} in line {int(invalid.argmax()) + 2}; "
+                f"{self._path}: wells is {table.loc[invalid, 'wells'].iloc[0]!r} in line {table.index[invalid][0] + 2}; "
                 "expected a number of at least 1"
             )
         table = table[list(NEEDED_COLUMNS)].assign(wells=wells.astype("int64"))
-        return validate_table(table, "plate_contents", self._path)
+        return validate_table(table.reset_index(drop=True), "plate_contents", self._path)
 
     def _describe(self) -> dict[str, Any]:
         return {"filepath": self._path}

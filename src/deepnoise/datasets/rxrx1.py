@@ -11,10 +11,13 @@ from typing import Any
 import fsspec
 import pandas as pd
 
-from deepnoise.datasets.files import IMAGE_SUFFIXES, Folder, SiteFiles, read_csv
+from deepnoise.datasets.files import IMAGE_SUFFIXES, SiteFiles
+from deepnoise.datasets.folder import Folder
 from deepnoise.datasets.read_only import ReadOnlyDataset
-from deepnoise.errors import InputError
-from deepnoise.ingestion.validation import RAW_COLUMNS, validate_wells
+from deepnoise.datasets.text_tables import read_csv
+from deepnoise.errors import InputError, first_few
+from deepnoise.ingestion.validation import RAW_COLUMNS, wells_of
+from deepnoise.names import plain_numbers
 
 SPLITS = {"train": "labelled", "test": "heldout"}
 """Name of a split in the file layout -> its name in the table ``wells``."""
@@ -80,8 +83,21 @@ class RxRx1TablesDataset(ReadOnlyDataset[pd.DataFrame]):
         return {"root": self._root}
 
 
+def with_perturbation(table: pd.DataFrame, path: str) -> pd.DataFrame:
+    """The table with its labels in the column ``perturbation``, which RxRx1 calls ``sirna``.
+
+    Raises:
+        InputError: It has neither column, or both.
+    """
+    names = [name for name in ("perturbation", "sirna") if name in table]
+    if len(names) != 1:
+        problem = "both columns perturbation and sirna" if names else "no column perturbation (or sirna)"
+        raise InputError(f"{path}: has {problem}; expected one of them. Its columns: {first_few(table.columns, 8)}")
+    return table.assign(perturbation=plain_numbers(table[names[0]]))
+
+
 class RxRx1LabelsDataset(ReadOnlyDataset[pd.DataFrame]):
-    """The table ``heldout_labels`` from a csv with the columns id_code and sirna.
+    """The table ``heldout_labels`` from a csv with the columns id_code and perturbation (or sirna, as in RxRx1).
 
     Catalog::
 
@@ -108,8 +124,8 @@ class RxRx1LabelsDataset(ReadOnlyDataset[pd.DataFrame]):
         fs, name = fsspec.core.url_to_fs(self._path)
         if self._optional and not fs.exists(name):
             return pd.DataFrame({"id_code": pd.Series(dtype="str"), "perturbation": pd.Series(dtype="str")})
-        table = read_csv(self._path, ["id_code", "sirna"])
-        return table[["id_code", "sirna"]].rename(columns={"sirna": "perturbation"})
+        table = with_perturbation(read_csv(self._path, ["id_code"]), self._path)
+        return table[["id_code", "perturbation"]].reset_index(drop=True)
 
     def _describe(self) -> dict[str, Any]:
         return {"filepath": self._path}
@@ -187,4 +203,4 @@ class RxRx1WellsDataset(RxRx1TablesDataset):
     """
 
     def load(self) -> pd.DataFrame:
-        return validate_wells(super().load(), ["treatment"])[0]
+        return wells_of(super().load())

@@ -10,10 +10,11 @@ import pandas as pd
 from kedro.io import AbstractDataset
 from PIL import Image
 
-from deepnoise.datasets.files import SiteFiles, read_csv
+from deepnoise.datasets.files import SiteFiles
 from deepnoise.datasets.json_files import read_json, write_json
 from deepnoise.datasets.read_only import ReadOnlyDataset
 from deepnoise.datasets.rxrx1 import SPLITS, RxRx1ImagesDataset, RxRx1TablesDataset
+from deepnoise.datasets.text_tables import read_csv
 from deepnoise.errors import InputError, first_few
 from deepnoise.simulation.cells import CHANNELS
 from deepnoise.simulation.redealt import RedealtImages, deal_heldout, recorded_rendering

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from sklearn.metrics import recall_score
 
-from deepnoise.errors import InputError, closest
+from deepnoise.errors import InputError, closest, first_few
 from deepnoise.evaluation.headline import headline
 from deepnoise.evaluation.intervals import summarize
 from deepnoise.evaluation.plate_design import group_share, redealt_score, redrawn_calls
@@ -28,8 +29,11 @@ from deepnoise.evaluation.score_types import (
     SeenGap,
     StepScore,
 )
+from deepnoise.names import same_names
 from deepnoise.tables import BASELINES, SCHEMAS, SCORE, class_names, matrix
 from deepnoise.tiers import after_control, plain_tier
+
+logger = logging.getLogger(__name__)
 
 
 def skill(accuracy: float, chance: float) -> float:
@@ -278,7 +282,9 @@ def evaluate(
     targets = _TargetWells(set(wells.loc[wells["target"], "id_code"]), wells.set_index("id_code")["cell_type"])
     main = site_logits if unit == "site" else well_scores
     classes = class_names(main)
-    _check_labels(heldout_truth, targets.id_codes, screen)
+    _check_labels(heldout_truth, targets.id_codes, set(wells["id_code"]), screen)
+    labels = [label for code, label in heldout_truth.items() if code in targets.id_codes]
+    same_names(labels, classes, "heldout_labels and well_scores")
     _check_pairs(pairs, classes)
     model_rows = targets.rows(main, "heldout", heldout_truth)
     baseline_rows = {
@@ -422,12 +428,19 @@ def _best_baseline(baselines: list[BaselineScore], main: Score | None) -> Baseli
     return max(allowed or baselines, key=lambda b: b["top1"], default=None)
 
 
-def _check_labels(heldout_truth: dict[str, str], target_codes: set[str], screen: str) -> None:
+def _check_labels(heldout_truth: dict[str, str], target_codes: set[str], known: set[str], screen: str) -> None:
     if heldout_truth and not target_codes & heldout_truth.keys():
         raise InputError(
             f"heldout_labels has {len(heldout_truth)} wells such as {next(iter(heldout_truth))!r}, none of which is a target "
             f"well of screen {screen!r}; expected id_codes such as {min(target_codes, default='')!r}"
         )
+
+    strange = [code for code in heldout_truth if code not in known]
+    if strange:
+        logger.warning(
+            "heldout_labels: %s of %s wells are not on the screen %r and are not scored: %s",
+            len(strange), len(heldout_truth), screen, first_few(strange, 3),
+        )  # fmt: skip
 
 
 def _check_pairs(pairs: list[list[str]], classes: list[str]) -> None:

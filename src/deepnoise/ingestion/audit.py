@@ -32,7 +32,7 @@ def audit_design(wells: pd.DataFrame) -> dict[str, Any]:
             .groupby(["experiment", "group"])["plate"]
             .agg(lambda p: p.mode()[0])
         )
-        layouts = group_on_plate.unstack().astype(str).agg("-".join, axis=1).value_counts().to_dict()
+        layouts = group_on_plate.unstack().fillna("none").astype(str).agg("-".join, axis=1).value_counts().to_dict()
     positions = targets.groupby("perturbation").agg(wells=("well", "nunique"), n=("well", "size"))
     repeated = positions[positions["n"] > 1]
     negative = wells[wells["well_type"] == "negative_control"]

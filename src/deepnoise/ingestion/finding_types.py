@@ -18,6 +18,7 @@ FINDINGS: dict[str, tuple[str, tuple[str, ...]]] = {
     "unequal_channels": ("a file with more or fewer channels than the screen", ("error", "exclude")),
     "black_image": ("every pixel has the same value", ("error", "exclude", "report")),
     "saturated_image": ("at least 5 % of the pixels have the highest value", ("error", "exclude", "report")),
+    "similar_names": ("two names that differ only in case or white space", ("error", "report")),
     "unknown_perturbation": (
         "a perturbation on unlabelled plates that no labelled plate has",
         ("error", "exclude", "report"),

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from deepnoise.errors import InputError, closest
+from deepnoise.errors import InputError
 from deepnoise.ingestion.layouts import labelled_targets
+from deepnoise.names import known_names
 
 logger = logging.getLogger(__name__)
 
@@ -104,12 +105,7 @@ def make_folds(
 def _check_experiments(validation_experiments: Sequence[str], plates: pd.DataFrame) -> None:
     """Raise if a validation experiment is not a labelled experiment of the screen."""
     labelled = set(plates.loc[~plates["heldout"], "experiment"])
-    for name in validation_experiments:
-        if name not in labelled:
-            raise InputError(
-                f"ingestion.folds.validation lists {name!r}, which is not a labelled experiment."
-                f"{closest(name, labelled)}"
-            )
+    known_names(validation_experiments, labelled, "labelled experiment", "ingestion.folds.validation")
 
 
 def _check_n_folds(n_folds: int, n_dealt: int, split_by: str, cross_validated: bool, validation: bool) -> None:

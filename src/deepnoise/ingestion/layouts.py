@@ -40,7 +40,8 @@ def duplicate_layouts(labelled: pd.DataFrame, share: float = 0.5) -> list[dict[s
     Returns:
         One entry per pair, largest first: the two experiments and the number of agreeing wells.
     """
-    content = labelled.assign(key=labelled["well"] + "=" + labelled["perturbation"])
+    content = labelled.dropna(subset=["perturbation"])
+    content = content.assign(key=content["well"] + "=" + content["perturbation"])
     plates = {e: [set(keys) for _, keys in rows.groupby("plate")["key"]] for e, rows in content.groupby("experiment")}
     all_keys = {e: set().union(*parts) for e, parts in plates.items()}
     sizes = content.groupby("experiment").size()

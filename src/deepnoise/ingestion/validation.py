@@ -5,20 +5,65 @@ Used by the ``ingestion`` pipeline; datasets use the columns and :func:`validate
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence, Set
 from typing import Any
 
 import pandas as pd
 
-from deepnoise.errors import InputError, closest, first_few
+from deepnoise.errors import InputError, first_few
 from deepnoise.ingestion.findings import WHOLE_WELL
 from deepnoise.ingestion.packing import RawImages
+from deepnoise.names import known_names, similar_names
 from deepnoise.tables import WELL_TYPES
 from deepnoise.wells import normalize_well, well_or_none
 
+logger = logging.getLogger(__name__)
 RAW_COLUMNS = ("experiment", "plate", "well", "cell_type", "well_type", "perturbation", "split", "source")
 EXCLUDED_COLUMNS = ("experiment", "plate", "well", "site", "reason")
 PLACE = ["experiment", "plate", "well"]
+
+
+def one_row_per_well(rows: pd.DataFrame, columns: Sequence[str], where: str) -> pd.DataFrame:
+    """The first row of each well that has a perturbation (else its first row), after a check that all its rows agree.
+
+    Args:
+        rows: One row per site, image or cell; ``PLACE``, ``source`` and the given columns.
+        columns: Columns that must have one value per well. A missing value agrees with any other.
+        where: The file, for the error.
+
+    Returns:
+        One row per well, in the order of the rows.
+
+    Raises:
+        InputError: Rows of one well disagree. Says in how many wells, and names the rows of the first one.
+    """
+    for column in columns:
+        counts = rows.groupby(PLACE)[column].nunique()
+        several = counts.index[counts > 1]
+        if len(several):
+            well = rows[(rows[PLACE] == list(several[0])).all(axis=1)].dropna(subset=[column]).drop_duplicates(column)
+            values = " and ".join(f"{row[column]!r} ({row['source']})" for _, row in well.head(2).iterrows())
+            raise InputError(
+                f"{where}: {len(several)} of {len(counts)} wells have several values of {column}, first "
+                f"{'/'.join(several[0])}: {values}; expected one. Were two plate maps joined to the same wells?"
+            )
+    first = rows.sort_values("perturbation", key=pd.Series.isna, kind="stable").drop_duplicates(PLACE)
+    return first.sort_index()
+
+
+def wells_of(raw: pd.DataFrame) -> pd.DataFrame:
+    """The table ``wells`` of a screen without images; its findings are logged, one line for each kind.
+
+    Args:
+        raw: See :func:`validate_wells`.
+    """
+    wells, _, findings = validate_wells(raw, ["treatment"])
+    for finding in dict.fromkeys(f["finding"] for f in findings):
+        rows = [f for f in findings if f["finding"] == finding]
+        place = "/".join(str(rows[0][c]) for c in PLACE if rows[0].get(c))
+        logger.warning("%s findings %s, the first: %s %s", len(rows), finding, place, rows[0].get("detail", ""))
+    return wells
 
 
 def validate_wells(
@@ -44,6 +89,10 @@ def validate_wells(
     if raw.empty:
         raise InputError("the raw tables list no wells; expected one row per well")
     wells = raw.copy()
+    for column in (*PLACE, "cell_type"):
+        empty = wells[column].isna() | (wells[column] == "")
+        if empty.any():
+            raise InputError(f"{first_few(wells.loc[empty, 'source'], 3)}: {column} is empty; every well needs one")
     names = {}
     for well in wells["well"].unique():
         try:
@@ -64,6 +113,14 @@ def validate_wells(
         raise InputError(
             f"well {row['experiment']}/{row['plate']}/{row['well']} is listed more than once: "
             f"{first_few(rows['source'], 4)} ({int(twice.sum())} such rows); list each well once"
+        )
+    wells["id_code"] = wells["experiment"] + "_" + wells["plate"] + "_" + wells["well"]
+    same = wells[wells.duplicated("id_code", keep=False)].sort_values("id_code", kind="stable").head(2)
+    if len(same):
+        first, second = ("/".join(row) for row in same[PLACE].to_numpy())
+        raise InputError(
+            f"wells {first} and {second} have the same id_code {same['id_code'].iloc[0]!r} "
+            f"({first_few(same['source'])}); rename the experiment or the plate of one of them"
         )
     labelled = wells["split"] == "labelled"
     unnamed = labelled & wells["perturbation"].isna()
@@ -86,13 +143,13 @@ def validate_wells(
     wells["target"] = wells["well_type"].isin(target_well_types)
     wells.loc[~labelled & wells["target"], "perturbation"] = None
     wells["perturbation"] = wells["perturbation"].astype("str")
-    wells["id_code"] = wells["experiment"] + "_" + wells["plate"] + "_" + wells["well"]
     findings = _exclude(wells, excluded)
     excluded_wells = {(f["experiment"], f["plate"], f["well"]) for f in findings if f["site"] == WHOLE_WELL}
     wells = wells[[key not in excluded_wells for key in wells[PLACE].itertuples(index=False, name=None)]]
     if wells.empty:
         raise InputError("the list of excluded wells excludes every well of the screen; remove some of its rows")
     labelled = wells["split"] == "labelled"
+    findings += _similar_names(wells)
     findings += _unknown_perturbations(wells) + _missing_wells(wells, excluded_wells)
     per_experiment = wells[wells["target"]].groupby("experiment").size()
     counts = {
@@ -122,14 +179,28 @@ def _exclude(wells: pd.DataFrame, excluded: pd.DataFrame | None) -> list[dict[st
         except ValueError as error:
             raise InputError(f"{row.source}: {error}") from error
         if members.empty:
-            name = f"{row.experiment}/{row.plate}" + ("" if pd.isna(row.well) else f"/{row.well}")
-            hint = closest(row.experiment, wells["experiment"].unique()) if plate.empty else ""
-            raise InputError(
-                f"{row.source}: {name} is not a {'plate' if pd.isna(row.well) else 'well'} of this screen.{hint}"
-            )
+            experiments = wells["experiment"].unique()
+            known_names([row.experiment], experiments, "experiment", row.source)
+            plates = wells.loc[wells["experiment"] == row.experiment, "plate"].unique()
+            known_names([row.plate], plates, f"plate of experiment {row.experiment}", row.source)
+            known_names([row.well], plate["well"], f"well of plate {row.experiment}/{row.plate}", row.source)
         reason = "" if pd.isna(row.reason) else str(row.reason)
         for well_key in members[PLACE].to_dict("records"):
             findings.append({**well_key, "finding": "excluded", "site": site, "file": row.source, "detail": reason})
+    return findings
+
+
+def _similar_names(wells: pd.DataFrame) -> list[dict[str, Any]]:
+    """Findings on names that differ only in case or white space; each names the first well with the rarer name."""
+    findings = []
+    for column in ("experiment", "plate", "perturbation"):
+        counts = wells[column].value_counts()
+        for group in similar_names(counts.index):
+            rarest = min(group, key=lambda name: (counts[name], name))
+            first = wells[wells[column] == rarest].iloc[0]
+            names = " and ".join(f"{name!r} ({counts[name]} wells)" for name in group)
+            detail = f"{column} {names} are different names; if they are one, write them alike"
+            findings.append({**first[PLACE], "finding": "similar_names", "file": first["source"], "detail": detail})
     return findings
 
 
@@ -201,6 +272,13 @@ def match_images(
             file = next((f for f in row.files if f not in row.missing), row.files[0])
             findings.append({**site_key, "finding": finding, "file": file, "detail": detail.format(row=row)})
 
+    numbers = set(sites["site"].astype(int))
+    for experiment, plate, well, site in sorted(excluded):
+        if site != WHOLE_WELL and images.numbered_sites and site not in numbers:
+            raise InputError(
+                f"excluded_wells: {experiment}/{plate}/{well} has no site {site}; the sites of this screen are "
+                f"{first_few(sorted(numbers), 12)}"
+            )
     if excluded:
         keys = sites[[*PLACE, "site"]].itertuples(index=False, name=None)
         sites = sites[[key not in excluded and (*key[:3], WHOLE_WELL) not in excluded for key in keys]]
@@ -213,14 +291,16 @@ def match_images(
     report(joined[repeated], "duplicate_image", "a second image of this site")
     joined = joined[~repeated]
     for row in joined[joined["missing"].map(len) > 0].itertuples():
-        for file in row.missing:
-            channel = images.channels[row.files.index(file)] if len(row.files) == len(images.channels) else ""
-            findings.append(
+        for file in dict.fromkeys(row.missing):
+            channels = [c for c, name in zip(images.channels, row.files, strict=False) if name == file]
+            findings += [
                 {
                     "finding": "missing_image", "experiment": row.experiment, "plate": row.plate, "well": row.well,
-                    "site": row.site, "channel": channel, "file": file, "detail": "no such file",
+                    "site": row.site, "channel": channel, "file": file,
+                    "detail": "no such file" if file else "the table names no file",
                 }
-            )  # fmt: skip
+                for channel in (channels if len(row.files) == len(images.channels) else [""])
+            ]  # fmt: skip
     if images.numbered_sites:
         n_wells = joined["site"].value_counts()
         usual = sorted(n_wells.index[n_wells > joined["id_code"].nunique() / 2])
@@ -243,9 +323,10 @@ def match_images(
             "use the same names of experiment, plate and well in both"
         )
     if complete.empty:
+        lacking = next((f for row in joined["missing"] for f in row if f), "")
         raise InputError(
             f"no complete image was found for any of the {len(wells)} wells ({len(joined)} sites lack channels "
-            f"of {', '.join(images.channels)}); check raw_root"
+            f"of {', '.join(images.channels)})" + (f"; no such file: {lacking}" if lacking else "") + "; check raw_root"
         )
     counts = {
         "plates_with_images": int(joined.groupby(["experiment", "plate"]).ngroups),

@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 
 from deepnoise.errors import InputError, closest, first_few
+from deepnoise.names import known_names
 from deepnoise.parameters import PlateBalancingParameters
 from deepnoise.plate_balancing.groups import infer_groups
 from deepnoise.plate_balancing.methods import METHODS
@@ -226,6 +227,22 @@ def _validation_labels(table: pd.DataFrame, names: list[str], labels: pd.Series 
     class_number = {name: i for i, name in enumerate(names)}
     of_well = table["id_code"].map(labels).map(class_number).where(table["role"] == "validation")
     return of_well.fillna(-1).to_numpy(int)
+
+
+def check_contents(contents: pd.DataFrame, wells: pd.DataFrame) -> None:
+    """Refuse known contents of a plate that the screen does not have.
+
+    Args:
+        contents: The table ``plate_contents``.
+        wells: The table ``wells``.
+
+    Raises:
+        InputError: Names the experiment or plate, and the closest one of the screen.
+    """
+    plates = wells.groupby("experiment")["plate"].agg(set)
+    for experiment, plate in contents[["experiment", "plate"]].drop_duplicates().itertuples(index=False):
+        known_names([experiment], plates.index, "experiment", "plate_contents")
+        known_names([plate], plates[experiment], f"plate of experiment {experiment}", "plate_contents")
 
 
 def _known_contents(contents: pd.DataFrame | None, names: list[str]) -> Capacities:

@@ -48,6 +48,7 @@ def balance_plates(
     from deepnoise.ingestion import layouts
     from deepnoise.plate_balancing import balancing
 
+    balancing.check_contents(plate_contents, wells)
     cell_type = wells.set_index("id_code")["cell_type"]
     validation = layouts.validation_labels(wells, folds)
     knowledge = balancing.DesignKnowledge(plate_layout, layouts_in_use, plate_contents, cell_type, validation)
