@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import date
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
@@ -210,6 +211,8 @@ class IngestionParameters(Block):
     """What to do about each kind of finding."""
     checksum: bool
     """Whether changed source files are detected by content instead of size and time; reads every file."""
+    verify: bool
+    """Whether the pixels of packed plates are compared with those that were packed; reads the whole image store."""
     target_well_types: list[Literal["treatment", "positive_control", "negative_control"]]
     """Types of the wells whose perturbation is predicted."""
     folds: FoldParameters
@@ -726,6 +729,11 @@ def _describe_fault(fault: Any) -> str:
     name = ".".join(map(str, location))
     if fault["type"] == "value_error":
         return str(fault["ctx"]["error"])
+    if fault["type"] == "string_type" and isinstance(received, int | float | date):
+        return (
+            f"parameter {name!r}: expected text, received {received!r}; put quotes around names, which YAML may read as a "
+            "number, a date or a truth value"
+        )
     if fault["type"] != "extra_forbidden":
         return f"parameter {name!r}: {fault['msg']}; received {received!r}"
     if len(location) > 1:

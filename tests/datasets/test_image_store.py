@@ -1,5 +1,6 @@
 """The image store: complete or absent, resumable, bounded in memory, on a disk or behind a URL."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -16,7 +17,7 @@ import pytest
 from kedro.io import DatasetError
 from PIL import Image
 
-from deepnoise.datasets.image_store import ImageStoreDataset
+from deepnoise.datasets.image_store import ImageStoreDataset, _folder_name
 from deepnoise.datasets.simulated import SimulatedImagesDataset
 from deepnoise.errors import ImageError, InputError
 from deepnoise.ingestion.packing import PackingPlan, PlateImages, pixel_findings, plan_packing
@@ -75,7 +76,7 @@ def test_a_packing_that_is_up_to_date_reads_and_writes_nothing(raw, tmp_path):
 
 SLOW_PACKING = """
 import sys, time
-from deepnoise.datasets.image_store import ImageStoreDataset
+from deepnoise.datasets.image_store import ImageStoreDataset, _folder_name
 from tests.datasets.test_image_store import plan
 steps, images, _ = plan(sys.argv[1])
 object.__setattr__(steps, "read", lambda files: (time.sleep(0.01), images.read(files))[1])
@@ -264,7 +265,7 @@ GROWTH = """
 import resource, sys
 import numpy as np
 from tests.datasets.test_image_store import memory_plan
-from deepnoise.datasets.image_store import ImageStoreDataset
+from deepnoise.datasets.image_store import ImageStoreDataset, _folder_name
 from deepnoise.pipelines.normalization import nodes
 import pandas as pd
 
@@ -296,3 +297,90 @@ def test_memory_does_not_grow_with_the_screen(tmp_path):
 
     small, large = peak(1), peak(10)
     assert large < 1.2 * small, f"{small} kB for one plate, {large} kB for ten"
+
+
+def chunk(root, plate, row):
+    return root / plate / "c" / str(row) / "0" / "0" / "0"
+
+
+def test_a_missing_chunk_is_an_error_that_names_plate_and_site_and_ingestion_repairs_the_plate(raw, tmp_path, caplog):
+    steps, images, _ = plan(raw[0])
+    dataset = ImageStoreDataset(root=str(tmp_path))
+    dataset.save(steps)
+    site = dataset.load().rows().query("experiment == 'ALPHA-01' and plate == '1'").iloc[5]
+    before = dataset.load().read("ALPHA-01", "1")
+    chunk(tmp_path, "ALPHA-01__1", site["store_row"]).unlink()
+    place = f"plate ALPHA-01/1 well {site['well']} site {site['site']} is missing; run ingestion"
+    with pytest.raises(InputError, match=place):
+        dataset.load().read("ALPHA-01", "1", np.array([site["store_row"]]))
+    with pytest.raises(InputError, match=place):
+        dataset.load().read("ALPHA-01", "1")
+    again, _, reads = plan(raw[0])
+    dataset.save(again)
+    assert f"1 of its images are missing or damaged: {site['well']} site {site['site']}" in caplog.text
+    np.testing.assert_array_equal(dataset.load().read("ALPHA-01", "1"), before)
+    repacked = {files[0].split("/")[1:3][0] + "/" + files[0].split("/")[2] for files in reads}
+    assert repacked == {"ALPHA-01/Plate1"}
+
+
+@pytest.mark.parametrize("compressor", ["zstd", "lz4"])
+@pytest.mark.parametrize("verify", [False, True])
+def test_a_damaged_chunk_is_an_error_and_is_found_by_its_size_or_by_verify(raw, tmp_path, compressor, verify):
+    steps, _, _ = plan(raw[0])
+    dataset = ImageStoreDataset(root=str(tmp_path), compressor=compressor)
+    dataset.save(steps)
+    before = dataset.load().read("ALPHA-01", "2")
+    path = chunk(tmp_path, "ALPHA-01__2", 3)
+    content = bytearray(path.read_bytes())
+    if verify:
+        content[len(content) // 2] ^= 255  # one changed byte, same size
+    else:
+        del content[len(content) // 2 :]
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="the image of plate ALPHA-01/2 well .* site .* is damaged .*verify=true"):
+        dataset.load().read("ALPHA-01", "2", np.array([3]))
+    again, _, _ = plan(raw[0])
+    dataset.save(dataclasses.replace(again, verify=verify))
+    np.testing.assert_array_equal(dataset.load().read("ALPHA-01", "2"), before)
+
+
+def test_verify_finds_pixels_that_are_readable_and_not_those_that_were_packed(raw, tmp_path):
+    steps, _, _ = plan(raw[0])
+    dataset = ImageStoreDataset(root=str(tmp_path))
+    dataset.save(steps)
+    before = dataset.load().read("ALPHA-01", "1")
+    shutil.copy(chunk(tmp_path, "ALPHA-01__1", 0), chunk(tmp_path, "ALPHA-01__1", 1))
+    again, _, _ = plan(raw[0])
+    dataset.save(dataclasses.replace(again, verify=True))
+    np.testing.assert_array_equal(dataset.load().read("ALPHA-01", "1"), before)
+
+
+def test_a_black_image_is_no_missing_one(tmp_path):
+    images = {("a",): np.zeros((1, 4, 4), np.uint8), ("b",): np.ones((1, 4, 4), np.uint8)}
+    sites = pd.DataFrame(
+        {"id_code": ["E_1_A01", "E_1_A02"], "well": ["A01", "A02"], "site": [1, 1], "files": list(images)}
+    )
+    dataset = ImageStoreDataset(root=str(tmp_path))
+    dataset.save(PackingPlan(["c"], [PlateImages("E", "1", sites, "f")], images.__getitem__))
+    assert dataset.load().read("E", "1").sum() == 16 and not dataset.load().read("E", "1", np.array([0])).any()
+    chunk(tmp_path, "E__1", 0).unlink()  # as earlier versions wrote it
+    assert dataset.load().read("E", "1").sum() == 16 and not dataset.load().read("E", "1", np.array([0])).any()
+    chunk(tmp_path, "E__1", 1).unlink()
+    with pytest.raises(InputError, match="plate E/1 well A02 site 1 is missing"):
+        dataset.load().read("E", "1")
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (("A__1", "2"), ("A", "1__2")),
+        (("A_", "1"), ("A", "_1")),
+        (("A", "1/2"), ("A", "1%2F2")),
+        (("A_", "_1"), ("A__", "1")),
+    ],
+)
+def test_no_two_plates_share_a_folder(first, second):
+    none = pd.DataFrame()
+    names = [_folder_name(PlateImages(*key, none, "")) for key in (first, second)]
+    assert names[0] != names[1] and not any("/" in name for name in names)
+    assert _folder_name(PlateImages("HEPG2-01", "1_b", none, "")) == "HEPG2-01__1_b"

@@ -7,6 +7,7 @@ import logging
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,9 @@ import zarr.codecs
 import zarr.storage
 from kedro.io import AbstractDataset
 
-from deepnoise.datasets.files import Folder
+from deepnoise.datasets.folder import Folder
 from deepnoise.datasets.json_files import read_json, write_json
-from deepnoise.errors import ImageError, InputError
+from deepnoise.errors import ImageError, InputError, first_few
 from deepnoise.ingestion.packing import (
     PackingPlan,
     PlateImages,
@@ -80,20 +81,63 @@ class ImageStore:
         return self._open[folder]
 
     def read(self, experiment: str, plate: str, store_rows: np.ndarray | None = None) -> np.ndarray:
-        """Raw counts of a plate, or of the given rows: (S, C, H, W) uint8 or uint16."""
+        """Raw counts of a plate, or of the given rows: (S, C, H, W) uint8 or uint16.
+
+        Raises:
+            InputError: A chunk is missing or damaged; names the plate and the site.
+        """
         array = self.array(experiment, plate)
+        rows = np.arange(array.shape[0]) if store_rows is None else np.asarray(store_rows)
         if store_rows is None:
-            return np.asarray(array[:])
-        images = np.empty((len(store_rows), *array.shape[1:]), array.dtype)
-        for i, row in enumerate(np.asarray(store_rows)):
-            images[i] = array[int(row)]  # one chunk at a time; zarr's fancy indexing takes three times as long
+            try:
+                images = np.asarray(array[:])
+            except Exception:  # which image it is shows when they are read one by one
+                images = self._one_by_one(array, experiment, plate, rows)
+        else:
+            images = self._one_by_one(array, experiment, plate, rows)
+        black = [int(row) for row, image in zip(rows, images, strict=True) if not image.any()]
+        if black:  # zarr reads zeros where a chunk is missing
+            record = self._record(experiment, plate)
+            packed_black = {
+                row[3]: all(high == 0 for _, high, *_ in facts)
+                for row, facts in zip(record["rows"], record["facts"], strict=True)
+            }
+            for row in black:  # an image that could not be packed has no row in the record
+                if not packed_black.get(row, True) and not self._has_chunk(experiment, plate, row):
+                    raise self._broken(experiment, plate, row, "missing")
         return images
+
+    def _one_by_one(self, array: zarr.Array, experiment: str, plate: str, rows: np.ndarray) -> np.ndarray:
+        images = np.empty((len(rows), *array.shape[1:]), array.dtype)
+        for i, row in enumerate(rows):
+            try:
+                images[i] = array[int(row)]  # one chunk at a time; zarr's fancy indexing takes three times as long
+            except Exception as error:  # codecs raise many types of error
+                raise self._broken(experiment, plate, int(row), f"damaged ({type(error).__name__})") from error
+        return images
+
+    def _record(self, experiment: str, plate: str) -> dict[str, Any]:
+        record: dict[str, Any] = read_json(f"{self._folder.url}/{self._plate(experiment, plate)['folder']}.json")
+        return record
+
+    def _has_chunk(self, experiment: str, plate: str, row: int) -> bool:
+        name = f"{self._plate(experiment, plate)['folder']}/{_chunk(row)}"
+        return bool(self._folder.fs.exists(self._folder.join(name)))
+
+    def _broken(self, experiment: str, plate: str, row: int, problem: str) -> InputError:
+        sites = {r[3]: f"well {r[1]} site {r[2]}" for r in self._record(experiment, plate)["rows"]}
+        verify = "" if problem == "missing" else " with --params ingestion.verify=true"
+        return InputError(
+            f"image store {self._folder.url}: the image of plate {plate_name(experiment, plate)} "
+            f"{sites.get(row, f'row {row}')} is {problem}; run ingestion{verify}, which packs the plate again"
+        )
 
 
 class ImageStoreDataset(AbstractDataset[PackingPlan, ImageStore]):
     """Packs a screen plate by plate, with a few sites in memory at a time.
 
-    A plate that is up to date is not read again.
+    A plate that is up to date is not read again. It is packed again if an image is missing in the store or has not the
+    size that it was written with; with ``ingestion.verify`` also if its pixels are not those that were packed.
 
     Not versioned by Kedro. The record of a plate is written last; it has a fingerprint of the plate's source
     files and a checksum of its pixels. The manifest is written after all records. A plate without record, or
@@ -122,7 +166,8 @@ class ImageStoreDataset(AbstractDataset[PackingPlan, ImageStore]):
             raise InputError(f"catalog: image store compressor {compressor!r}; allowed: zstd, lz4")
         self._root = root
         shuffle = zarr.codecs.BloscShuffle.bitshuffle if compressor == "lz4" else zarr.codecs.BloscShuffle.shuffle
-        self._codec = zarr.codecs.BloscCodec(cname=zarr.codecs.BloscCname(compressor), clevel=3, shuffle=shuffle)
+        blosc = zarr.codecs.BloscCodec(cname=zarr.codecs.BloscCname(compressor), clevel=3, shuffle=shuffle)
+        self._codec = [blosc, zarr.codecs.Crc32cCodec()]  # a changed byte is an error, not another image
         self._compressor = compressor
         self._workers = workers
         self.metadata = metadata
@@ -136,7 +181,8 @@ class ImageStoreDataset(AbstractDataset[PackingPlan, ImageStore]):
 
     def save(self, data: PackingPlan) -> None:
         self._folder.fs.makedirs(self._folder.path, exist_ok=True)
-        forms = {p.name: self._packed_form(p) for p in data.plates}
+        with progress("verifying", len(data.plates), "plates") if data.verify else nullcontext() as bar:
+            forms = {p.name: self._packed_form(p, data.verify, bar) for p in data.plates}
         todo = [p for p in data.plates if forms[p.name] is None]
         ready = [form for form in forms.values() if form]
         if todo:
@@ -152,13 +198,49 @@ class ImageStoreDataset(AbstractDataset[PackingPlan, ImageStore]):
                     self._pack(plate, data, shape, dtype, pool, bar)
         self._finish(data)
 
-    def _packed_form(self, plate: PlateImages) -> tuple[tuple[int, ...], str] | None:
+    def _packed_form(self, plate: PlateImages, verify: bool, bar: Any) -> tuple[tuple[int, ...], str] | None:
         """Shape and dtype of the sites of a plate that is up to date; None if the plate must be packed."""
-        name = f"{_folder_name(plate.name)}.json"
+        if bar is not None:
+            bar.update(1)
+        name = f"{_folder_name(plate)}.json"
         if not self._folder.fs.exists(self._folder.join(name)):
             return None
         record = read_json(self._file(name))
-        return (tuple(record["shape"]), record["dtype"]) if record.get("fingerprint") == plate.fingerprint else None
+        if record.get("fingerprint") != plate.fingerprint:
+            return None
+        broken = self._broken_sites(plate, record, verify)
+        if broken:
+            logger.warning(
+                "image store: plate %s is packed again, because %s of its images are missing or damaged: %s",
+                plate.name, len(broken), first_few(broken),
+            )  # fmt: skip
+            return None
+        return tuple(record["shape"]), record["dtype"]
+
+    def _broken_sites(self, plate: PlateImages, record: dict[str, Any], verify: bool) -> list[str]:
+        """Packed sites of a plate whose chunk is absent, has another size than when written, or (``verify``) other pixels."""
+        folder = _folder_name(plate)
+        path = self._folder.join(folder)
+        sizes = {
+            name.removeprefix(path).lstrip("/"): info.get("size")
+            for name, info in self._folder.fs.find(path, detail=True).items()
+        }
+        array = zarr.open_array(_zarr_store(self._folder.sub(folder), read_only=True), mode="r") if verify else None
+        written = record.get("bytes") or [None] * len(record["rows"])  # earlier versions kept no sizes
+        broken = []
+        for (_, well, site, row), size, facts in zip(record["rows"], written, record["facts"], strict=True):
+            found = sizes.get(_chunk(row))
+            if found is None and size is None and all(high == 0 for _, high, *_ in facts):
+                continue  # earlier versions wrote no chunk of zeros
+            whole = found is not None and size in (None, found)
+            if whole and array is not None:
+                try:
+                    whole = describe_site(np.asarray(array[int(row)])) == facts
+                except Exception:  # codecs raise many types of error
+                    whole = False
+            if not whole:
+                broken.append(f"{well} site {site}")
+        return broken
 
     def _check_space(self, samples: list[np.ndarray], sites: int) -> None:
         """Refuse to start if the disk is too small, estimated from a few compressed sites."""
@@ -188,7 +270,7 @@ class ImageStoreDataset(AbstractDataset[PackingPlan, ImageStore]):
         pool: ThreadPoolExecutor,
         bar: Any,
     ) -> None:
-        name = _folder_name(plate.name)
+        name = _folder_name(plate)
         for old in (f"{name}.json", name):
             if self._folder.fs.exists(self._folder.join(old)):
                 self._folder.fs.rm(self._folder.join(old), recursive=True)
@@ -208,6 +290,9 @@ class ImageStoreDataset(AbstractDataset[PackingPlan, ImageStore]):
 
         results = list(pool.map(store_site, range(len(plate.sites))))
         packed = [i for i, result in enumerate(results) if not isinstance(result, ImageError)]
+        path = self._folder.join(name)
+        written = self._folder.fs.find(path, detail=True)
+        sizes = {chunk.removeprefix(path).lstrip("/"): info.get("size") for chunk, info in written.items()}
         rows = plate.sites[["id_code", "well", "site"]].assign(store_row=range(len(plate.sites))).iloc[packed]
         statistics = [results[i] for i in packed]
         record = {
@@ -219,6 +304,7 @@ class ImageStoreDataset(AbstractDataset[PackingPlan, ImageStore]):
             "dtype": dtype,
             "checksum": hashlib.blake2b(repr([packed, statistics]).encode(), digest_size=16).hexdigest(),
             "rows": rows.to_numpy().tolist(),
+            "bytes": [sizes[_chunk(i)] for i in packed],
             "files": [list(plate.sites["files"].iloc[i]) for i in packed],
             "facts": statistics,
             "faults": [
@@ -236,10 +322,10 @@ class ImageStoreDataset(AbstractDataset[PackingPlan, ImageStore]):
         plates: dict[str, dict[str, Any]] = {}
         shape, dtype = None, None
         for plate in plan.plates:
-            record = read_json(self._file(f"{_folder_name(plate.name)}.json"))
+            record = read_json(self._file(f"{_folder_name(plate)}.json"))
             shape, dtype = record["shape"], record["dtype"]
             kept = {key: record[key] for key in ("experiment", "plate", "fingerprint", "checksum")}
-            plates[plate.name] = {**kept, "folder": _folder_name(plate.name), "sites": len(record["rows"])}
+            plates[plate.name] = {**kept, "folder": _folder_name(plate), "sites": len(record["rows"])}
         manifest = {"channels": plan.channels, "shape": shape, "dtype": dtype, "plates": plates}
         write_json(self._file(self.MANIFEST), manifest)
         expected = (
@@ -268,7 +354,16 @@ def _zarr_store(folder: Folder, read_only: bool = False) -> Any:
 
 
 def _create(store: Any, shape: tuple[int, ...], dtype: str, codec: Any) -> zarr.Array:
-    return zarr.create_array(store, shape=shape, dtype=dtype, chunks=(1, *shape[1:]), compressors=codec, fill_value=0)
+    """An array with one chunk per site, also where a site is black, so that a missing chunk is always a fault."""
+    return zarr.create_array(
+        store,
+        shape=shape,
+        dtype=dtype,
+        chunks=(1, *shape[1:]),
+        compressors=codec,
+        fill_value=0,
+        config={"write_empty_chunks": True},
+    )
 
 
 def _size(n: float) -> str:
@@ -279,5 +374,20 @@ def _size(n: float) -> str:
     return f"{n:.3g} TB"
 
 
-def _folder_name(plate: str) -> str:
-    return plate.replace("/", "__")
+def _folder_name(plate: PlateImages) -> str:
+    """Folder of a plate, ``<experiment>__<plate>``; no two plates share one.
+
+    Names that could be read in two ways, and those with a slash, have it and their underscores percent-encoded.
+    """
+    joined = f"{plate.experiment}__{plate.plate}"
+    if joined.count("__") == 1 and "___" not in joined and not set(joined) & {"/", "%"}:
+        return joined
+    experiment, name = (
+        text.replace("%", "%25").replace("_", "%5F").replace("/", "%2F") for text in (plate.experiment, plate.plate)
+    )
+    return f"{experiment}__{name}"
+
+
+def _chunk(row: int) -> str:
+    """Name of the chunk of a row in the folder of its plate (zarr v3, default key encoding)."""
+    return f"c/{row}/0/0/0"

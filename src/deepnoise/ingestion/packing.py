@@ -71,6 +71,7 @@ class PackingPlan:
     plates: list[PlateImages]
     read: Callable[[tuple[str, ...]], np.ndarray] = field(repr=False)  # files -> (C, H, W)
     dtype: str | None = None  # if the file layout declares one
+    verify: bool = False  # compare the pixels of packed plates with those that were packed
 
 
 def plate_name(experiment: str, plate: str) -> str:
@@ -78,13 +79,17 @@ def plate_name(experiment: str, plate: str) -> str:
     return f"{experiment}/{plate}"
 
 
-def plan_packing(sites: pd.DataFrame, images: RawImages, checksum: bool) -> PackingPlan:
+def plan_packing(sites: pd.DataFrame, images: RawImages, checksum: bool, verify: bool = False) -> PackingPlan:
     """Plan the packing of every plate with complete sites; no image is decoded.
 
     Args:
         sites: Complete sites: id_code, experiment, plate, well, site, files.
         images: The raw images.
         checksum: Recognize changed files by a hash of their content (reads them all), not by their time.
+        verify: Compare the pixels of packed plates with those that were packed.
+
+    Raises:
+        InputError: Two plates have the same name.
     """
     plates = []
     for (experiment, plate), rows in sites.groupby(["experiment", "plate"], sort=True):
@@ -92,7 +97,12 @@ def plan_packing(sites: pd.DataFrame, images: RawImages, checksum: bool) -> Pack
         stamps = [images.stamp(files, checksum) for files in rows["files"]]
         source = fingerprint(rows[["id_code", "site"]], images.channels, images.dtype, stamps)
         plates.append(PlateImages(str(experiment), str(plate), rows, source))
-    return PackingPlan(images.channels, plates, images.read, images.dtype)
+    names = [plate.name for plate in plates]
+    same = [plate for plate in plates if names.count(plate.name) > 1]
+    if same:
+        first, second = (f"experiment {p.experiment!r} plate {p.plate!r}" for p in same[:2])
+        raise InputError(f"{first} and {second} are both called {same[0].name}; rename one of them")
+    return PackingPlan(images.channels, plates, images.read, images.dtype, verify)
 
 
 def sample_sites(plan: PackingPlan, plates: Sequence[PlateImages], needed: bool = True) -> list[np.ndarray]:

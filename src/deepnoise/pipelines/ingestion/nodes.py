@@ -47,7 +47,7 @@ def pack_images(raw_images: RawImages, matched_images: DataFrame, parameters: In
     """Hand the plates to the image store, which reads those it lacks."""
     from deepnoise.ingestion import packing
 
-    return packing.plan_packing(matched_images, raw_images, parameters.checksum)
+    return packing.plan_packing(matched_images, raw_images, parameters.checksum, parameters.verify)
 
 
 def report_findings(
