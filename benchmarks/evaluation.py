@@ -1,10 +1,11 @@
-"""Evaluation at the size of RxRx1, and on planted errors: python benchmarks/evaluation.py [wells | suspects DATA]
+"""Evaluation at the size of RxRx1, and on planted errors: python benchmarks/evaluation.py [wells | suspects DATA | profiles FILE...]
 
 ``wells``: 56,000 wells of 1,108 perturbations in 512 dimensions, on 2 cores. Prints seconds and peak memory
 of each part, and the speed of replicate retrieval relative to a double loop timed in the same run.
 
 ``suspects DATA``: plants swaps and turned plates into the plate maps of a finished run of the demo (DATA: its
-data folder), with five seeds. Prints recall and false alarms. The figures go into docs/results.md.
+data folder), with five seeds. Prints recall and false alarms. ``profiles FILE...`` does so with tables of real profiles,
+whose columns are those of conf/external_profiles. The figures go into docs/results.md.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import average_precision_score
 
+from deepnoise.datasets.external_profiles import ExternalProfilesDataset, ExternalProfileWellsDataset
 from deepnoise.evaluation.metrics import ranked_calls
 from deepnoise.evaluation.probe_tasks import probe_leaks
 from deepnoise.evaluation.profiles import Profiles, effective_rank, join_profiles, true_labels
@@ -127,8 +129,25 @@ def suspects(data: Path) -> None:
     screen, logits, features = table("wells"), table("well_logits"), table("site_features")
     truth = pd.read_csv(data / "01_raw/demo/test_labels.csv", dtype=str).rename(columns={"sirna": "perturbation"})
     profiles = join_profiles(table("well_embeddings"), screen, true_labels(screen, truth))
-    profiles = profiles.take(~profiles.rows["plate_seen"].to_numpy(bool))
-    scores = pool_scores(logits, screen)
+    plant(profiles.take(~profiles.rows["plate_seen"].to_numpy(bool)), pool_scores(logits, screen), features)
+
+
+def real_profiles(paths: list[Path]) -> None:
+    """The same with real profiles, whose own plate maps are taken as right."""
+    names = ("Experiment", "Plate", "Well", "Perturbation")
+    columns = {name.lower(): f"{{Metadata_{name}}}" for name in names}
+    no_scores, no_features = SCHEMAS["well_scores"].empty(), SCHEMAS["site_features"].empty()
+    for path in paths:
+        screen = ExternalProfileWellsDataset(filepath=str(path), columns=columns).load()
+        embeddings = ExternalProfilesDataset(filepath=str(path), columns=columns).load()
+        no_labels = SCHEMAS["heldout_labels"].empty()
+        profiles = join_profiles(embeddings, screen, true_labels(screen, no_labels))
+        print(path.stem)
+        plant(profiles.take(profiles.rows["perturbation"].notna().to_numpy(bool)), no_scores, no_features)
+
+
+def plant(profiles: Profiles, scores: pd.DataFrame, features: pd.DataFrame) -> None:
+    """Swap two wells on each plate, but turn every ninth, five times; print what is flagged."""
     clean = find_suspects(profiles, scores, features, "T1")
     print(f"clean: {clean['flagged'].sum()} flagged ({clean.loc[clean['flagged'], 'kind'].value_counts().to_dict()})")
     totals = np.zeros(7)
@@ -137,8 +156,10 @@ def suspects(data: Path) -> None:
         rows = profiles.rows.copy()
         swapped: set[str] = set()
         turned: set[tuple[str, str]] = set()
-        for number, (plate, plate_rows) in enumerate(rows.groupby(["experiment", "plate"]).groups.items()):
-            if number % 9 == 4:
+        plates_of_screen = rows.groupby(["experiment", "plate"]).groups
+        first_turned = (4 + seed) % min(9, len(plates_of_screen))
+        for number, (plate, plate_rows) in enumerate(plates_of_screen.items()):
+            if number % 9 == first_turned:
                 layout = dict(zip(rows.loc[plate_rows, "well"], rows.loc[plate_rows, "perturbation"], strict=True))
                 rows.loc[plate_rows, "perturbation"] = [
                     layout.get(well) for well in turned_wells(rows.loc[plate_rows, "well"])
@@ -146,6 +167,8 @@ def suspects(data: Path) -> None:
                 turned.add(plate)
                 continue
             treated = plate_rows[rows.loc[plate_rows, "well_type"] == "treatment"]
+            if len(treated) < 2:
+                continue
             pair = rng.choice(treated, 2, replace=False)
             rows.loc[pair, "perturbation"] = rows.loc[pair[::-1], "perturbation"].to_numpy()
             swapped |= set(rows.loc[pair, "id_code"])
@@ -173,7 +196,11 @@ def suspects(data: Path) -> None:
 
 
 if __name__ == "__main__":
-    benchmarks: dict[str, Callable[..., None]] = {"wells": wells, "suspects": lambda: suspects(Path(sys.argv[2]))}
-    if len(sys.argv) < 2 or sys.argv[1] not in benchmarks or (sys.argv[1] == "suspects" and len(sys.argv) < 3):
+    benchmarks: dict[str, Callable[..., None]] = {
+        "wells": wells,
+        "suspects": lambda: suspects(Path(sys.argv[2])),
+        "profiles": lambda: real_profiles([Path(path) for path in sys.argv[2:]]),
+    }
+    if len(sys.argv) < 2 or sys.argv[1] not in benchmarks or (sys.argv[1] != "wells" and len(sys.argv) < 3):
         sys.exit(__doc__)
     benchmarks[sys.argv[1]]()

@@ -8,9 +8,18 @@ import pytest
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from deepnoise.evaluation.figures import draw_card
-from deepnoise.evaluation.probe import Probe, ProbeTask, _factor, run_probes, split_blocks, verdict
-from deepnoise.evaluation.probe_tasks import AXES, leak_scores, outer_ring, probe_leaks, well_features
-from deepnoise.evaluation.profiles import Profiles
+from deepnoise.evaluation.probe import (
+    FEWEST_SHUFFLES,
+    Probe,
+    ProbeTask,
+    _factor,
+    count_shuffles,
+    run_probes,
+    split_blocks,
+    verdict,
+)
+from deepnoise.evaluation.probe_tasks import AXES, leak_scores, outer_ring, probe_leaks, probe_tasks, well_features
+from deepnoise.evaluation.profiles import Profiles, class_residuals
 from deepnoise.evaluation.score_table import format_card
 from deepnoise.evaluation.signal_leak_card import leak_table, make_card
 from deepnoise.tables import CARD_KEYS, SCHEMAS, validate_table
@@ -287,3 +296,18 @@ def test_an_experiment_leak_is_not_mistaken_for_a_leak_of_the_staining(clean):
     moved = planted(clean, "experiment", 3.0)
     answer = probe_leaks(moved, stain, 60, 3.0, axes=("raw_intensity",))[0]
     assert answer["verdict"] != "leak"
+
+
+def test_a_null_of_one_value_is_no_result(clean, monkeypatch):
+    constant = {"null_low": 0.561, "null_high": 0.561, "balanced_accuracy": 0.561, "p": 1.0}
+    monkeypatch.setattr("deepnoise.evaluation.probe_tasks.run_probes", lambda *_: constant)
+    probe = answers(clean)["plate"]
+    assert probe["verdict"] == "not asked" and "p" not in probe
+    assert probe["reason"] == "cannot be tested: each shuffle of the labels has the accuracy 0.561"
+
+
+def test_shuffles_are_counted_up_to_what_a_test_needs(clean):
+    tasks = probe_tasks(class_residuals(clean), "plate", NO_INTENSITY)
+    assert count_shuffles(tasks) == FEWEST_SHUFFLES
+    fixed = [replace(task, strata=np.arange(len(task.strata))) for task in tasks]  # each unit alone in its stratum
+    assert count_shuffles(fixed) == 1

@@ -6,6 +6,9 @@ import pytest
 
 from deepnoise.evaluation.profiles import Profiles
 from deepnoise.evaluation.suspects import (
+    _PlateEvidence,
+    _swapped_wells,
+    _turned_plate,
     calibrated,
     empty_wells,
     find_suspects,
@@ -155,3 +158,60 @@ def test_the_likelihood_is_calibrated_on_the_labels():
     assert np.abs(fitted - p).mean() < 0.02
     unscored = calibrated([np.full((3, 2), np.nan)], np.array([0, 1, 0]))
     assert np.isneginf(unscored).all()
+
+
+def evidence(label_ratio: np.ndarray, plates: int = 1, threshold: float = 3.0) -> _PlateEvidence:
+    """A plate of one row of wells, A01, A02, ..., each with a perturbation of its own."""
+    wells = [f"A{i + 1:02d}" for i in range(len(label_ratio))]
+    gain = label_ratio + label_ratio.T
+    names = np.array([f"p{i}" for i in range(len(wells))])
+    rows = pd.DataFrame({"well": wells})
+    return _PlateEvidence(rows, names, np.arange(len(wells)), [], label_ratio, gain, threshold, plates)
+
+
+def test_a_turned_plate_must_be_evident_without_the_wells_that_favour_it_most():
+    """Four wells of a real plate gave 6 to 7.7 nats for a turned map that a classifier refuted by 28.8 nats."""
+    ratio = np.full((4, 4), -1.0)
+    ratio[[0, 3], [3, 0]] = 4.5  # two wells favour the turned map; the other two do not
+    assert not [f for f in _turned_plate(evidence(ratio)) if f["evidence"] > f["needed"]]
+    ratio = np.full((24, 24), -1.0)
+    ratio[np.arange(24), 23 - np.arange(24)] = 1.0
+    (fault,) = [f for f in _turned_plate(evidence(ratio)) if f["kind"] == "plate turned by 180 degrees"]
+    assert (
+        pytest.approx(fault["evidence"]) == 21.0 and fault["evidence"] > fault["needed"]
+    )  # without the 3 that fit best
+    assert (
+        fault["detail"] == "24 wells fit the plate map better in this orientation, also without the 3 that fit it best"
+    )
+
+
+def test_more_plates_need_more_evidence_since_a_false_alarm_counts_for_the_screen():
+    ratio = np.full((24, 24), -1.0)
+    ratio[np.arange(24), 23 - np.arange(24)] = 1.0
+    needed = [_turned_plate(evidence(ratio, plates))[0]["needed"] for plates in (1, 172)]
+    assert needed[1] - needed[0] == pytest.approx(np.log(172))
+
+
+def test_a_well_is_in_one_swap_at_most_and_both_wells_must_agree():
+    ratio = np.full((6, 6), -2.0)
+    for i, j, size in ((0, 1, 5.0), (0, 2, 4.0), (0, 3, 3.0)):  # one odd well that seems swapped with three others
+        ratio[i, j] = ratio[j, i] = size
+    ratio[4, 5], ratio[5, 4] = 9.0, -1.0  # one well alone looks like the other
+    faults = _swapped_wells(evidence(ratio))
+    assert [(f["row"], f["partner"], f["evidence"]) for f in faults] == [(0, "A02", 10.0), (1, "A01", 10.0)]
+    assert all(f["detail"].endswith("(2 wells)") for f in faults)
+
+
+@pytest.mark.parametrize("spread", [1.0, 1e-2, 1e-4])
+def test_wells_that_look_like_no_other_are_outliers_however_close_the_scores_lie(spread):
+    """Real profiles with one wild feature have cosines of 0.999 to each perturbation; 52 wells were flagged there."""
+    rng = np.random.default_rng(0)
+    label = np.repeat(np.arange(30), 12)
+    scores = rng.normal(size=(360, 30))
+    scores[np.arange(360), label] += 4.0
+    scores[::5] = rng.normal(size=(72, 30))  # a fifth shows another perturbation than its label, or none
+    log_p = calibrated([np.where(rng.random((360, 1)) < 0.02, -50.0, 1.0) + spread * scores], label)
+    most = (log_p.max(axis=1) - log_p[np.arange(360), label]).max()
+    assert most < np.log(
+        30 / 0.05
+    )  # an outlier share of 0.2 bounds the evidence of a well; a share of 0 would give 17 nats

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ import pandas as pd
 
 from deepnoise.datasets.long_table import fill, template_columns
 from deepnoise.datasets.read_only import ReadOnlyDataset
+from deepnoise.datasets.text_tables import column_names, read_table
 from deepnoise.errors import InputError, closest, first_few
-from deepnoise.ingestion.validation import PLACE, validate_wells
-from deepnoise.tables import as_text, prefixed, validate_table
+from deepnoise.ingestion.validation import PLACE, one_row_per_well, wells_of
+from deepnoise.names import DOSE, known_names, one_spelling
+from deepnoise.tables import prefixed, validate_table
 from deepnoise.tiers import TIERS
 from deepnoise.wells import normalize_well
 
@@ -22,6 +25,22 @@ METADATA = "Metadata_"
 NEEDED_COLUMNS = ("experiment", "plate", "well", "perturbation")
 OPTIONAL_COLUMNS = {"cell_type": "all", "well_type": "treatment", "plate_seen": "false"}
 """Columns that a table may lack, with their default values."""
+USUAL_NEGATIVE_CONTROLS = ("DMSO", "negative", "untreated")
+"""Perturbations that are negative controls where the catalog names none."""
+NOT_FEATURES = {
+    "row number": re.compile(r"^$|^Unnamed: |^index$|^level_\d+$|^__index_level_\d+__$"),
+    "number of an image or object": re.compile(
+        r"^Image(Set_)?Number$|^ImageSet_|^(\w+_)?ObjectNumber$|TableNumber$|Number_Object_Number$|(^|_)Parent_|^Group_(Index|Number)$"
+    ),
+    "place in the image": re.compile(r"(^|_)Location_|(^|_)AreaShape_(Center|BoundingBox)"),
+    "place on the plate": re.compile(
+        r"^(plate|well|site|field|row|col|column|batch|experiment)(_?(id|number|no))?$", re.I
+    ),
+    "dose": DOSE,
+}
+"""Why a numeric column is not a feature -> names of such columns."""
+OUTWEIGHS = 0.5
+"""A feature with more than this share of the variance of all is named in the log."""
 TRUTH_VALUES = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 
@@ -34,11 +53,12 @@ class _ExternalProfiles(ReadOnlyDataset[pd.DataFrame]):
         columns: Templates of experiment, plate, well and perturbation, such as ``"{Metadata_Plate}"`` (see
             :class:`deepnoise.datasets.long_table.LongTableDataset`). Optional: cell_type, well_type and
             plate_seen.
-        negative_controls: Perturbations that are negative controls.
+        negative_controls: Perturbations that are negative controls. If not given, those of DMSO, negative and
+            untreated that occur, unless there is a well_type.
         positive_controls: Perturbations that are positive controls.
         well_types: Value of the well_type template -> treatment, positive_control or negative_control.
         features: Prefixes of the feature columns. If not given, every numeric column without the prefix
-            ``Metadata_``.
+            ``Metadata_`` that is no row number, place or dose (``NOT_FEATURES``).
         tier: Tier of the profiles: what their model was allowed to know. ``unknown`` if its author did not
             say.
         metadata: For kedro-viz.
@@ -70,7 +90,15 @@ class _ExternalProfiles(ReadOnlyDataset[pd.DataFrame]):
             raise InputError(f"catalog: tier of the profiles is {tier!r}; allowed: {', '.join(TIERS)}")
         self._path = Path(filepath)
         self._columns = {**OPTIONAL_COLUMNS, **columns}
-        self._controls = {"negative_control": negative_controls or [], "positive_control": positive_controls or []}
+        if "well_type" in columns and (negative_controls or positive_controls):
+            raise InputError(
+                "catalog: the profiles have both columns.well_type and a list of controls; give one of them, since the "
+                "two can disagree on a well"
+            )
+        self._controls = {
+            "negative_control": [] if negative_controls is None and "well_type" in columns else negative_controls,
+            "positive_control": positive_controls or [],
+        }
         self._well_types = well_types or {}
         self._features = tuple(features or [])
         self._tier = tier
@@ -78,18 +106,9 @@ class _ExternalProfiles(ReadOnlyDataset[pd.DataFrame]):
 
     def _read(self, features: bool) -> pd.DataFrame:
         """Read the table with its features, or only its metadata columns."""
-        import pyarrow.parquet as pq  # here, because the hooks import this module in every run
-        from pyarrow import ArrowException
-
         used = list(dict.fromkeys(c for t in self._columns.values() for c in template_columns(t)))
-        if not self._path.is_file():
-            raise InputError(f"{self._path}: no such file; give the profiles as --params profiles=PATH")
-        is_parquet = self._path.suffix == ".parquet"
-        try:
-            if is_parquet:
-                names = pq.read_schema(self._path).names
-            else:
-                names = list(pd.read_csv(self._path, nrows=0, encoding="utf-8-sig").columns)
+        if self._path.is_file():
+            names = column_names(self._path)
             for column in used:
                 if column not in names:
                     metadata = [name for name in names if name.startswith(METADATA)]
@@ -98,24 +117,18 @@ class _ExternalProfiles(ReadOnlyDataset[pd.DataFrame]):
                         f"{len(names) - len(metadata)} other columns.{closest(column, names)} "
                         "Correct 'columns' of the catalog entry"
                     )
-            selected = None if features else used
-            table = pd.read_parquet(self._path, columns=selected) if is_parquet else pd.read_csv(
-                self._path, usecols=selected, encoding="utf-8-sig", dtype=dict.fromkeys(used, "str")
-            )  # fmt: skip
-        except (ArrowException, pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, OSError) as error:
-            raise InputError(
-                f"{self._path}: cannot be read as {'parquet' if is_parquet else 'csv'}: {error}"
-            ) from error
+        table = read_table(self._path, used, "give the profiles as --params profiles=PATH", only_text=not features)
         if table.empty:
             raise InputError(f"{self._path}: has no rows")
         for column in used:
-            table[column] = as_text(table[column])
+            if DOSE.search(column):
+                table[column] = one_spelling(table[column], f"{self._path.name}: column {column!r}")
         return table
 
     def _well_metadata(self, table: pd.DataFrame) -> pd.DataFrame:
-        """Experiment, plate, well and the other mapped columns of each row."""
+        """Experiment, plate, well and the other mapped columns of each row, with its number in ``source``."""
         rows = pd.DataFrame(
-            {name: fill(template, table) for name, template in self._columns.items()}, index=table.index
+            {name: fill([template], table) for name, template in self._columns.items()}, index=table.index
         )
         for name in rows.columns:
             empty = rows.index[rows[name].isna()]
@@ -128,8 +141,15 @@ class _ExternalProfiles(ReadOnlyDataset[pd.DataFrame]):
             except ValueError as error:
                 raise InputError(f"{self._path}: {error}") from error
         rows["well"] = rows["well"].map(names)
+        rows["source"] = "row " + (rows.index + 1).astype("str")
         rows["well_type"] = rows["well_type"].replace(self._well_types)
-        for well_type, perturbations in self._controls.items():
+        present = set(rows["perturbation"].dropna())
+        for well_type, given in self._controls.items():
+            if given is None:  # the usual names, of which a table may have none
+                perturbations = [name for name in USUAL_NEGATIVE_CONTROLS if name in present]
+            else:
+                where = f"catalog: {well_type}s of {self._path.name}"
+                perturbations = known_names(given, present, "perturbation", where)
             rows.loc[rows["perturbation"].isin(perturbations), "well_type"] = well_type
         return rows
 
@@ -155,26 +175,17 @@ class ExternalProfileWellsDataset(_ExternalProfiles):
 
     def load(self) -> pd.DataFrame:
         rows = self._well_metadata(self._read(features=False))
-        for name, plural in (
-            ("perturbation", "perturbations"),
-            ("cell_type", "values of cell_type"),
-            ("well_type", "values of well_type"),
-        ):
-            counts = rows.groupby(PLACE)[name].nunique()
-            if (counts > 1).any():
-                raise InputError(
-                    f"{self._path}: well {'/'.join(counts.index[counts > 1][0])} has several {plural}, expected one"
-                )
-        wells = rows.sort_values([*PLACE, "perturbation"], na_position="last").drop_duplicates(PLACE)
-        wells = wells.assign(split="labelled", source=f"{self._path.name} row " + (wells.index + 1).astype(str))
+        wells = one_row_per_well(rows, ["perturbation", "cell_type", "well_type"], str(self._path))
+        wells = wells.assign(split="labelled", source=f"{self._path.name} " + wells["source"])
         wells.loc[wells["perturbation"].isna(), "split"] = "heldout"
-        return validate_wells(wells.drop(columns="plate_seen"), ["treatment"])[0]
+        return wells_of(wells.drop(columns="plate_seen"))
 
 
 class ExternalProfilesDataset(_ExternalProfiles):
     """The table ``well_embeddings``: the mean over the rows of each well.
 
-    Features that have a non-finite value in some row are left out.
+    Missing and infinite values are left out of the mean. A well without cells, which lacks more than half of its
+    features, is left out; then a feature that some other well lacks. Both are named in the log.
 
     Catalog::
 
@@ -193,44 +204,117 @@ class ExternalProfilesDataset(_ExternalProfiles):
     def load(self) -> pd.DataFrame:
         table = self._read(features=True)
         rows = self._well_metadata(table)
-        columns = [c for c in table.columns if self._is_feature(table, c)]
-        if not columns:
-            prefixes = f" that starts with {first_few(self._features)}" if self._features else ""
-            raise InputError(f"{self._path}: has no feature column{prefixes}")
-        finite = np.array([np.isfinite(table[c].to_numpy(np.float64, na_value=np.nan)).all() for c in columns])
-        if not finite.any():
-            raise InputError(
-                f"{self._path}: each of its {len(columns)} features is missing or infinite in some row; "
-                "fill in the values or remove the rows"
-            )
-        if not finite.all():
-            logger.warning(
-                "%s: %s of %s features are not finite in every row and are left out",
-                self._path.name,
-                int((~finite).sum()),
-                len(columns),
-            )
-        features = [c for c, is_finite in zip(columns, finite, strict=True) if is_finite]
+        columns = self._features_of(table)
         seen = rows["plate_seen"].str.lower().map(TRUTH_VALUES)
         if seen.isna().any():
             unknown = rows.loc[seen.isna(), "plate_seen"].iloc[0]
             raise InputError(f"{self._path}: plate_seen is {unknown!r}; allowed: {', '.join(TRUTH_VALUES)}")
-        pooled = table[features].astype(np.float32).assign(**rows[PLACE], plate_seen=seen.astype(bool))
-        pooled = (
-            pooled.groupby(PLACE, sort=True).agg({**dict.fromkeys(features, "mean"), "plate_seen": "max"}).reset_index()
-        )
-        metadata = pooled[[*PLACE, "plate_seen"]].assign(
+        values = table[columns].astype(np.float64)
+        values = values.where(np.isfinite(values.to_numpy()))
+        if values.isna().to_numpy().any():
+            lost, rows_with = int(values.isna().to_numpy().sum()), int(values.isna().any(axis=1).sum())
+            text = f"{lost:,} values of features are missing or infinite, in {rows_with} of {len(values)} rows"
+            _say_once(logging.WARNING, self._path, text)
+        key = [rows[column] for column in PLACE]
+        means = self._complete(values.groupby(key, sort=True).mean())
+        _warn_of_outweighing(means, self._path)
+        seen_of_well = seen.astype(bool).groupby(key, sort=True).max().reindex(means.index)
+        metadata = means.index.to_frame(index=False).assign(plate_seen=seen_of_well.to_numpy())
+        metadata = metadata.assign(
             fold=0,
             role="heldout",
             tier=self._tier,
-            id_code=pooled["experiment"] + "_" + pooled["plate"] + "_" + pooled["well"],
+            id_code=metadata["experiment"] + "_" + metadata["plate"] + "_" + metadata["well"],
         )
-        names = [f"{n:04d}" for n in range(len(features))]
-        embeddings = prefixed(pooled[features].to_numpy(np.float32), names, "embedding_", metadata.index)
+        names = [f"{n:04d}" for n in range(means.shape[1])]
+        embeddings = prefixed(means.to_numpy(np.float32), names, "embedding_", metadata.index)
         return validate_table(pd.concat([metadata, embeddings], axis=1), "well_embeddings", str(self._path))
 
-    def _is_feature(self, table: pd.DataFrame, column: str) -> bool:
+    def _features_of(self, table: pd.DataFrame) -> list[str]:
+        """The feature columns; logs which columns are taken, and which numeric ones are not and why."""
         used = {c for t in self._columns.values() for c in template_columns(t)}
-        if column in used or not pd.api.types.is_numeric_dtype(table[column]):
-            return False
-        return column.startswith(self._features) if self._features else not column.startswith(METADATA)
+        numeric = [
+            c for c in table.columns
+            if c not in used and pd.api.types.is_numeric_dtype(table[c]) and not pd.api.types.is_bool_dtype(table[c])
+        ]  # fmt: skip
+        for prefix in self._features:
+            if not any(c.startswith(prefix) for c in numeric):
+                raise InputError(
+                    f"{self._path}: has no feature column that starts with {prefix}.{closest(prefix, numeric)}"
+                )
+        reasons = {c: reason for c in numeric if (reason := _not_a_feature(c, table[c]))}
+        if self._features:
+            features = [
+                c for c in numeric if c.startswith(self._features) and (c not in reasons or c in self._features)
+            ]
+        else:
+            features = [c for c in numeric if c not in reasons and not c.startswith(METADATA)]
+        if not features:
+            raise InputError(f"{self._path}: has no feature column")
+        _say_once(logging.INFO, self._path, f"{len(features)} features: {first_few(features, 3)}")
+        left_out = [
+            f"{c or 'a column without a name'} ({reason})" for c, reason in reasons.items() if c not in features
+        ]
+        if left_out:
+            text = f"{len(left_out)} numeric columns are not taken as features: {first_few(left_out)}"
+            _say_once(logging.WARNING, self._path, text)
+        return features
+
+    def _complete(self, means: pd.DataFrame) -> pd.DataFrame:
+        """The means without wells that lack half of the features, then without features that some well lacks."""
+        lacking = means.isna().mean(axis=1)
+        empty = means.index[lacking > 0.5]
+        if len(empty) == len(means):
+            raise InputError(
+                f"{self._path}: each well lacks more than half of the {means.shape[1]} features; are they empty, or is "
+                "another table needed?"
+            )
+        if len(empty):
+            wells = first_few("/".join(place) for place in empty)
+            text = f"{len(empty)} of {len(means)} wells lack more than half of the features and are left out: {wells}"
+            _say_once(logging.WARNING, self._path, text)
+            means = means.drop(empty)
+        incomplete = means.columns[means.isna().any()]
+        if len(incomplete) == means.shape[1]:
+            raise InputError(
+                f"{self._path}: each of its {len(incomplete)} features is missing or infinite in some well; "
+                "fill in the values or remove the rows"
+            )
+        if len(incomplete):
+            missing = f"{len(incomplete)} of {means.shape[1]} features are missing in some well"
+            _say_once(logging.WARNING, self._path, f"{missing} and are left out: {first_few(incomplete)}")
+            means = means.drop(columns=incomplete)
+        return means
+
+
+_said: set[tuple[str, str]] = set()
+
+
+def _say_once(level: int, path: Path, message: str) -> None:
+    """Log what was found in a file, once: a run reads it in several nodes."""
+    if (str(path), message) not in _said:
+        _said.add((str(path), message))
+        logger.log(level, "%s: %s", path.name, message)
+
+
+def _not_a_feature(column: str, values: pd.Series) -> str:
+    """Why a numeric column is not a feature: what it counts or places; empty for a feature."""
+    for reason, pattern in NOT_FEATURES.items():
+        if pattern.search(column):
+            return reason
+    numbers = values.to_numpy(np.float64, na_value=np.nan)
+    steps = np.diff(numbers) if np.isfinite(numbers).all() else np.zeros(0)
+    return "row number" if len(steps) > 2 and (steps == 1).all() else ""
+
+
+def _warn_of_outweighing(means: pd.DataFrame, path: Path) -> None:
+    """Name a feature that has most of the variance: distances between wells would follow it alone."""
+    variance = means.var(axis=0, ddof=0)
+    if len(variance) > 2 and variance.max() > OUTWEIGHS * variance.sum():
+        share = f"{100 * variance.max() / variance.sum():.0f} % of the variance of all {len(variance)} features"
+        _say_once(
+            logging.WARNING,
+            path,
+            f"feature {variance.idxmax()} has {share}, so distances between wells follow it; standardize the features, or "
+            "leave it out with 'features'",
+        )

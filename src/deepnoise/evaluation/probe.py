@@ -25,6 +25,8 @@ PLANTS = 10
 """Random directions per size."""
 POWER = 0.8
 """Share of them that must be found."""
+FEWEST_SHUFFLES = 20
+"""Different shuffles of the labels that a test needs: with fewer, p cannot reach 0.05."""
 
 
 @dataclass(frozen=True)
@@ -166,6 +168,16 @@ class ProbeTask:
         shuffled = np.empty_like(of_unit)
         shuffled[order] = of_unit[moved]
         return shuffled[self.units]
+
+
+def count_shuffles(tasks: Sequence[ProbeTask], seed: int = 0) -> int:
+    """In how many ways the labels of an axis can be shuffled, counted up to FEWEST_SHUFFLES."""
+    seen: set[bytes] = set()
+    for draw in range(10 * FEWEST_SHUFFLES):
+        seen.add(b"".join(task.shuffled_labels(seed, draw).tobytes() for task in tasks))
+        if len(seen) == FEWEST_SHUFFLES:
+            break
+    return len(seen)
 
 
 @threadpool_limits.wrap(

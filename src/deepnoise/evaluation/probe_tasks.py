@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from deepnoise.evaluation.probe import Probe, ProbeTask, run_probes, verdict
+from deepnoise.evaluation.probe import FEWEST_SHUFFLES, Probe, ProbeTask, count_shuffles, run_probes, verdict
 from deepnoise.evaluation.profiles import FOLD_AND_CELL_TYPE, Profiles, centred, class_residuals
 from deepnoise.tables import FEATURE
 from deepnoise.wells import parse_well
@@ -213,7 +213,17 @@ def probe_leaks(
         if not tasks:
             results.append({"axis": axis, "verdict": "not asked", "reason": reasons[axis]})
             continue
+        shuffles = count_shuffles(tasks, seed)
+        if shuffles < FEWEST_SHUFFLES:
+            ways = "one way" if shuffles == 1 else f"{shuffles} ways"
+            reason = f"cannot be tested: without the perturbations, the labels can be arranged in only {ways}"
+            results.append({"axis": axis, "verdict": "not asked", "reason": reason})
+            continue
         result = run_probes(tasks, permutations, smallest, seed)
+        if result["null_low"] == result["null_high"]:
+            reason = f"cannot be tested: each shuffle of the labels has the accuracy {result['null_low']:.3f}"
+            results.append({"axis": axis, "verdict": "not asked", "reason": reason})
+            continue
         results.append({"axis": axis, "verdict": verdict(result), "reason": "", **result})
     return results
 

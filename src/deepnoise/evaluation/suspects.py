@@ -20,8 +20,11 @@ from deepnoise.normalization.statistics import MAD_TO_STD
 from deepnoise.tables import SCHEMAS, SCORE, class_names, matrix
 from deepnoise.wells import parse_well, row_name
 
-FALSE_ALARMS = 0.05
-"""Accepted probability of one false alarm per plate, for each type of fault."""
+FALSE_ALARMS = 0.5
+"""False alarms expected in the whole screen, for each type of fault: one in two screens."""
+LEFT_OUT = 0.1
+"""Share of the wells of a plate, the most favourable ones, without which a turned plate must still be evident."""
+STARTS = tuple(range(-1, 10))  # log weights of the scores from which a likelihood may be fitted
 MAX_FIT_WELLS = 4000  # at most so many wells calibrate a likelihood
 LISTED_UNFLAGGED = 50  # wells listed after the flagged ones
 EMPTY_SPREADS = 6.0  # robust standard deviations below the plate's median, in log(1 + objects)
@@ -47,8 +50,9 @@ def find_suspects(profiles: Profiles, scores: pd.DataFrame, site_features: pd.Da
     """
     judged = profiles.take((~profiles.rows["plate_seen"] & profiles.rows["perturbation"].notna()).to_numpy(bool))
     groups = judged.rows.groupby(FOLD_AND_CELL_TYPE, sort=True).indices.values() if len(judged.rows) else []
+    plates = judged.rows.groupby(["fold", "experiment", "plate"]).ngroups
     faults = pd.DataFrame(
-        [fault for members in groups for fault in _plate_map_faults(judged.take(members), scores)],
+        [fault for members in groups for fault in _plate_map_faults(judged.take(members), scores, plates)],
         columns=[*WELL_COLUMNS, "kind", "partner", "evidence", "needed", "detail"],
     )
     empty = empty_wells(site_features).assign(kind="empty", partner="", needed=EMPTY_SPREADS)
@@ -169,8 +173,12 @@ def calibrated(evidence: list[np.ndarray], label: np.ndarray) -> np.ndarray:
     def loss(parameters: np.ndarray) -> float:
         return -float(log_p(parameters, usable)[np.arange(len(usable)), label[usable]].mean())
 
-    start = np.append(np.zeros(len(evidence)), -2.0)
-    best = minimize(loss, start, method="Nelder-Mead", options={"maxiter": 300, "xatol": 0.01, "fatol": 1e-5}).x
+    # from a weight that is far too small the search ends where there are no outliers and every likelihood is certain
+    starts = [np.append(np.full(len(evidence), weight), -2.0) for weight in STARTS]
+    best_starts = sorted(starts, key=loss)[:2]
+    options = {"maxiter": 300, "xatol": 0.01, "fatol": 1e-5}
+    fits = [minimize(loss, start, method="Nelder-Mead", options=options) for start in best_starts]
+    best = min(fits, key=lambda fit: fit.fun).x
     has_scores = scored.any(axis=1)
     result = np.full(scored.shape, -np.inf)
     result[has_scores] = log_p(best, np.flatnonzero(has_scores))
@@ -188,28 +196,30 @@ class _PlateEvidence:
     label_ratio: np.ndarray  # (W, W) log-likelihood ratio of well i having well j's label; nan where unknown
     swap_gain: np.ndarray  # (W, W) what swapping the labels of two wells gains
     swap_threshold: float  # gain above which a swap is flagged
+    plates: int  # judged plates of the screen
 
 
-def _plate_map_faults(group: Profiles, scores: pd.DataFrame) -> list[dict[str, Any]]:
-    """Faults of the plate maps of one fold and cell type."""
+def _plate_map_faults(group: Profiles, scores: pd.DataFrame, plates: int) -> list[dict[str, Any]]:
+    """Faults of the plate maps of one fold and cell type, on a screen of so many judged plates."""
     faults = []
-    for plate in _evidence_by_plate(group, scores):
+    for plate in _evidence_by_plate(group, scores, plates):
         for fault in _swapped_wells(plate) + _mislabelled_wells(plate) + _turned_plate(plate):
             well = group.rows.loc[fault.pop("row")]
             faults.append({column: well[column] for column in WELL_COLUMNS} | fault)
     return faults
 
 
-def _evidence_by_plate(group: Profiles, scores: pd.DataFrame) -> list[_PlateEvidence]:
+def _evidence_by_plate(group: Profiles, scores: pd.DataFrame, plates_of_screen: int) -> list[_PlateEvidence]:
     """Evidence about each plate of one fold and cell type; swap thresholds come from all its experiments."""
     names, label, likelihoods = _label_likelihoods(group, scores)
     plate = group.rows["plate"].to_numpy(str)
-    experiments, gains_between_plates = [], []
+    experiments, gains_between_plates, compared = [], [], 0
     for experiment_wells in group.rows.groupby("experiment", sort=True).indices.values():
         ratio, gain = _swap_gains([log_p[experiment_wells] for log_p in likelihoods], label[experiment_wells])
         plates = plate[experiment_wells]
-        between_plates = (plates[:, None] != plates[None]) & np.isfinite(gain)
-        gains_between_plates.append(gain[np.triu(between_plates)])
+        between_plates = np.triu((plates[:, None] != plates[None]) & np.isfinite(gain))
+        compared += int(between_plates.sum())
+        gains_between_plates.append(gain[between_plates & _both_ways(ratio)])
         experiments.append((experiment_wells, ratio, gain))
     null = np.concatenate(gains_between_plates)
     evidence = []
@@ -225,7 +235,10 @@ def _evidence_by_plate(group: Profiles, scores: pd.DataFrame) -> list[_PlateEvid
                     likelihoods=[log_p[wells] for log_p in likelihoods],
                     label_ratio=ratio[block],
                     swap_gain=gain[block],
-                    swap_threshold=_swap_threshold(null, max(1.0, len(on_plate) * (len(on_plate) - 1) / 2)),
+                    swap_threshold=_swap_threshold(
+                        null, compared, plates_of_screen * max(1.0, len(on_plate) * (len(on_plate) - 1) / 2)
+                    ),
+                    plates=plates_of_screen,
                 )
             )
     return evidence
@@ -274,6 +287,12 @@ def _swap_gains(likelihoods: list[np.ndarray], label: np.ndarray) -> tuple[np.nd
     return label_ratio, gain
 
 
+def _both_ways(label_ratio: np.ndarray) -> np.ndarray:
+    """(W, W) whether each of two wells looks more like the label of the other than like its own."""
+    with np.errstate(invalid="ignore"):
+        return (label_ratio > 0) & (label_ratio.T > 0)
+
+
 def _label_ratio(log_p: np.ndarray, label: np.ndarray) -> np.ndarray:
     """(W, W) log-likelihood ratio of well i having well j's label, not its own, nan where unknown."""
     given = log_p[np.arange(len(label)), label]
@@ -282,34 +301,48 @@ def _label_ratio(log_p: np.ndarray, label: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(ratio), ratio, np.nan)
 
 
-def _swap_threshold(null: np.ndarray, pairs: float) -> float:
-    """Gain above which a swap is flagged, on a plate with so many pairs of wells.
+def _swap_threshold(null: np.ndarray, compared: int, pairs: float) -> float:
+    """Gain above which a swap is flagged, on a screen with so many pairs of wells of one plate.
 
-    Wells of different plates are not swapped by hand or robot, so the gains of such swaps are the null
-    distribution. The threshold is never below the bound of a calibrated likelihood, log(pairs /
-    FALSE_ALARMS).
+    Wells of different plates are not swapped by hand or robot, so the gains of such swaps show how often chance gives
+    one. Among the pairs of one plate FALSE_ALARMS are expected to exceed the threshold. It is never below the bound of a
+    calibrated likelihood, log(pairs / FALSE_ALARMS).
+
+    Args:
+        null: Gains between wells of different plates of which each looks like the other's label.
+        compared: Number of pairs of wells of different plates.
+        pairs: Number of pairs of wells of one plate, in the whole screen.
     """
     theory = float(np.log(pairs / FALSE_ALARMS))
-    if not len(null):
-        return theory
-    return max(theory, float(np.quantile(null, 1 - min(1.0, FALSE_ALARMS / pairs), method="higher")))
+    allowed = int(FALSE_ALARMS * compared / pairs)  # gains of the null above the threshold
+    return max(theory, float(np.sort(null)[-allowed - 1])) if len(null) > allowed else theory
 
 
 def _swapped_wells(plate: _PlateEvidence) -> list[dict[str, Any]]:
-    """For each well the swap with the largest gain, if it gains anything."""
+    """Swaps with the largest gains, each well in one of them at most.
+
+    Both wells must look like the label of the other: a swap that rests on one well alone is no evidence of a swap.
+    """
     wells = plate.rows["well"].to_numpy(str)
+    gain = np.triu(np.where(_both_ways(plate.label_ratio), plate.swap_gain, -np.inf), k=1)
+    first, second = np.nonzero(gain > 0)
+    order = np.argsort(-gain[first, second], kind="stable")
+    taken: set[int] = set()
     faults = []
-    for i, j in enumerate(plate.swap_gain.argmax(axis=1).tolist()):
-        if plate.swap_gain[i, j] > 0:
-            looks_like, labelled_as = plate.names[plate.label[j]], plate.names[plate.label[i]]
+    for i, j in zip(first[order].tolist(), second[order].tolist(), strict=True):
+        if taken & {i, j}:
+            continue
+        taken |= {i, j}
+        for one, other in ((i, j), (j, i)):
+            looks_like, labelled_as = plate.names[plate.label[other]], plate.names[plate.label[one]]
             faults.append(
                 {
-                    "row": plate.rows.index[i],
+                    "row": plate.rows.index[one],
                     "kind": "swapped",
-                    "partner": wells[j],
-                    "evidence": float(plate.swap_gain[i, j]),
+                    "partner": wells[other],
+                    "evidence": float(gain[i, j]),
                     "needed": plate.swap_threshold,
-                    "detail": f"its image looks like {looks_like}, that of {wells[j]} like {labelled_as}",
+                    "detail": f"its image looks like {looks_like}, that of {wells[other]} like {labelled_as} (2 wells)",
                 }
             )
     return faults
@@ -333,8 +366,8 @@ def _mislabelled_wells(plate: _PlateEvidence) -> list[dict[str, Any]]:
                         "kind": "mislabelled",
                         "partner": "",
                         "evidence": float(log_p[i, best] - given[i]),
-                        "needed": float(np.log(wells * np.isfinite(log_p[i]).sum() / FALSE_ALARMS)),
-                        "detail": f"its image looks like {looks_like}, the plate map says {labelled_as}",
+                        "needed": float(np.log(plate.plates * wells * np.isfinite(log_p[i]).sum() / FALSE_ALARMS)),
+                        "detail": f"its image looks like {looks_like}, the plate map says {labelled_as} (1 well)",
                     }
                 )
     return faults
@@ -343,7 +376,9 @@ def _mislabelled_wells(plate: _PlateEvidence) -> list[dict[str, Any]]:
 def _turned_plate(plate: _PlateEvidence) -> list[dict[str, Any]]:
     """Orientations of the plate that fit its images better than the plate map.
 
-    At least a quarter of the wells must be comparable.
+    The evidence is what is left without the LEFT_OUT most favourable wells (two at least): a plate that was turned shows
+    it nearly everywhere, while chance and wells that look like no other favour a turned map in few. At least a quarter
+    of the wells must be comparable.
     """
     wells = len(plate.rows)
     position = np.array([parse_well(well) for well in plate.rows["well"].to_numpy(str)])
@@ -353,7 +388,8 @@ def _turned_plate(plate: _PlateEvidence) -> list[dict[str, Any]]:
         target = np.array([well_at.get(tuple(p), -1) for p in moved])
         ratio = plate.label_ratio[np.arange(wells), target]
         comparable = (target >= 0) & np.isfinite(ratio)
-        evidence = float(ratio[comparable].sum())
+        left_out = max(2, int(np.ceil(LEFT_OUT * comparable.sum())))
+        evidence = float(np.sort(ratio[comparable])[: max(0, int(comparable.sum()) - left_out)].sum())
         if evidence > 0 and comparable.sum() >= wells / 4:
             faults.append(
                 {
@@ -361,8 +397,9 @@ def _turned_plate(plate: _PlateEvidence) -> list[dict[str, Any]]:
                     "kind": orientation,
                     "partner": "",
                     "evidence": evidence,
-                    "needed": float(np.log(3 / FALSE_ALARMS)),
-                    "detail": f"{int(comparable.sum())} wells fit the plate map better in this orientation",
+                    "needed": float(np.log(3 * plate.plates / FALSE_ALARMS)),
+                    "detail": f"{int(comparable.sum())} wells fit the plate map better in this orientation, also without "
+                    f"the {left_out} that fit it best",
                 }
             )
     return faults
