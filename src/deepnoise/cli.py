@@ -6,7 +6,9 @@ are requested together run as parts of the whole path, so that each reads what a
 
 from __future__ import annotations
 
+import copy
 import functools
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +20,7 @@ from kedro.framework.cli.project import run as kedro_run
 from kedro.framework.cli.utils import CONTEXT_SETTINGS, env_option
 from kedro.framework.session import KedroSession
 from kedro.io import DatasetError
+from kedro.utils import find_kedro_project
 
 from deepnoise import versions
 from deepnoise.errors import InputError
@@ -61,10 +64,44 @@ def joined_stages(names: list[str]) -> tuple[list[str], list[str]]:
     return ["demo" if "simulation" in names else "__default__"], names
 
 
+PATHS = ("raw_root", "data_root", "scores", "profiles", "labels", "contents", "training.pretrained_weights")
+"""Parameters that are paths."""
+
+
+def in_project_root(params: dict[str, Any]) -> dict[str, Any]:
+    """Go to the root of the project, to which the paths in ``conf`` are relative.
+
+    Args:
+        params: Of the command line. Their paths are relative to the folder in which the command was typed.
+
+    Returns:
+        The parameters with absolute paths, unless the command was typed in the root.
+    """
+    root = find_kedro_project(Path.cwd())
+    if root is None or root == Path.cwd():
+        return params
+    here = Path.cwd()
+    params = copy.deepcopy(params)
+    for name in PATHS:
+        *blocks, key = name.split(".")
+        holder = params
+        for block in blocks:
+            holder = holder.get(block) or {}
+        value = holder.get(key)
+        if isinstance(value, str) and "://" not in value and (key in PATHS or value.endswith(".safetensors")):
+            holder[key] = str(here / value)
+    url = params.get("study_url")
+    if isinstance(url, str) and url.startswith("sqlite:///") and not url.startswith("sqlite:////"):
+        params["study_url"] = f"sqlite:///{here / url.removeprefix('sqlite:///')}"
+    os.chdir(root)
+    return params
+
+
 def _with_clear_errors(callback: Any) -> Any:
     @functools.wraps(callback)
     def run(*args: Any, **kwargs: Any) -> Any:
         try:
+            kwargs["params"] = in_project_root(kwargs.get("params") or {})
             if not kwargs.get("namespaces"):
                 kwargs["pipelines"], kwargs["namespaces"] = joined_stages(list(kwargs.get("pipelines") or []))
             return callback(*args, **kwargs)
@@ -95,7 +132,7 @@ def _clear_errors() -> Iterator[None]:
 
 
 def _entries(env: str | None, data_root: str | None, names: tuple[str, ...]) -> list[versions.Entry]:
-    parameters = {"data_root": data_root} if data_root else {}
+    parameters = in_project_root({"data_root": data_root} if data_root else {})
     with KedroSession.create(Path.cwd(), env=env, runtime_params=parameters) as session:
         catalog = cast(KedroSession, session).load_context().catalog
         return list(versions.entries(catalog, names))

@@ -6,11 +6,14 @@ import logging
 import sys
 import time
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kedro.framework.hooks import hook_impl
 from kedro.framework.project import pipelines
-from kedro.io import AbstractVersionedDataset, CatalogProtocol, DatasetError
+from kedro.io import AbstractVersionedDataset, CatalogProtocol, DatasetError, SharedMemoryDataset
+from kedro.io.core import Version, generate_timestamp
+from kedro.io.data_catalog import SharedMemoryDataCatalog
 from kedro.pipeline import Pipeline
 
 from deepnoise.errors import InputError
@@ -167,6 +170,135 @@ def load_version(dataset: AbstractVersionedDataset) -> str | None:
         return None
 
 
+class OwnVersionHooks:
+    """Let a run read what it made itself, whatever other runs write meanwhile, and name versions of the future."""
+
+    @hook_impl
+    def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: Any) -> None:
+        """Pin what the run makes to its own version, and what it finds to the version of now."""
+        for name in sorted(pipeline.all_outputs()):
+            pin(catalog, name, run_params["run_id"])
+        now = generate_timestamp()
+        for name in sorted(pipeline.datasets()):
+            newest = max(local_versions(catalog, name), default="")
+            if newest > now:
+                logger.warning(
+                    "%s has the version %s, which is dated in the future (it is %s now); it is loaded in place of newer "
+                    "ones until it is removed",
+                    name, newest, now,
+                )  # fmt: skip
+
+
+class SharedMemoryHooks:
+    """Let the processes of a parallel run share the entries that are kept in memory."""
+
+    @hook_impl
+    def before_pipeline_run(self, pipeline: Pipeline, catalog: Any) -> None:
+        """Replace each declared MemoryDataset by one that processes share; Kedro does so for undeclared ones only."""
+        if not isinstance(catalog, SharedMemoryDataCatalog):
+            return
+        for name in sorted(pipeline.datasets()):
+            if (
+                not name.startswith("params:")
+                and name != "parameters"
+                and "MemoryDataset" in str(catalog.get_type(name))
+            ):
+                logging.getLogger("kedro.io.data_catalog").setLevel(logging.ERROR)  # it warns of each that is replaced
+                catalog[name] = SharedMemoryDataset()
+
+
+def pin(catalog: Any, name: str, version: str) -> None:
+    """Let a versioned entry load a version, unless ``--load-versions`` names another. It is not instantiated for it."""
+    lazy = catalog._lazy_datasets.get(name)
+    dataset = catalog._datasets.get(name)
+    if dataset is not None:
+        if getattr(dataset, "_version", None) and not dataset._version.load:
+            dataset._version = Version(version, dataset._version.save)
+    elif lazy is None:  # an entry of a pattern
+        catalog._load_versions.setdefault(name, version)
+    elif not lazy.load_version:
+        lazy.load_version = version
+
+
+def local_versions(catalog: Any, name: str) -> list[str]:
+    """Versions of an entry on the local disk; none for other entries."""
+    path = local_path(catalog, name)
+    if path is None or not is_versioned(catalog, name) or not Path(path).is_dir():
+        return []
+    return [folder.name for folder in Path(path).iterdir() if folder.name[:1].isdigit()]
+
+
+def entry_config(catalog: Any, name: str) -> dict[str, Any]:
+    """The configuration of an entry, which is not instantiated for it."""
+    lazy = catalog._lazy_datasets.get(name)
+    config = lazy.config if lazy is not None else catalog.config_resolver.resolve_pattern(name)
+    return config or {}
+
+
+def is_versioned(catalog: Any, name: str) -> bool:
+    """Whether each run writes a version of its own of an entry."""
+    dataset = catalog._datasets.get(name)
+    if dataset is not None:
+        return bool(getattr(dataset, "_version", None))
+    return bool(entry_config(catalog, name).get("versioned"))
+
+
+def local_path(catalog: Any, name: str) -> str | None:
+    """The file or folder of an entry on the local disk; None for entries in memory and behind a URL."""
+    dataset = catalog._datasets.get(name)
+    if dataset is not None:
+        path = getattr(dataset, "_filepath", None) or getattr(dataset, "_root", None)
+    else:
+        config = entry_config(catalog, name)
+        path = config.get("filepath") or config.get("root")
+    return None if path is None or "://" in str(path) else str(path)
+
+
+class LockHooks:
+    """Refuse to write what another run is writing.
+
+    Versioned entries need no lock, since each run has a version of its own. Tuning workers share a study on purpose.
+    Entries behind a URL cannot be locked.
+    """
+
+    SHARED = ("tuned_",)
+
+    def __init__(self) -> None:
+        self._locks: list[Any] = []
+
+    @hook_impl
+    def before_pipeline_run(self, pipeline: Pipeline, catalog: Any) -> None:
+        """Take the locks of the entries that the run will overwrite."""
+        self._release()
+        written: dict[str, str] = {}  # path -> entry
+        for name in sorted(pipeline.all_outputs()):
+            path = local_path(catalog, name)
+            if path is not None and not is_versioned(catalog, name) and not name.startswith(self.SHARED):
+                written.setdefault(path, name)
+        if not written:
+            return
+        from deepnoise.datasets.locks import Lock
+
+        for path, name in written.items():
+            lock = Lock(path)
+            lock.acquire(f"the entry {name}")
+            self._locks.append(lock)
+
+    @hook_impl
+    def after_pipeline_run(self) -> None:
+        """Give the locks back."""
+        self._release()
+
+    @hook_impl
+    def on_pipeline_error(self) -> None:
+        """Give the locks back."""
+        self._release()
+
+    def _release(self) -> None:
+        while self._locks:
+            self._locks.pop().release()
+
+
 class TimingHooks:
     """Record how long each node took, in the entry ``run_record``.
 
@@ -196,8 +328,9 @@ class TimingHooks:
             return
         now = time.monotonic()
         self._seconds[node.name] = self._seconds.get(node.name, 0.0) + now - self._last_saved
-        record = self._catalog.load("run_record") | {node.name: self._entry(node)}
-        self._catalog.save("run_record", {name: entry for name, entry in record.items() if name in self._nodes})
+        with self._catalog.get("run_record").exclusive():  # two runs may record their nodes at the same time
+            record = self._catalog.load("run_record") | {node.name: self._entry(node)}
+            self._catalog.save("run_record", {name: entry for name, entry in record.items() if name in self._nodes})
         self._last_saved = time.monotonic()
 
     def _entry(self, node: Node) -> dict[str, Any]:

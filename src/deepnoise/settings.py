@@ -2,9 +2,25 @@
 
 from kedro.config import OmegaConfigLoader
 
-from deepnoise.hooks import InputHooks, OutputHooks, ParameterHooks, TimingHooks
+from deepnoise.hooks import (
+    InputHooks,
+    LockHooks,
+    OutputHooks,
+    OwnVersionHooks,
+    ParameterHooks,
+    SharedMemoryHooks,
+    TimingHooks,
+)
 
-HOOKS = (ParameterHooks(), InputHooks(), OutputHooks(), TimingHooks())  # the last one is called first
+HOOKS = (  # the last one is called first
+    ParameterHooks(),
+    LockHooks(),
+    OwnVersionHooks(),
+    SharedMemoryHooks(),
+    InputHooks(),
+    OutputHooks(),
+    TimingHooks(),
+)
 CONFIG_LOADER_CLASS = OmegaConfigLoader
 CONFIG_LOADER_ARGS = {
     "base_env": "base",

@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from kedro.io import DatasetError
 from PIL import Image
 
+from deepnoise.datasets.external_profiles import ExternalProfileWellsDataset
 from deepnoise.datasets.external_scores import ExternalScoresDataset
 from deepnoise.datasets.rxrx1 import RxRx1WellsDataset
 from deepnoise.ingestion.layouts import discover_groups, layouts_in_use
@@ -181,3 +183,38 @@ def test_balancing_of_neighbours_votes_hard_calls_and_a_broken_model(shared, tmp
     assert hard["matching"] > hard["plain"] - 0.005 and hard["assignment"] < hard["plain"] - 0.01
     broken, groups = balanced(next(submissions.glob(f"{BROKEN}*")))
     assert not groups["decided"].any() and broken.max() < 0.01
+
+
+def profiles(path, data):
+    given = f"profiles={path},data_root={data}"
+    return ["run", "--env", "external_profiles", "--pipelines", "evaluation", "--params", given]
+
+
+def test_real_positive_controls_of_jump_give_no_false_alarm(shared, tmp_path):
+    """A leave-batch-out classifier finds every plate map right (SOURCE.md); eight controls stand in the same wells everywhere."""
+    output = kedro(*profiles(shared / "profiles/jump_source3_poscon/derived/profiles.parquet", tmp_path))
+    assert "suspect wells: 0 flagged" in output and "Warning" not in output
+    probes = pd.read_parquet(latest(tmp_path, "leak_probes.parquet")).set_index("axis")
+    assert probes.loc["experiment", "verdict"] == "leak" and 0.82 < probes.loc["experiment", "balanced_accuracy"] < 0.85
+    for axis in ("well_row", "well_column"):
+        assert probes.loc[axis, "verdict"] == "not asked" and probes.loc[axis, "reason"].startswith("cannot be tested")
+
+
+def test_a_real_table_with_two_plate_maps_in_each_well_is_told_in_one_line(shared, tmp_path):
+    folder = shared / "profiles/varchamp_alleles/two_maps_a_well"
+    path = next(p for p in folder.iterdir() if p.name.endswith((".csv", ".csv.gz", ".parquet")))
+    columns = pd.read_parquet(path).columns if path.suffix == ".parquet" else pd.read_csv(path, nrows=1).columns
+    allele = next(c for c in columns if c.startswith("Metadata_") and "allele" in c.lower())
+    entry = ExternalProfileWellsDataset(
+        filepath=str(path),
+        columns={
+            "experiment": "B",
+            "plate": "{Metadata_Plate}",
+            "well": "{Metadata_Well}",
+            "perturbation": f"{{{allele}}}",
+        },
+    )
+    with pytest.raises(
+        DatasetError, match=r"\d+ of 384 wells have several values of perturbation.*Were two plate maps joined"
+    ):
+        entry.load()

@@ -3,7 +3,6 @@
 import copy
 import json
 import sys
-import types
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,7 @@ from deepnoise.screen import Screen
 from deepnoise.training.fold_view import fold_view
 from deepnoise.training.loop import pretrain, train_mean_teacher
 from deepnoise.training.run_folds import pretrain_folds, train_mean_teacher_folds
-from deepnoise.training.tracking import to_mlflow, to_tensorboard
+from deepnoise.training.tracking import to_tensorboard
 from deepnoise.training.trainer import Trainer
 from tests.conftest import MemoryStore
 from tests.training.helpers import AUGMENTATION, MEAN_TEACHER, PSEUDO, STAGE, as_screen, make_trainer, parameters, train
@@ -338,21 +337,9 @@ def test_the_history_can_be_followed_while_training_runs(screen, wells, folds, t
     assert all(row["images_per_second"] > 0 and 0 <= row["loader_wait"] <= 1 for row in rows)
 
 
-def test_rows_reach_mlflow_during_a_run_and_tensorboard_if_installed(monkeypatch, tmp_path):
-    row = dict(fold=0, cell_type="all", stage="pretrain", epoch=3, loss=1.5, teacher_top1=None)
-    logged = []
-    fake = types.SimpleNamespace(
-        active_run=lambda: None, log_metrics=lambda figures, step: logged.append((figures, step))
-    )
-    to_mlflow(row)  # mlflow is not imported: no row is logged
-    monkeypatch.setitem(sys.modules, "mlflow", fake)
-    to_mlflow(row)
-    assert logged == []
-    fake.active_run = lambda: "a run"
-    to_mlflow(row)
-    assert logged == [({"pretrain_0_all/loss": 1.5}, 3)]
+def test_rows_go_to_tensorboard_if_it_is_installed(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(InputError, match=r"tensorboard is not installed; pip install 'deepnoise\[tensorboard\]'"):
+    with pytest.raises(InputError, match=r"tensorboard is not installed; pip install -e '.\[tensorboard\]'"):
         to_tensorboard(tmp_path)
 
 
@@ -394,3 +381,18 @@ def test_an_infinite_gradient_stops_before_it_reaches_the_weights(screen, wells,
     monkeypatch.setattr(trainer, "cross_entropy", lambda *a: (usual(*a) - usual(*a).detach()).sqrt())
     with pytest.raises(InputError, match="the gradient became (nan|inf) in epoch 0, step 0, at wells"):
         pretrain(trainer)
+
+
+def test_another_run_that_trains_the_same_fold_stops_this_one_before_it_writes(screen, wells, folds, tmp_path):
+    with TrainingState(tmp_path).lock("fold_0"):
+        with pytest.raises(InputError, match="the model fold_0 in training_state .* is being written by process"):
+            train(screen, wells, folds, TrainingState(tmp_path))
+        assert not list(tmp_path.glob("*.safetensors"))
+    train(
+        screen,
+        wells,
+        folds,
+        TrainingState(tmp_path),
+        pretrain={**STAGE, "epochs": 1},
+        mean_teacher={**MEAN_TEACHER, "epochs": 0},
+    )

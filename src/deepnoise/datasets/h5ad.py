@@ -1,11 +1,12 @@
 """Profiles as AnnData (.h5ad), for scanpy and related tools. Needs the extra ``h5ad``.
 
-Written with h5py after AnnData's specification (anndata.readthedocs.io, "On-disk format"), because the
-package anndata requires pandas below 3.
+Written with h5py after AnnData's specification (anndata.readthedocs.io, "On-disk format"). The package anndata
+works with pandas 3 from version 0.13 on, which needs Python 3.12.
 """
 
 from __future__ import annotations
 
+import os
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -42,7 +43,7 @@ class H5ADDataset(AbstractVersionedDataset[pd.DataFrame, pd.DataFrame]):
     def __init__(
         self, *, filepath: str, version: Version | None = None, metadata: dict[str, Any] | None = None
     ) -> None:
-        super().__init__(PurePosixPath(filepath), version, lambda p: Path(p).exists(), _glob)
+        super().__init__(PurePosixPath(filepath), version, os.path.exists, _glob)
         self.metadata = metadata
 
     def save(self, data: pd.DataFrame) -> None:
@@ -116,7 +117,7 @@ def _h5py() -> Any:
     try:
         import h5py
     except ImportError as error:
-        raise InputError("AnnData files (.h5ad) need the package h5py: pip install 'deepnoise[h5ad]'") from error
+        raise InputError("AnnData files (.h5ad) need the package h5py: pip install -e '.[h5ad]'") from error
     return h5py
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+from contextlib import AbstractContextManager
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from kedro.io import AbstractVersionedDataset, DatasetError, Version
 
 from deepnoise.datasets.json_files import read_json, write_atomically, write_json
+from deepnoise.datasets.locks import locked
 from deepnoise.datasets.read_only import ReadOnlyDataset
 from deepnoise.errors import InputError, closest, first_few
 from deepnoise.network.trained_model import ModelCard, TrainedModel
@@ -70,7 +73,7 @@ class ModelDataset(AbstractVersionedDataset):
     def __init__(
         self, *, filepath: str, version: Version | None = None, metadata: dict[str, Any] | None = None
     ) -> None:
-        super().__init__(PurePosixPath(filepath), version, lambda p: Path(p).exists(), _glob)
+        super().__init__(PurePosixPath(filepath), version, os.path.exists, _glob)
         self.metadata = metadata
 
     def save(self, data: dict[str, TrainedModel]) -> None:
@@ -198,6 +201,14 @@ class TrainingState:
         history = "".join(json.dumps(epoch) + "\n" for epoch in record.get("history", []))
         with write_atomically(self.root / f"{name}.jsonl") as staged:
             Path(staged).write_text(history, encoding="utf-8")
+
+    def lock(self, name: str) -> AbstractContextManager[None]:
+        """Keep other runs from training the model ``name`` here within a block.
+
+        Raises:
+            InputError: Another run trains it.
+        """
+        return locked(self.root / name, f"the model {name} in training_state")
 
     def where(self, name: str) -> str:
         """The path of a checkpoint, or "none yet"."""

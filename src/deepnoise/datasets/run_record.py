@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import fsspec
+from fsspec.implementations.local import LocalFileSystem
 from kedro.io import AbstractDataset
 
 from deepnoise.datasets.json_files import read_json, write_json
@@ -38,6 +42,19 @@ class RunRecordDataset(AbstractDataset[dict[str, Any], dict[str, Any]]):
         fs, path = fsspec.core.url_to_fs(self._filepath)
         fs.makedirs(fs._parent(path), exist_ok=True)
         write_json(self._filepath, data)
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Keep other processes from changing the record within a block; waits for them. Not behind a URL."""
+        fs, path = fsspec.core.url_to_fs(self._filepath)
+        if not isinstance(fs, LocalFileSystem):
+            yield
+            return
+        from filelock import FileLock
+
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{path}.lock"):
+            yield
 
     def _exists(self) -> bool:
         fs, path = fsspec.core.url_to_fs(self._filepath)

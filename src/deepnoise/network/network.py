@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from deepnoise.errors import InputError, closest
+from deepnoise.errors import InputError, closest, first_few
 from deepnoise.network.heads import HEADS
 from deepnoise.network.trained_model import NetworkSpec
 
@@ -57,9 +57,16 @@ class Network(nn.Module):
 def _backbone(spec: NetworkSpec, pretrained: str) -> nn.Module:
     import timm
 
-    if not timm.is_model(spec.backbone):
+    name, _, weights = spec.backbone.partition(".")  # timm names weights after a dot: resnet18.a1_in1k
+    if not timm.is_model(name):
         raise InputError(
             f"training.backbone is {spec.backbone!r}, which timm does not have.{closest(spec.backbone, timm.list_models())}"
+        )
+    if weights and spec.backbone not in timm.list_models(f"{name}.*", pretrained=True):
+        known = [full.partition(".")[2] for full in timm.list_models(f"{name}.*", pretrained=True)]
+        raise InputError(
+            f"training.backbone is {spec.backbone!r}; timm has {name} with the weights {first_few(known) or 'none'}."
+            f"{closest(weights, known)}"
         )
     options: dict[str, Any] = {"in_chans": spec.channels, "num_classes": 0, "global_pool": "avg"}
     if pretrained == "none":

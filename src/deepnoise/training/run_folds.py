@@ -61,7 +61,7 @@ def pretrain_folds(
     models, history = {}, []
     for fold in screen.fold_numbers:
         view = view_of_fold(screen, fold, parameters)
-        with explain_out_of_memory("training.pretrain", parameters):
+        with state.lock(view.name), explain_out_of_memory("training.pretrain", parameters):
             models[view.name], rows = pretrain(Trainer(view, screen, parameters, state, reports))
         history += rows
     return models, history
@@ -94,7 +94,7 @@ def train_mean_teacher_folds(
             )
         views = [fold_view.of_cell_type(name) for name in fold_view.cell_types] if specialists else [fold_view]
         for view in views:
-            with explain_out_of_memory("training.mean_teacher", parameters):
+            with state.lock(view.name), explain_out_of_memory("training.mean_teacher", parameters):
                 if specialists:  # one at a time, so that only its images are cached
                     trainer = Trainer(view, screen, parameters, state, reports)
                 students[view.name], teachers[view.name], rows = train_mean_teacher(trainer, student)

@@ -1,8 +1,7 @@
-"""Live reports of an epoch to MLflow and TensorBoard, if installed. Both are optional extras."""
+"""Live reports of an epoch to TensorBoard, an optional extra."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,13 +18,6 @@ def _figures(row: dict[str, Any]) -> dict[str, float]:
     return {f"{prefix}/{name}": float(value) for name, value in row.items() if name not in KEYS and value is not None}
 
 
-def to_mlflow(row: dict[str, Any]) -> None:
-    """Log to the active MLflow run, if kedro-mlflow has started one."""
-    mlflow = sys.modules.get("mlflow")  # never imported here: that takes seconds
-    if mlflow is not None and mlflow.active_run() is not None:
-        mlflow.log_metrics(_figures(row), step=row["epoch"])
-
-
 def to_tensorboard(folder: Path) -> Report:
     """A report that writes TensorBoard events to a folder.
 
@@ -36,7 +28,7 @@ def to_tensorboard(folder: Path) -> Report:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise InputError(
-            "training.tensorboard is true, but the package tensorboard is not installed; pip install 'deepnoise[tensorboard]', or set it to false"
+            "training.tensorboard is true, but the package tensorboard is not installed; pip install -e '.[tensorboard]', or set it to false"
         ) from error
     writer = SummaryWriter(str(folder))
 

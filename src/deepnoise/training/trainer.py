@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -45,6 +46,9 @@ class StateStore(Protocol):
     def save(self, name: str, fingerprint: str, tensors: dict[str, torch.Tensor], content: dict[str, Any]) -> None:
         """Replace the checkpoint, whole or not at all."""
 
+    def lock(self, name: str) -> AbstractContextManager[None]:
+        """Keep other runs from training the model of this name within a block."""
+
     def where(self, name: str) -> str:
         """Location of the last checkpoint under a name, in words."""
 
@@ -57,6 +61,10 @@ class NoState:
 
     def save(self, name: str, fingerprint: str, tensors: dict[str, torch.Tensor], content: dict[str, Any]) -> None:
         """Nothing is kept."""
+
+    def lock(self, name: str) -> AbstractContextManager[None]:
+        """Nothing is written."""
+        return nullcontext()
 
     def where(self, name: str) -> str:
         """Nowhere."""

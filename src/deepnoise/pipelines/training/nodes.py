@@ -101,6 +101,6 @@ def _history_table(history: list[dict[str, Any]]) -> DataFrame:
 
 
 def _reports(training_state: TrainingState, parameters: TrainingParameters) -> list[Any]:
-    from deepnoise.training.tracking import to_mlflow, to_tensorboard
+    from deepnoise.training.tracking import to_tensorboard
 
-    return [to_mlflow] + ([to_tensorboard(training_state.root / "tensorboard")] if parameters.tensorboard else [])
+    return [to_tensorboard(training_state.root / "tensorboard")] if parameters.tensorboard else []
