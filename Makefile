@@ -30,7 +30,7 @@ check: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@echo "Installing DeepNoise into $(VENV): the first time this downloads about 3.3 GB and takes 6.8 GB of disk,"
 	@echo "nearly all of it PyTorch with its GPU libraries. README.md tells how to take the small CPU build."
-	$(PYTHON) -c "import sys; sys.exit('DeepNoise needs Python 3.11 or newer, this is ' + sys.version.split()[0] + '; name another as make PYTHON=python3.12' if sys.version_info < (3, 11) else 0)"
+	$(PYTHON) -c "import sys; sys.exit('DeepNoise needs Python 3.11.1 or newer, this is ' + sys.version.split()[0] + '; name another as make PYTHON=python3.12' if sys.version_info < (3, 11, 1) else 0)"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 ifneq ($(TORCH_ARGS),)

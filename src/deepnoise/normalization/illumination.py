@@ -1,7 +1,7 @@
 """Retrospective flat-field correction: a plate's illumination per channel, estimated from its own images.
 
-BaSiCPy, the maintained library for this, pins numpy < 2 and cannot be installed alongside this project's
-numpy. The field is therefore the smoothed median over the plate's sites, as in CellProfiler's
+BaSiCPy, the maintained library for this, pins scipy < 1.13 and cannot be installed alongside this project's
+scipy. The field is therefore the smoothed median over the plate's sites, as in CellProfiler's
 CorrectIlluminationCalculate over all images.
 """
 
