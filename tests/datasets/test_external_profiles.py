@@ -182,6 +182,7 @@ def test_a_gene_may_be_called_na(tmp_path, suffix, name):
         ("Nuclei_AreaShape_Center_Y", np.ones(8) / 3, "place in the image"),
         ("row", [1, 2] * 4, "place on the plate"),
         ("concentration_um", [0.1, 10] * 4, "dose"),
+        ("decimal_commas", ["1,5", "2"] * 4, "decimal_commas (not numbers)"),
     ],
 )
 def test_an_index_a_place_or_a_dose_is_no_feature_and_is_named(tmp_path, caplog, column, values, reason):
@@ -189,7 +190,7 @@ def test_an_index_a_place_or_a_dose_is_no_feature_and_is_named(tmp_path, caplog,
     rows.insert(0, column, values)
     profiles, _ = profiles_of(tmp_path, rows)
     assert dimensions(profiles) == 12
-    assert "1 numeric columns are not taken as features: " in caplog.text and reason in caplog.text
+    assert "1 columns are not taken as features: " in caplog.text and reason in caplog.text
     if column.startswith("Cells_"):  # nor where its prefix is given; only where it is named itself
         assert dimensions(profiles_of(tmp_path, rows, features=["Cells_"])[0]) == 12
         assert dimensions(profiles_of(tmp_path, rows, features=["Cells_", column])[0]) == 13

@@ -1,5 +1,7 @@
 """Long tables: column templates, one file per channel or per site, and the mappings of JUMP and BBBC021."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -432,3 +434,38 @@ def test_a_sheet_with_one_row_per_image_is_read(tall, tmp_path, caplog):
         LongTableImagesDataset(**tall | {"channels": ["dna"]}).load()
     with pytest.raises(InputError, match="one row per image .columns.channel.; it needs columns.site"):
         LongTableImagesDataset(**tall | {"channels": None})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"join": [{"filename": "m.csv"}]}, "join of cells.csv has .*filename.*; expected a file, or file and on"),
+        (
+            {"columns": {"perturbation": "{}"}},
+            "the template '{}' of perturbation cannot be read .braces without the name of a column",
+        ),
+        ({"columns": {"perturbation": "{compound"}}, "the template '{compound' of perturbation cannot be read"),
+    ],
+)
+def test_an_entry_that_cannot_mean_anything_is_refused(cells, change, message):
+    columns = cells["columns"] | change.get("columns", {})
+    with pytest.raises(InputError, match=message):
+        LongTableDataset(**cells | change | {"columns": columns})
+
+
+def test_a_single_name_may_stand_for_a_list(cells):
+    wells = LongTableDataset(**cells | {"negative_controls": "x@0", "heldout": {"plate": "p1"}}).load()
+    assert set(wells["split"]) == {"heldout"} and wells["well_type"].iloc[0] == "negative_control"
+
+
+def test_another_separator_or_encoding_is_named(cells):
+    changed(cells)
+    text = Path(cells["filepath"]).read_text()
+    for content, message in (
+        (text.replace(",", ";").encode(), "Is it separated by commas"),
+        (text.encode("utf-16"), "cannot be read as csv: .*; save it as UTF-8"),
+        (text.replace("x", "µ").encode("latin-1"), "cannot be read as csv: .*; save it as UTF-8"),
+    ):
+        Path(cells["filepath"]).write_bytes(content)
+        with pytest.raises(DatasetError, match=message):
+            LongTableDataset(**cells).load()

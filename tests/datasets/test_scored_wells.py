@@ -118,6 +118,10 @@ def wells_table(*codes):
     ("content", "message"),
     [
         ("id_code,score_a,score_a\nE_1_B02,1,2\n", "has two columns 'score_a'"),
+        (
+            "id_code,score_12,score_12.0\nE_1_B02,1,2\n",
+            "columns 'score_12' and 'score_12.0' are scores of one perturbation",
+        ),
         ("id_code,score_a\nE_1_B02,x\n", "column 'score_a' has 'x', expected numbers"),
         ("id_code,perturbation,score\nE_1_B02,a,high\n", "column 'score' has 'high', expected numbers"),
         ("id_code,label1,sim1\nE_1_B02,3,near\n", "column 'sim1' has 'near', expected numbers"),

@@ -252,11 +252,13 @@ class ExternalProfilesDataset(_ExternalProfiles):
         if not features:
             raise InputError(f"{self._path}: has no feature column")
         _say_once(logging.INFO, self._path, f"{len(features)} features: {first_few(features, 3)}")
+        texts = [c for c in table.columns if c not in used and c not in numeric and not c.startswith(METADATA)]
+        reasons |= dict.fromkeys(texts, "not numbers")
         left_out = [
             f"{c or 'a column without a name'} ({reason})" for c, reason in reasons.items() if c not in features
         ]
         if left_out:
-            text = f"{len(left_out)} numeric columns are not taken as features: {first_few(left_out)}"
+            text = f"{len(left_out)} columns are not taken as features: {first_few(left_out)}"
             _say_once(logging.WARNING, self._path, text)
         return features
 

@@ -168,6 +168,12 @@ class ExternalScoresDataset(ReadOnlyDataset[pd.DataFrame]):
         scores = [c for c in table.columns if str(c).startswith(SCORE)]
         _check_numbers(table, scores, self._path)
         classes = plain_numbers(pd.Series([c.removeprefix(SCORE) for c in scores], dtype="str"))
+        if classes.duplicated().any():
+            name = classes[classes.duplicated()].iloc[0]
+            first, second = (c for c, label in zip(scores, classes, strict=True) if label == name)
+            raise InputError(
+                f"{self._path}: columns {first!r} and {second!r} are scores of one perturbation; expected one"
+            )
         others = [c for c in table.columns if c not in (*scores, *TEXT)]
         if others:
             logger.info(

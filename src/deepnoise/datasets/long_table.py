@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from string import Formatter
 from typing import Any
 
@@ -87,11 +87,11 @@ class _LongTable(ReadOnlyDataset[Any]):
         self._folder = root or (filepath.rsplit("/", 1)[0] if "/" in filepath else ".")
         self._channels = list(files) if isinstance(files, dict) else channels or []
         self._z = z
-        self._join = [{"file": entry, "on": None} if isinstance(entry, str) else entry for entry in join or []]
+        self._join = [{"file": entry} if isinstance(entry, str) else dict(entry) for entry in _as_list(join)]
         self._well_types = {str(k): v for k, v in (well_types or {}).items()}
         self._controls = {
-            "negative_control": list(negative_controls or []),
-            "positive_control": list(positive_controls or []),
+            "negative_control": _as_list(negative_controls),
+            "positive_control": _as_list(positive_controls),
         }
         self._heldout, self._exclude = heldout or {}, exclude or {}
         self._dtype = dtype
@@ -120,11 +120,16 @@ class _LongTable(ReadOnlyDataset[Any]):
                 f"catalog: {self._name} has one row per image (columns.channel); it needs columns.site, a list of "
                 "'channels', and one template 'files'"
             )
+        for entry in self._join:
+            if not {"file"} <= set(entry) <= {"file", "on"}:
+                raise InputError(f"catalog: join of {self._name} has {entry!r}; expected a file, or file and on")
         for name, templates in {**self._columns, **{f"files.{c}": t for c, t in self._files.items()}}.items():
             for template in templates:
                 try:
                     for field in _fields(template):
                         re.compile(field.pattern)
+                        if not field.column:
+                            raise ValueError("braces without the name of a column")
                 except (ValueError, re.error) as error:
                     raise InputError(
                         f"catalog: the template {template!r} of {name} cannot be read ({error})"
@@ -136,7 +141,7 @@ class _LongTable(ReadOnlyDataset[Any]):
         used = {c for alternatives in templates.values() for t in alternatives for c in template_columns(t)}
         used |= {*self._heldout, *self._exclude}
         joins = [(entry, self._joined_table(entry)) for entry in self._join]
-        keys = {str(c) for entry, joined in joins for c in (entry["on"] or joined.columns)}
+        keys = {str(c) for entry, joined in joins for c in (entry.get("on") or joined.columns)}
         parts = []
         available: dict[str, None] = {}  # columns of any table, in order
         paths = matching_paths(self._path)
@@ -154,7 +159,8 @@ class _LongTable(ReadOnlyDataset[Any]):
             if not any(set(template_columns(t)) <= set(table.columns) for t in alternatives):
                 column = next(c for c in template_columns(alternatives[0]) if c not in table.columns)
                 files = ", ".join([self._name, *(str(entry["file"]) for entry in self._join)])
-                raise InputError(f"{files}: column {column!r} is missing.{closest(column, available)}")
+                hint = " Is it separated by commas?" if len(available) == 1 else closest(column, available)
+                raise InputError(f"{files}: column {column!r} is missing.{hint}")
         for column in sorted(used & set(table.columns)):
             if DOSE.search(column):
                 table[column] = one_spelling(table[column], f"{self._name}: column {column!r}")
@@ -168,7 +174,7 @@ class _LongTable(ReadOnlyDataset[Any]):
 
     def _joined_table(self, entry: dict[str, Any]) -> pd.DataFrame:
         parts = [
-            read_csv(path, list((entry["on"] or {}).values()))
+            read_csv(path, list((entry.get("on") or {}).values()))
             for path in matching_paths(f"{self._folder}/{entry['file']}")
         ]
         return pd.concat(parts).drop_duplicates()  # the same plate map may lie in the folder of each batch
@@ -179,7 +185,7 @@ class _LongTable(ReadOnlyDataset[Any]):
         """The table with the columns of a joined one; rows without a partner have missing values there."""
         name = entry["file"]
         shared = [c for c in joined.columns if c in table.columns]
-        pairs = entry["on"] or {column: column for column in shared}
+        pairs = entry.get("on") or {column: column for column in shared}
         if not pairs:
             raise InputError(
                 f"{name}: shares no column with {self._name} ({first_few(available, 8)}); cannot be joined"
@@ -223,7 +229,7 @@ class _LongTable(ReadOnlyDataset[Any]):
         for column, values in values_of.items():
             texts = table[column].fillna("")
             present = set(texts)
-            given = list(values) if isinstance(values, Iterable) and not isinstance(values, str) else [values]
+            given = _as_list(values) if values is not None else [None]
             if DOSE.search(column):
                 spelling = {number_of(text): text for text in present}
                 given = [spelling.get(number_of(str(value)), value) for value in given]
@@ -281,6 +287,13 @@ class _LongTable(ReadOnlyDataset[Any]):
         return {"filepath": self._path, "columns": self._columns}
 
 
+def _as_list(given: Any) -> list[Any]:
+    """What YAML has as a list, as a single value, or not at all."""
+    if given is None:
+        return []
+    return list(given) if isinstance(given, Iterable) and not isinstance(given, str | Mapping) else [given]
+
+
 def _alternatives(template: str | list[str]) -> list[str]:
     return [str(t) for t in template] if isinstance(template, list) else [str(template)]
 
@@ -306,7 +319,7 @@ class _Field:
 
 
 def _fields(template: str) -> list[_Field]:
-    return [_Field(text, name, spec or "") for text, name, spec, _ in Formatter().parse(template) if name]
+    return [_Field(text, name, spec or "") for text, name, spec, _ in Formatter().parse(template) if name is not None]
 
 
 def template_columns(template: str) -> list[str]:

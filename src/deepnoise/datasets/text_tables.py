@@ -68,7 +68,7 @@ def read_csv(path: str | Path, needed: Sequence[str], numbers: bool = False, onl
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, OSError, EOFError) as error:
         if "names passed" in str(error) or "Expected" in str(error):
             raise InputError(_too_long(path, names)) from error
-        raise InputError(f"{path}: cannot be read as csv: {error}") from error
+        raise InputError(f"{path}: cannot be read as csv: {_reason(error)}") from error
     if not isinstance(table.index, pd.RangeIndex):  # pandas takes the first columns of lines that are too long as index
         raise InputError(_too_long(path, names))
     table.columns = pd.Index([names[i] for i in table.columns])
@@ -135,7 +135,12 @@ def column_names(path: str | Path) -> list[str]:
     try:
         return _header(fs, name, _form(name))
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, OSError, EOFError) as error:
-        raise InputError(f"{path}: cannot be read as csv: {error}") from error
+        raise InputError(f"{path}: cannot be read as csv: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """Why a file is no csv, with advice where its text has another encoding."""
+    return f"{error}; save it as UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)
 
 
 def _form(name: str) -> dict[str, Any]:
