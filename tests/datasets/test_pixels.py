@@ -94,7 +94,7 @@ def test_other_formats_and_animations_are_refused(tmp_path):
     frames[0].save(tmp_path / "a.bmp")
     frames[0].save(tmp_path / "a.pgm")
     for name in ("a.bmp", "a.pgm"):
-        with pytest.raises(ImageError, match="cannot be read as an image"):
+        with pytest.raises(ImageError, match=r"a.\w+: cannot be read as an image .cannot identify image file.$"):
             read_image(Folder(tmp_path), name)
 
 

@@ -7,6 +7,7 @@ positions are never taken for channels.
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Sequence
 from xml.etree import ElementTree
 
@@ -68,7 +69,7 @@ def read_planes(folder: Folder, name: str, z: str | None = None) -> tuple[np.nda
     except ImageError:
         raise
     except Exception as error:  # decoders raise zlib, struct, index and memory errors, among others
-        reason = str(error).replace(str(path), "").strip() or type(error).__name__
+        reason = re.sub(r" ?<_io\.BytesIO[^>]*>", "", str(error)).strip() or type(error).__name__
         raise ImageError("unreadable_image", path, f"cannot be read as an image ({reason})") from error
     image = raw_counts(image, path)
     if image.ndim not in (2, 3):
