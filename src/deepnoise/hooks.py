@@ -175,9 +175,11 @@ class OwnVersionHooks:
 
     @hook_impl
     def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: Any) -> None:
-        """Pin what the run makes to its own version, and what it finds to the version of now."""
+        """Pin what the run makes to its own version, and name what is dated in the future."""
+        kept = run_params.get("only_missing_outputs", False)  # then Kedro runs nothing whose outputs are there
         for name in sorted(pipeline.all_outputs()):
-            pin(catalog, name, run_params["run_id"])
+            if not kept or not local_versions(catalog, name):
+                pin(catalog, name, run_params["run_id"])
         now = generate_timestamp()
         for name in sorted(pipeline.datasets()):
             newest = max(local_versions(catalog, name), default="")

@@ -85,3 +85,15 @@ def test_only_entries_without_versions_are_locked_and_tuning_workers_share_their
     first.on_pipeline_error()
     second.before_pipeline_run(writes("plain"), catalog(tmp_path, "2"))
     second.after_pipeline_run()
+
+
+def test_only_missing_outputs_finds_what_is_there(tmp_path):
+    catalog(tmp_path, "2026-01-01T00.00.00.000Z").save("made", 1)
+    pipeline = Pipeline([Node(lambda: (2, 2), None, ["made", "x_chapter"], name="make")])
+    entries = catalog(tmp_path, "2026-01-02T00.00.00.000Z")
+    run_params = {"run_id": "2026-01-02T00.00.00.000Z", "only_missing_outputs": True}
+    OwnVersionHooks().before_pipeline_run(run_params, pipeline, entries)
+    assert entries.exists("made") and not entries.exists("x_chapter")
+    OwnVersionHooks().before_pipeline_run(
+        run_params | {"only_missing_outputs": False}, pipeline, catalog(tmp_path, "3")
+    )
