@@ -249,6 +249,8 @@ def local_path(catalog: Any, name: str) -> str | None:
     """The file or folder of an entry on the local disk; None for entries in memory and behind a URL."""
     dataset = catalog._datasets.get(name)
     if dataset is not None:
+        if getattr(dataset, "_protocol", "file") != "file":
+            return None
         path = getattr(dataset, "_filepath", None) or getattr(dataset, "_root", None)
     else:
         config = entry_config(catalog, name)
@@ -281,10 +283,14 @@ class LockHooks:
             return
         from deepnoise.datasets.locks import Lock
 
-        for path, name in written.items():
-            lock = Lock(path)
-            lock.acquire(f"the entry {name}")
-            self._locks.append(lock)
+        try:
+            for path, name in written.items():
+                lock = Lock(path)
+                lock.acquire(f"the entry {name}")
+                self._locks.append(lock)
+        except InputError:
+            self._release()
+            raise
 
     @hook_impl
     def after_pipeline_run(self) -> None:

@@ -5,6 +5,7 @@ from kedro.io import DataCatalog
 from kedro.pipeline import Node, Pipeline
 from kedro.runner import SequentialRunner
 
+from deepnoise.datasets.atomic import AtomicJSONDataset
 from deepnoise.datasets.locks import Lock, locked
 from deepnoise.datasets.model import TrainingState
 from deepnoise.errors import InputError
@@ -80,8 +81,12 @@ def test_only_entries_without_versions_are_locked_and_tuning_workers_share_their
     first, second = LockHooks(), LockHooks()
     first.before_pipeline_run(writes("made", "plain", "tuned_training_run"), catalog(tmp_path, "1"))
     second.before_pipeline_run(writes("made", "tuned_training_run"), catalog(tmp_path, "2"))
+    other = catalog(tmp_path, "2")
+    other["a_first"] = AtomicJSONDataset(filepath=str(tmp_path / "a_first.json"))
+    other["elsewhere"] = AtomicJSONDataset(filepath="memory://bucket/elsewhere.json")
     with pytest.raises(InputError, match="the entry plain .*plain.json. is being written"):
-        second.before_pipeline_run(writes("plain"), catalog(tmp_path, "2"))
+        second.before_pipeline_run(writes("a_first", "elsewhere", "plain"), other)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["plain.json.holder", "plain.json.lock"]
     first.on_pipeline_error()
     second.before_pipeline_run(writes("plain"), catalog(tmp_path, "2"))
     second.after_pipeline_run()
