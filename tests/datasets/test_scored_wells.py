@@ -114,9 +114,26 @@ def wells_table(*codes):
     )
 
 
+def test_the_labels_in_a_wide_table_are_no_votes(tmp_path, caplog):
+    content = "id_code,perturbation,score_a,score_b\nE_1_B02,b,2,1\nE_1_B03,b,3,1\n"
+    (tmp_path / "s.csv").write_text(content)
+    with caplog.at_level("INFO"):
+        read = scores(tmp_path / "s.csv")
+    assert read[["score_a", "score_b"]].to_numpy().tolist() == [[2, 1], [3, 1]] and "perturbation" not in read
+    assert "1 columns are not scores and are not read: perturbation" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
+        (
+            "id_code,perturbation,score,score_a\nE_1_B02,a,1,2\n",
+            "has both a column 'score' and 1 columns such as 'score_a'",
+        ),
+        (
+            "id_code,score_12,score_12.0,score_12.00\nE_1_B02,1,2,3\n",
+            "columns 'score_12' and 'score_12.0' are scores of one",
+        ),
         ("id_code,score_a,score_a\nE_1_B02,1,2\n", "has two columns 'score_a'"),
         (
             "id_code,score_12,score_12.0\nE_1_B02,1,2\n",

@@ -8,6 +8,7 @@ from sklearn.metrics import balanced_accuracy_score
 from deepnoise.errors import InputError
 from deepnoise.evaluation.headline import no_better_than_chance
 from deepnoise.evaluation.metrics import (
+    _check_labels,
     confusions,
     evaluate,
     macro_recall,
@@ -272,3 +273,13 @@ def test_the_gain_is_quoted_against_the_best_baseline_that_knows_no_more():
     t1c = evaluation(well_scores=scores.assign(tier="T1c"), baseline_logits=baselines, **inputs)
     assert t1c["baseline"]["name"] == "by plate controls"
     assert "gain over the best baseline (hand features, z-scored by experiment)" in format_scores(t1)
+
+
+def test_labels_of_wells_that_are_not_on_the_screen_are_counted(caplog):
+    _check_labels({"E_1_A01": "a", "E_9_Z01": "b", "E_9_Z02": "b"}, {"E_1_A01"}, {"E_1_A01", "E_1_A02"}, "mine")
+    assert (
+        "heldout_labels: 2 of 3 wells are not on the screen 'mine' and are not scored: E_9_Z01, E_9_Z02" in caplog.text
+    )
+    caplog.clear()
+    _check_labels({"E_1_A01": "a", "E_1_A02": "b"}, {"E_1_A01"}, {"E_1_A01", "E_1_A02"}, "mine")  # A02 is a control
+    assert not caplog.text

@@ -92,6 +92,11 @@ def _votes(table: pd.DataFrame, path: Path) -> pd.DataFrame:
     return votes.assign(score=1.0)
 
 
+def _scores_of(table: pd.DataFrame) -> list[str]:
+    """The columns of a wide table with the score of a perturbation each."""
+    return [str(c) for c in table.columns if str(c).startswith(SCORE)]
+
+
 def _check_numbers(table: pd.DataFrame, columns: Iterable[str], path: Path) -> None:
     for column in columns:
         if column not in table:
@@ -149,11 +154,17 @@ class ExternalScoresDataset(ReadOnlyDataset[pd.DataFrame]):
                 raise InputError(f"{self._path}: column 'id_code' is missing; it has {first_few(table.columns, 8)}")
             if "label1" in table:
                 table = self._neighbours(table)
-            elif "score" not in table and {"sirna", "perturbation"} & set(table):
+            elif "score" not in table and not _scores_of(table) and {"sirna", "perturbation"} & set(table):
                 table = _votes(table, self._path)
         table = table.reset_index(drop=True)
-        is_long = "perturbation" in table.columns
-        if not is_long and not any(str(c).startswith(SCORE) for c in table.columns):
+        scores = _scores_of(table)
+        is_long = {"perturbation", "score"} <= set(table)
+        if is_long and scores:
+            raise InputError(
+                f"{self._path}: has both a column 'score' and {len(scores)} columns such as {scores[0]!r}; expected a long "
+                "table (perturbation, score) or a wide one"
+            )
+        if not is_long and not scores:
             raise InputError(
                 f"{self._path}: columns {first_few((str(c)[:40] for c in table.columns), 8)} are not scores; "
                 f"expected id_code with {SCORE}<perturbation> columns, or id_code, perturbation, score"
@@ -165,16 +176,15 @@ class ExternalScoresDataset(ReadOnlyDataset[pd.DataFrame]):
             table = table.reindex(columns=["id_code", "perturbation", "score", "tier"])
             table["perturbation"] = plain_numbers(table["perturbation"])
             return validate_table(table, "well_scores_long", str(self._path))
-        scores = [c for c in table.columns if str(c).startswith(SCORE)]
         _check_numbers(table, scores, self._path)
         classes = plain_numbers(pd.Series([c.removeprefix(SCORE) for c in scores], dtype="str"))
         if classes.duplicated().any():
             name = classes[classes.duplicated()].iloc[0]
-            first, second = (c for c, label in zip(scores, classes, strict=True) if label == name)
+            first, second = [c for c, label in zip(scores, classes, strict=True) if label == name][:2]
             raise InputError(
                 f"{self._path}: columns {first!r} and {second!r} are scores of one perturbation; expected one"
             )
-        others = [c for c in table.columns if c not in (*scores, *TEXT)]
+        others = [c for c in table.columns if c not in (*scores, "id_code", "tier", *PLACE, "cell_type")]
         if others:
             logger.info(
                 "%s: %s columns are not scores and are not read: %s", self._path.name, len(others), first_few(others)
