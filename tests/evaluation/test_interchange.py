@@ -9,7 +9,6 @@ from deepnoise.evaluation.profiles import Profiles
 from deepnoise.evaluation.retrieval import average_precisions
 from deepnoise.tables import LEVELS
 
-RNG = np.random.default_rng(0)
 NAMES = ("Experiment", "Plate", "Well", "Perturbation")
 COLUMNS = {name.lower(): f"{{Metadata_{name}}}" for name in NAMES}
 
@@ -17,23 +16,31 @@ COLUMNS = {name.lower(): f"{{Metadata_{name}}}" for name in NAMES}
 @pytest.fixture
 def screen() -> pd.DataFrame:
     """Three experiments of two plates, eight perturbations twice a plate and in other wells on each, eight features."""
-    rows = []
+    rng, rows = np.random.default_rng(0), []
     for experiment in ("E1", "E2", "E3"):
         for plate in ("1", "2"):
-            wells = RNG.permutation([f"{row}{column:02d}" for row in "BCDE" for column in range(2, 6)])
+            wells = rng.permutation([f"{row}{column:02d}" for row in "BCDE" for column in range(2, 6)])
             rows += [(experiment, plate, well, f"p{i % 8}") for i, well in enumerate(wells)]
     table = pd.DataFrame(rows, columns=[f"Metadata_{name}" for name in NAMES])
-    effect = RNG.normal(size=(8, 8))[[int(name[1]) for name in table["Metadata_Perturbation"]]]
-    features = effect + RNG.normal(size=(len(table), 8))
+    effect = rng.normal(size=(8, 8))[[int(name[1]) for name in table["Metadata_Perturbation"]]]
+    features = effect + rng.normal(size=(len(table), 8))
     return pd.concat([table, pd.DataFrame(features, columns=[f"Cells_f{i}" for i in range(8)])], axis=1)
 
 
 def test_profiles_go_through_pycytominer_and_come_back(screen, tmp_path):
     pycytominer = pytest.importorskip("pycytominer", reason="pycytominer is not installed (extra dev)")
-    features = [c for c in screen if c.startswith("Cells_")]
     metadata = [c for c in screen if c.startswith("Metadata_")]
-    normalized = pycytominer.normalize(
-        screen, features=features, meta_features=metadata, samples="all", method="standardize"
+    features = [c for c in screen if c.startswith("Cells_")]
+    second = screen.assign(**(screen[features] + np.random.default_rng(1).normal(size=(len(screen), 8))))
+    sites = pd.concat([screen, second], ignore_index=True).assign(Cells_constant=1.0)
+    features += ["Cells_constant"]
+    plates = [plate for _, plate in sites.groupby(metadata[:2])]
+    normalized = pd.concat(
+        [
+            pycytominer.normalize(p, features=features, meta_features=metadata, samples="all", method="standardize")
+            for p in plates
+        ],
+        ignore_index=True,
     )
     selected = pycytominer.feature_select(normalized, features=features, operation=["variance_threshold"])
     selected.to_parquet(tmp_path / "profiles.parquet")
@@ -41,15 +48,15 @@ def test_profiles_go_through_pycytominer_and_come_back(screen, tmp_path):
     read = ExternalProfilesDataset(**entry).load().set_index("id_code")
     wells = ExternalProfileWellsDataset(**entry).load().set_index("id_code")
     kept = [c for c in selected if c.startswith("Cells_")]
-    expected = (
-        selected.assign(id_code=selected[metadata[:3]].agg("_".join, axis=1)).set_index("id_code").loc[read.index]
-    )
-    assert len(read) == len(screen) and len(kept) == 8
-    np.testing.assert_allclose(read[[f"embedding_{i:04d}" for i in range(8)]], expected[kept], atol=1e-6)
-    assert (wells.loc[read.index, "perturbation"] == expected["Metadata_Perturbation"]).all()
+    by_well = selected.groupby(selected[metadata[:3]].agg("_".join, axis=1))
+    expected = by_well[kept].mean().loc[read.index]
+    perturbation = by_well["Metadata_Perturbation"].first().loc[read.index]
+    assert len(read) == len(screen) == len(selected) / 2 and len(kept) == 8
+    np.testing.assert_allclose(read[[f"embedding_{i:04d}" for i in range(8)]], expected, atol=1e-6)
+    assert (wells.loc[read.index, "perturbation"] == perturbation).all()
 
 
-@pytest.mark.parametrize("level", LEVELS[:3])
+@pytest.mark.parametrize("level", LEVELS)
 def test_average_precision_is_that_of_copairs(screen, level):
     copairs = pytest.importorskip("copairs.map", reason="copairs is not installed (extra dev)")
     rows = screen.rename(columns={f"Metadata_{name}": name.lower() for name in NAMES})
@@ -61,9 +68,9 @@ def test_average_precision_is_that_of_copairs(screen, level):
     )
     ours = ours[ours["level"] == level].set_index("id_code")["average_precision"]
     rows["unit"] = rows["experiment"] + "/" + rows["plate"]
-    differs = {"any": [], "not_same_plate": ["unit"], "not_same_experiment": ["experiment"]}[level]
+    differs = dict(zip(LEVELS, ([], ["unit"], ["experiment"], ["experiment", "well"]), strict=True))[level]
     theirs = copairs.average_precision(
-        rows[["id_code", "experiment", "unit", "perturbation"]], values.to_numpy(np.float32),
+        rows[["id_code", "experiment", "unit", "well", "perturbation"]], values.to_numpy(np.float32),
         pos_sameby=["perturbation"], pos_diffby=differs, neg_sameby=["experiment"], neg_diffby=["perturbation"], progress_bar=False,
     ).set_index("id_code")["average_precision"]  # fmt: skip
     assert len(ours) == len(rows)

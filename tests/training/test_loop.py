@@ -339,7 +339,7 @@ def test_the_history_can_be_followed_while_training_runs(screen, wells, folds, t
 
 def test_rows_go_to_tensorboard_if_it_is_installed(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(InputError, match=r"tensorboard is not installed; pip install -e '.\[tensorboard\]'"):
+    with pytest.raises(InputError, match=r'tensorboard is not installed; pip install -e "\.\[tensorboard\]"'):
         to_tensorboard(tmp_path)
 
 

@@ -117,7 +117,7 @@ def _h5py() -> Any:
     try:
         import h5py
     except ImportError as error:
-        raise InputError("AnnData files (.h5ad) need the package h5py: pip install -e '.[h5ad]'") from error
+        raise InputError('AnnData files (.h5ad) need the package h5py: pip install -e ".[h5ad]"') from error
     return h5py
 
 

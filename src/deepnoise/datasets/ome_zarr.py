@@ -23,7 +23,7 @@ def _metadata(group: zarr.Group, group_type: str) -> Any:
     try:
         from ome_zarr_models import v04, v05
     except ImportError as error:
-        raise InputError("OME-Zarr plates need the package ome-zarr-models: pip install -e '.[ome-zarr]'") from error
+        raise InputError('OME-Zarr plates need the package ome-zarr-models: pip install -e ".[ome-zarr]"') from error
     attributes = dict(group.attrs)
     ngff: Any = v05 if "ome" in attributes else v04
     model = {"HCS": ngff.hcs.HCSAttrs, "Well": ngff.well.WellAttrs, "Image": ngff.image.ImageAttrs}[group_type]

@@ -28,7 +28,7 @@ def to_tensorboard(folder: Path) -> Report:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise InputError(
-            "training.tensorboard is true, but the package tensorboard is not installed; pip install -e '.[tensorboard]', or set it to false"
+            'training.tensorboard is true, but the package tensorboard is not installed; pip install -e ".[tensorboard]", or set it to false'
         ) from error
     writer = SummaryWriter(str(folder))
 
