@@ -110,11 +110,16 @@ def replace_missing_chapters(pipeline: Pipeline, catalog: Any) -> None:
         return
     from deepnoise.datasets.run_record import AbsentDataset
 
+    replace_entries(catalog, {name: AbsentDataset() for name in names})
+
+
+def replace_entries(catalog: Any, entries: dict[str, Any]) -> None:
+    """Put other datasets into a catalog without the warning that Kedro logs for each."""
     kedro_log = logging.getLogger("kedro.io.data_catalog")
     level = kedro_log.level
-    kedro_log.setLevel(logging.ERROR)  # it warns of each entry that is replaced
-    for name in names:
-        catalog[name] = AbsentDataset()
+    kedro_log.setLevel(logging.ERROR)
+    for name, dataset in entries.items():
+        catalog[name] = dataset
     kedro_log.setLevel(level)
 
 
@@ -199,14 +204,11 @@ class SharedMemoryHooks:
         """Replace each declared MemoryDataset by one that processes share; Kedro does so for undeclared ones only."""
         if not isinstance(catalog, SharedMemoryDataCatalog):
             return
-        for name in sorted(pipeline.datasets()):
-            if (
-                not name.startswith("params:")
-                and name != "parameters"
-                and "MemoryDataset" in str(catalog.get_type(name))
-            ):
-                logging.getLogger("kedro.io.data_catalog").setLevel(logging.ERROR)  # it warns of each that is replaced
-                catalog[name] = SharedMemoryDataset()
+        in_memory = [
+            name for name in sorted(pipeline.datasets())
+            if name != "parameters" and not name.startswith("params:") and "MemoryDataset" in str(catalog.get_type(name))
+        ]  # fmt: skip
+        replace_entries(catalog, {name: SharedMemoryDataset() for name in in_memory})
 
 
 def pin(catalog: Any, name: str, version: str) -> None:

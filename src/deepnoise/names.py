@@ -96,6 +96,13 @@ def one_spelling(values: pd.Series, what: str) -> pd.Series:
     return values.map({text: chosen[number] for text, number in numbers.items()})
 
 
+def unify_doses(table: pd.DataFrame, columns: Iterable[str], file: str) -> None:
+    """Give each number one spelling in those of the columns that are doses, in place."""
+    for column in columns:
+        if DOSE.search(column):
+            table[column] = one_spelling(table[column], f"{file}: column {column!r}")
+
+
 def plain_numbers(values: pd.Series) -> pd.Series:
     """Class labels without the decimals that a table program gave them (12.0 -> 12); all else unchanged.
 

@@ -15,7 +15,7 @@ from deepnoise.datasets.read_only import ReadOnlyDataset
 from deepnoise.datasets.text_tables import column_names, read_table
 from deepnoise.errors import InputError, closest, first_few
 from deepnoise.ingestion.validation import PLACE, one_row_per_well, wells_of
-from deepnoise.names import DOSE, known_names, one_spelling
+from deepnoise.names import DOSE, known_names, unify_doses
 from deepnoise.tables import prefixed, validate_table
 from deepnoise.tiers import TIERS
 from deepnoise.wells import normalize_well
@@ -120,9 +120,7 @@ class _ExternalProfiles(ReadOnlyDataset[pd.DataFrame]):
         table = read_table(self._path, used, "give the profiles as --params profiles=PATH", only_text=not features)
         if table.empty:
             raise InputError(f"{self._path}: has no rows")
-        for column in used:
-            if DOSE.search(column):
-                table[column] = one_spelling(table[column], f"{self._path.name}: column {column!r}")
+        unify_doses(table, used, self._path.name)
         return table
 
     def _well_metadata(self, table: pd.DataFrame) -> pd.DataFrame:
@@ -231,7 +229,7 @@ class ExternalProfilesDataset(_ExternalProfiles):
         return validate_table(pd.concat([metadata, embeddings], axis=1), "well_embeddings", str(self._path))
 
     def _features_of(self, table: pd.DataFrame) -> list[str]:
-        """The feature columns; logs which columns are taken, and which numeric ones are not and why."""
+        """The feature columns; logs which columns are taken, and which are not and why."""
         used = {c for t in self._columns.values() for c in template_columns(t)}
         numeric = [
             c for c in table.columns
@@ -263,7 +261,7 @@ class ExternalProfilesDataset(_ExternalProfiles):
         return features
 
     def _complete(self, means: pd.DataFrame) -> pd.DataFrame:
-        """The means without wells that lack half of the features, then without features that some well lacks."""
+        """The means without wells that lack more than half of the features, then without features that some well lacks."""
         lacking = means.isna().mean(axis=1)
         empty = means.index[lacking > 0.5]
         if len(empty) == len(means):

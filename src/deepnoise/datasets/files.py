@@ -68,8 +68,9 @@ class SiteFiles:
         first = planes[0][0]
         if len(files) == 1:
             stack, labels = first if first.ndim == 3 else first[None], planes[0][1]
-            return np.ascontiguousarray(self._all_channels(stack, labels, self.folder.join(files[0])))
-        for channel, name, (image, labels) in zip(self.channels, files, planes, strict=False):
+            return self._all_channels(stack, labels, self.folder.join(files[0]))
+        self._check_number(len(files), self.folder.join(files[0]))
+        for channel, name, (image, labels) in zip(self.channels, files, planes, strict=True):
             finding = (
                 "unequal_channels" if image.ndim == 3
                 else "wrong_dtype" if image.dtype != first.dtype
@@ -91,15 +92,18 @@ class SiteFiles:
                     f"calls itself {labels[0]!r}, but is listed as {channel!r}",
                 )
         stack = np.stack([image for image, _ in planes])
-        return np.ascontiguousarray(self._all_channels(stack, [], self.folder.join(files[0])))
+        return stack
 
     def _all_channels(self, image: np.ndarray, labels: Sequence[str], name: str) -> np.ndarray:
         """The (C, H, W) image in the order of the screen's channels, after a check that it has all of them."""
         image = in_order(image, labels, self.channels, name)
-        if len(image) != len(self.channels):
+        self._check_number(len(image), name)
+        return np.ascontiguousarray(image)
+
+    def _check_number(self, channels: int, name: str) -> None:
+        if channels != len(self.channels):
             raise ImageError(
                 "unequal_channels",
                 name,
-                f"{len(image)} channels, expected {len(self.channels)} ({', '.join(self.channels)})",
+                f"{channels} channels, expected {len(self.channels)} ({', '.join(self.channels)})",
             )
-        return image

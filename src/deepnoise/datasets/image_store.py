@@ -220,11 +220,7 @@ class ImageStoreDataset(AbstractDataset[PackingPlan, ImageStore]):
     def _broken_sites(self, plate: PlateImages, record: dict[str, Any], verify: bool) -> list[str]:
         """Packed sites of a plate whose chunk is absent, has another size than when written, or (``verify``) other pixels."""
         folder = _folder_name(plate)
-        path = self._folder.join(folder)
-        sizes = {
-            name.removeprefix(path).lstrip("/"): info.get("size")
-            for name, info in self._folder.fs.find(path, detail=True).items()
-        }
+        sizes = self._sizes(folder)
         array = zarr.open_array(_zarr_store(self._folder.sub(folder), read_only=True), mode="r") if verify else None
         written = record.get("bytes") or [None] * len(record["rows"])  # earlier versions kept no sizes
         broken = []
@@ -241,6 +237,12 @@ class ImageStoreDataset(AbstractDataset[PackingPlan, ImageStore]):
             if not whole:
                 broken.append(f"{well} site {site}")
         return broken
+
+    def _sizes(self, folder: str) -> dict[str, int | None]:
+        """Name of each file in the folder of a plate -> its size in bytes."""
+        path = self._folder.join(folder)
+        found = self._folder.fs.find(path, detail=True)
+        return {name.removeprefix(path).lstrip("/"): info.get("size") for name, info in found.items()}
 
     def _check_space(self, samples: list[np.ndarray], sites: int) -> None:
         """Refuse to start if the disk is too small, estimated from a few compressed sites."""
@@ -290,9 +292,7 @@ class ImageStoreDataset(AbstractDataset[PackingPlan, ImageStore]):
 
         results = list(pool.map(store_site, range(len(plate.sites))))
         packed = [i for i, result in enumerate(results) if not isinstance(result, ImageError)]
-        path = self._folder.join(name)
-        written = self._folder.fs.find(path, detail=True)
-        sizes = {chunk.removeprefix(path).lstrip("/"): info.get("size") for chunk, info in written.items()}
+        sizes = self._sizes(name)
         rows = plate.sites[["id_code", "well", "site"]].assign(store_row=range(len(plate.sites))).iloc[packed]
         statistics = [results[i] for i in packed]
         record = {

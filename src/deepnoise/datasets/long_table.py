@@ -14,10 +14,10 @@ import pandas as pd
 from deepnoise.datasets.files import SiteFiles
 from deepnoise.datasets.folder import Folder
 from deepnoise.datasets.read_only import ReadOnlyDataset
-from deepnoise.datasets.text_tables import read_csv
+from deepnoise.datasets.text_tables import missing_column_hint, read_csv
 from deepnoise.errors import InputError, closest, first_few
 from deepnoise.ingestion.validation import PLACE, RAW_COLUMNS, one_row_per_well
-from deepnoise.names import DOSE, known_names, number_of, one_spelling
+from deepnoise.names import DOSE, known_names, number_of, unify_doses
 from deepnoise.wells import well_or_none
 
 logger = logging.getLogger(__name__)
@@ -156,14 +156,13 @@ class _LongTable(ReadOnlyDataset[Any]):
             table = self._add(table, entry, joined, list(available))
             available |= dict.fromkeys(joined.columns)
         for alternatives in [*templates.values(), *([f"{{{column}}}"] for column in (*self._heldout, *self._exclude))]:
-            if not any(set(template_columns(t)) <= set(table.columns) for t in alternatives):
+            if not _usable(alternatives, table.columns):
                 column = next(c for c in template_columns(alternatives[0]) if c not in table.columns)
                 files = ", ".join([self._name, *(str(entry["file"]) for entry in self._join)])
-                hint = " Is it separated by commas?" if len(available) == 1 else closest(column, available)
-                raise InputError(f"{files}: column {column!r} is missing.{hint}")
-        for column in sorted(used & set(table.columns)):
-            if DOSE.search(column):
-                table[column] = one_spelling(table[column], f"{self._name}: column {column!r}")
+                raise InputError(
+                    f"{files}: column {column!r} is missing.{missing_column_hint(column, list(available))}"
+                )
+        unify_doses(table, sorted(used & set(table.columns)), self._name)
         table[HELDOUT] = self._matches(table, self._heldout, "heldout")
         excluded = self._matches(table, self._exclude, "exclude")
         if excluded.all():
@@ -270,8 +269,7 @@ class _LongTable(ReadOnlyDataset[Any]):
             return
         first = empty_rows[0]
         problem = f"{name} is empty"
-        present = [t for t in templates if set(template_columns(t)) <= set(table.columns)]
-        for field in _fields(present[-1]):
+        for field in _fields(_usable(templates, table.columns)[-1]):
             if pd.isna(table.at[first, field.column]):
                 problem = f"column {field.column!r} is empty"
                 break
@@ -310,21 +308,27 @@ def matching_paths(path: str) -> list[str]:
 
 
 class _Field:
-    """One column in a template: text before it, name, default (None: none) and regex."""
+    """One column in a template: its name, default (None: none) and regex."""
 
-    def __init__(self, text: str, name: str, pattern: str) -> None:
-        self.text, self.pattern = text, pattern
+    def __init__(self, name: str, pattern: str) -> None:
+        self.pattern = pattern
         self.column, bar, default = name.partition("|")
         self.default = default if bar else None
 
 
 def _fields(template: str) -> list[_Field]:
-    return [_Field(text, name, spec or "") for text, name, spec, _ in Formatter().parse(template) if name is not None]
+    return [_Field(name, spec or "") for _, name, spec, _ in Formatter().parse(template) if name is not None]
 
 
 def template_columns(template: str) -> list[str]:
     """The columns that a template uses."""
     return [field.column for field in _fields(template)]
+
+
+def _usable(templates: Iterable[str], columns: Iterable[str]) -> list[str]:
+    """The templates all of whose columns are among the given ones."""
+    present = set(columns)
+    return [template for template in templates if present.issuperset(template_columns(template))]
 
 
 def fill(templates: list[str], table: pd.DataFrame) -> pd.Series:
@@ -334,9 +338,8 @@ def fill(templates: list[str], table: pd.DataFrame) -> pd.Series:
     Missing where no template can be filled.
     """
     filled = pd.Series(None, index=table.index, dtype="str")
-    for template in templates:
-        if set(template_columns(template)) <= set(table.columns):
-            filled = filled.fillna(_fill(template, table))
+    for template in _usable(templates, table.columns):
+        filled = filled.fillna(_fill(template, table))
     return filled
 
 
@@ -345,7 +348,7 @@ def _fill(template: str, table: pd.DataFrame) -> pd.Series:
     for text, name, pattern, _ in Formatter().parse(template):
         filled = filled + text
         if name:
-            field = _Field(text, name, pattern or "")
+            field = _Field(name, pattern or "")
             values = table[field.column]
             if field.default is not None:
                 values = values.fillna(field.default)
@@ -359,10 +362,8 @@ def _fill(template: str, table: pd.DataFrame) -> pd.Series:
 def _has_values(templates: list[str], table: pd.DataFrame) -> pd.Series:
     """Whether each row has a value in every column of some template."""
     has_values = pd.Series(False, index=table.index)
-    for template in templates:
-        columns = template_columns(template)
-        if set(columns) <= set(table.columns):
-            has_values |= table[columns].notna().all(axis=1)
+    for template in _usable(templates, table.columns):
+        has_values |= table[template_columns(template)].notna().all(axis=1)
     return has_values
 
 

@@ -85,7 +85,7 @@ class OmeZarrSites(SiteFiles):
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ImageError("unreadable_image", files[0], f"cannot be read as an OME-Zarr image ({reason})") from error
         image = image.reshape([n for a, n in zip(axes, image.shape, strict=True) if a in ("c", "y", "x")])
-        return np.ascontiguousarray(self._all_channels(image if "c" in axes else image[None], labels, files[0]))
+        return self._all_channels(image if "c" in axes else image[None], labels, files[0])
 
 
 class OmeZarrImagesDataset(ReadOnlyDataset[SiteFiles]):

@@ -51,10 +51,9 @@ def read_csv(path: str | Path, needed: Sequence[str], numbers: bool = False, onl
             raise InputError(f"{path}: has two columns {twice[0]!r}; give each column a name of its own")
         missing = [column for column in needed if column not in names]
         if missing:
-            hint = " Is it separated by commas?" if len(names) == 1 else closest(missing[0], names)
             raise InputError(
                 f"{path}: column {missing[0]!r} is missing; needed: {', '.join(needed)}; "
-                f"received: {first_few(names, 12)}.{hint}"
+                f"received: {first_few(names, 12)}.{missing_column_hint(missing[0], names)}"
             )
         if numbers:
             form["na_values"] = {i: [""] if column in needed else MISSING_NUMBERS for i, column in enumerate(names)}
@@ -86,6 +85,11 @@ def read_csv(path: str | Path, needed: Sequence[str], numbers: bool = False, onl
             f"{path}: line {repeated[0] + 2} repeats the header; if two files were joined, remove that line"
         )
     return table
+
+
+def missing_column_hint(column: str, names: Sequence[str]) -> str:
+    """What may be wrong if a table with these columns lacks one: its separator, or a misspelling."""
+    return " Is it separated by commas?" if len(names) == 1 else closest(column, names)
 
 
 def _too_long(path: str | Path, names: list[str]) -> str:

@@ -221,7 +221,7 @@ def _evidence_by_plate(group: Profiles, scores: pd.DataFrame, plates_of_screen: 
         compared += int(between_plates.sum())
         gains_between_plates.append(gain[between_plates & _both_ways(ratio)])
         experiments.append((experiment_wells, ratio, gain))
-    null = np.concatenate(gains_between_plates)
+    null = np.sort(np.concatenate(gains_between_plates))
     evidence = []
     for experiment_wells, ratio, gain in experiments:
         for name in np.unique(plate[experiment_wells]):
@@ -309,13 +309,13 @@ def _swap_threshold(null: np.ndarray, compared: int, pairs: float) -> float:
     calibrated likelihood, log(pairs / FALSE_ALARMS).
 
     Args:
-        null: Gains between wells of different plates of which each looks like the other's label.
+        null: Ascending gains between wells of different plates of which each looks like the other's label.
         compared: Number of pairs of wells of different plates.
         pairs: Number of pairs of wells of one plate, in the whole screen.
     """
     theory = float(np.log(pairs / FALSE_ALARMS))
     allowed = int(FALSE_ALARMS * compared / pairs)  # gains of the null above the threshold
-    return max(theory, float(np.sort(null)[-allowed - 1])) if len(null) > allowed else theory
+    return max(theory, float(null[-allowed - 1])) if len(null) > allowed else theory
 
 
 def _swapped_wells(plate: _PlateEvidence) -> list[dict[str, Any]]:

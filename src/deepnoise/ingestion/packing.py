@@ -97,8 +97,8 @@ def plan_packing(sites: pd.DataFrame, images: RawImages, checksum: bool, verify:
         stamps = [images.stamp(files, checksum) for files in rows["files"]]
         source = fingerprint(rows[["id_code", "site"]], images.channels, images.dtype, stamps)
         plates.append(PlateImages(str(experiment), str(plate), rows, source))
-    names = [plate.name for plate in plates]
-    same = [plate for plate in plates if names.count(plate.name) > 1]
+    counts = Counter(plate.name for plate in plates)
+    same = [plate for plate in plates if counts[plate.name] > 1]
     if same:
         first, second = (f"experiment {p.experiment!r} plate {p.plate!r}" for p in same[:2])
         raise InputError(f"{first} and {second} are both called {same[0].name}; rename one of them")
