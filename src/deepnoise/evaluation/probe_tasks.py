@@ -8,8 +8,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from deepnoise.evaluation.probe import FEWEST_SHUFFLES, Probe, ProbeTask, count_shuffles, run_probes, verdict
+from deepnoise.evaluation.probe import (
+    FEWEST_SHUFFLES,
+    Probe,
+    ProbeTask,
+    count_shuffles,
+    is_below_null,
+    run_probes,
+    verdict,
+)
 from deepnoise.evaluation.profiles import FOLD_AND_CELL_TYPE, Profiles, centred, class_residuals
+from deepnoise.evaluation.reference_wells import CANDIDATES, HalvedProbe, are_reference
 from deepnoise.tables import FEATURE
 from deepnoise.wells import parse_well
 
@@ -53,11 +62,15 @@ def _task(
     )
 
 
+def _on_several_plates(residual: Profiles) -> Profiles:
+    """The wells whose perturbation is on several plates of the experiment."""
+    plates = residual.rows.groupby([*FOLD_AND_CELL_TYPE, "experiment", "perturbation"])["plate"].transform("nunique")
+    return residual.take((plates > 1).to_numpy())
+
+
 def _plate_tasks(residual: Profiles) -> list[ProbeTask | None]:
     """Which plate of its experiment is a well on? Only perturbations on several plates: another one would reveal its plate."""
-    rows = residual.rows
-    plates = rows.groupby([*FOLD_AND_CELL_TYPE, "experiment", "perturbation"])["plate"].transform("nunique")
-    on_several = residual.take((plates > 1).to_numpy())
+    on_several = _on_several_plates(residual)
     tasks = []
     for (*_, experiment), members in on_several.rows.groupby([*FOLD_AND_CELL_TYPE, "experiment"]).indices.items():
         wells = on_several.take(members)
@@ -207,25 +220,81 @@ def probe_leaks(
     results: list[dict[str, Any]] = []
     for axis in axes:
         if seen.all() and len(seen):
-            results.append({"axis": axis, "verdict": "void", "reason": "the model was trained on every probed plate"})
-            continue
-        tasks = probe_tasks(residual, axis, intensity)
-        if not tasks:
-            results.append({"axis": axis, "verdict": "not asked", "reason": reasons[axis]})
-            continue
-        shuffles = count_shuffles(tasks, seed)
-        if shuffles < FEWEST_SHUFFLES:
+            result = _no_result("void", "the model was trained on every probed plate")
+        elif not (tasks := probe_tasks(residual, axis, intensity)):
+            result = _no_result("not asked", reasons[axis])
+        elif (shuffles := count_shuffles(tasks, seed)) < FEWEST_SHUFFLES:
             ways = "one way" if shuffles == 1 else f"{shuffles} ways"
-            reason = f"cannot be tested: without the perturbations, the labels can be arranged in only {ways}"
-            results.append({"axis": axis, "verdict": "not asked", "reason": reason})
-            continue
-        result = run_probes(tasks, permutations, smallest, seed)
-        if result["null_low"] == result["null_high"]:
-            reason = f"cannot be tested: each shuffle of the labels has the accuracy {result['null_low']:.3f}"
-            results.append({"axis": axis, "verdict": "not asked", "reason": reason})
-            continue
-        results.append({"axis": axis, "verdict": verdict(result), "reason": "", **result})
+            result = _no_result(
+                "not asked", f"cannot be tested: without the perturbations, the labels can be arranged in only {ways}"
+            )
+        elif axis in ("plate", "experiment"):
+            result = _probe_batches(residual, axis, tasks, permutations, smallest, seed)
+        else:
+            result = _probe(tasks, permutations, smallest, seed)
+        results.append({"axis": axis, **result})
     return results
+
+
+def _no_result(given: str, reason: str) -> dict[str, Any]:
+    return {"verdict": given, "reason": reason}
+
+
+def _probe(tasks: list[ProbeTask], permutations: int, smallest: float, seed: int, **options: Any) -> dict[str, Any]:
+    """Verdict, reason and result of a probe whose labels can be shuffled."""
+    result = run_probes(tasks, permutations, smallest, seed, **options)
+    if result["null_low"] == result["null_high"]:
+        reason = f"cannot be tested: each shuffle of the labels has the accuracy {result['null_low']:.3f}"
+        return _no_result("not asked", reason)
+    reason = "below what shuffled labels give: the probed wells were centred together" if is_below_null(result) else ""
+    return {"verdict": verdict(result), "reason": reason, **result}
+
+
+def _probe_batches(
+    residual: Profiles, axis: str, tasks: list[ProbeTask], permutations: int, smallest: float, seed: int
+) -> dict[str, Any]:
+    """Probe plates or experiments on wells that are not the reference of a normalization by them.
+
+    Where no others can be probed, half of the reference is taken as reference for the other half. If that shows nothing, the verdict is
+    void unless treatments are among them: their noise may differ from that of the controls.
+
+    Args:
+        residual: Wells.
+        axis: plate or experiment.
+        tasks: Its probes on all of them.
+        permutations: See :func:`~deepnoise.evaluation.probe.run_probes`.
+        smallest: See :func:`~deepnoise.evaluation.probe.run_probes`.
+        seed: See :func:`~deepnoise.evaluation.probe.run_probes`.
+    """
+    well_type = residual.rows["well_type"]
+    for name, types in CANDIDATES.items():
+        is_candidate = well_type.isin(types).to_numpy()
+        candidates = probe_tasks(residual.take(is_candidate), axis, pd.DataFrame())
+        if not candidates or not are_reference(candidates, seed):
+            continue
+        others = probe_tasks(residual.take(~is_candidate), axis, pd.DataFrame())
+        if others and count_shuffles(others, seed) >= FEWEST_SHUFFLES:
+            result = _probe(others, permutations, smallest, seed)
+            note = f"without the {name}, to which the profiles are normalized"
+            return {**result, "reason": "; ".join(filter(None, [result["reason"], note]))}
+        halves = _probe(candidates, permutations, smallest, seed, make_probe=HalvedProbe)
+        note = f"the {name} are the reference to which the profiles are normalized"
+        if halves["verdict"] == "leak" or (well_type[is_candidate] == "treatment").any():
+            return {**halves, "reason": f"{note}: half of them as reference for the other half"}
+        accuracy = f"{halves['balanced_accuracy']:.1%}" if "balanced_accuracy" in halves else "no result"
+        return _no_result(
+            "void",
+            f"{note}, and no treatment can be probed: half of the reference for the other half gives {accuracy}, "
+            "which says nothing of the treatments",
+        )
+    result = _probe(tasks, permutations, smallest, seed)
+    if (
+        result["verdict"] == "none seen"
+        and axis == "plate"
+        and not (_on_several_plates(residual).rows["well_type"] == "treatment").any()
+    ):
+        result["reason"] = "in control wells: noise of the treatments alone would not be seen"
+    return result
 
 
 def well_features(site_features: pd.DataFrame, columns: tuple[str, ...] = ("mean", "std")) -> pd.DataFrame:

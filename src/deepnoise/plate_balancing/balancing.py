@@ -580,7 +580,8 @@ def make_calls(steps: pd.DataFrame, table: pd.DataFrame, knowledge: DesignKnowle
     for prefix, step in (("plain", plain), ("design", design)):
         confidence = step["confidence"].to_numpy()
         correct = (step["call"] == label)[is_labelled].to_numpy()
-        threshold = abstention_threshold(confidence, is_labelled.to_numpy(), correct, precision)
+        experiment = step.loc[is_labelled, "experiment"].to_numpy(str)
+        threshold = abstention_threshold(confidence, is_labelled.to_numpy(), correct, precision, experiment)
         calls[f"{prefix}_call"] = step["call"].to_numpy()
         calls[f"{prefix}_confidence"] = confidence
         calls[f"{prefix}_confident"] = confidence >= threshold

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from scipy.optimize import minimize_scalar
+from scipy.stats import beta
 
 from deepnoise.plate_balancing.methods import match_marginals
 from deepnoise.plate_balancing.scores import log_probabilities
@@ -14,6 +15,8 @@ TEMPERATURE_WELLS = 30
 """Labelled wells needed to fit a temperature."""
 LEAST_WELLS = 50
 """Labelled wells needed to choose a method or an abstention threshold."""
+RISK = 0.1
+"""Share of samples of validation wells in which confident calls may miss their target precision."""
 EVIDENCE_ROUNDS = 24
 """Rounds of the matching that measures how well plates fit the design."""
 MIN_EVIDENCE = 2.0
@@ -85,25 +88,60 @@ def _minimize(loss: Callable[[float], float], scores: Sequence[np.ndarray], min_
     return 3 * scale if min_evidence and loss(3 * scale) <= fit.fun + min_evidence else float(np.exp(fit.x))
 
 
-def abstention_threshold(confidence: np.ndarray, labelled: np.ndarray, correct: np.ndarray, precision: float) -> float:
-    """The lowest confidence above which calls reach a target precision.
+def abstention_threshold(
+    confidence: np.ndarray,
+    labelled: np.ndarray,
+    correct: np.ndarray,
+    precision: float,
+    experiment: np.ndarray | None = None,
+) -> float:
+    """The lowest confidence above which calls may be trusted to reach a target precision.
 
-    With at least LEAST_WELLS labelled validation wells, the share of correct calls among them is counted. Otherwise calibrated
-    confidences are taken as the expected precision.
+    The mean confidence of the calls above it must reach the target. With at least LEAST_WELLS labelled validation wells, so must the
+    lower bound, at RISK, of the share of correct calls among these (Clopper and Pearson 1934). Wells of one experiment share their
+    errors, so they count for fewer by the design effect (Kish 1965, 8.2), which needs two experiments. The share itself would do in
+    half of all samples only.
 
     Args:
         confidence: (W,) of all calls.
         labelled: (W,) bool, the validation wells.
         correct: (labelled wells,) bool.
         precision: Target, in [0, 1].
+        experiment: (labelled wells,) names; None takes all wells as independent.
 
     Returns:
         The threshold; infinity if no confidence is high enough.
     """
-    enough = labelled.sum() >= LEAST_WELLS
-    values, precisions = (confidence[labelled], correct.astype(float)) if enough else (confidence, confidence)
-    order = np.argsort(-values, kind="stable")
-    values = values[order]
-    reached = np.cumsum(precisions[order]) / np.arange(1, len(order) + 1) >= precision
-    is_candidate = np.append(values[:-1] != values[1:], True) & reached  # equal confidences stay together
+    by_confidence = np.sort(confidence)[::-1]
+    expected = _lowest(by_confidence, np.cumsum(by_confidence) / np.arange(1, len(confidence) + 1) >= precision)
+    if labelled.sum() < LEAST_WELLS:
+        return expected
+    order = np.argsort(-confidence[labelled], kind="stable")
+    values, wrong = confidence[labelled][order], 1.0 - correct[order]
+    effect = _design_effect(1.0 - correct, experiment) if experiment is not None else 1.0
+    wells, errors = np.arange(1, len(order) + 1) / effect, np.cumsum(wrong) / effect
+    most_errors = beta.ppf(1 - RISK, errors + 1, np.maximum(wells - errors, 1e-9))
+    return max(expected, _lowest(values, most_errors <= 1 - precision))
+
+
+def _lowest(values: np.ndarray, is_reached: np.ndarray) -> float:
+    """The last of the descending values at which a target is reached, infinity if it never is; equal values stay together."""
+    is_candidate = np.append(values[:-1] != values[1:], True) & is_reached
     return float(values[np.flatnonzero(is_candidate)[-1]]) if is_candidate.any() else float("inf")
+
+
+def _design_effect(wrong: np.ndarray, experiment: np.ndarray) -> float:
+    """By how much the variance of a share exceeds that of independent wells, at least 1.
+
+    1 + (m - 1) rho, with m wells per experiment and rho the intraclass correlation by analysis of variance (Kish 1965, 5.4).
+    """
+    _, code, count = np.unique(experiment, return_inverse=True, return_counts=True)
+    if len(count) < 2 or len(wrong) == len(count):
+        return 1.0
+    means = np.bincount(code, weights=wrong) / count
+    between = (count * (means - wrong.mean()) ** 2).sum() / (len(count) - 1)
+    within = ((wrong - means[code]) ** 2).sum() / (len(wrong) - len(count))
+    size = (len(wrong) - (count**2).sum() / len(wrong)) / (len(count) - 1)
+    total = between + (size - 1) * within
+    correlation = max((between - within) / total, 0.0) if total > 0 else 0.0
+    return float(1 + (size - 1) * correlation)
