@@ -212,7 +212,7 @@ def replicate_map(
 
     Returns:
         One row per ``well_type`` and ``level`` (which replicates count: any, not_same_plate, not_same_experiment,
-        not_same_experiment_nor_position): ``map``, exact ``chance``, ``skill``, ``n`` wells, ``experiments``, ``low`` and ``high`` (95 %
+        not_same_experiment_nor_position): ``map``, exact ``chance``, ``null`` (mean of the shuffles), ``skill`` against it, ``n`` wells, ``experiments``, ``low`` and ``high`` (95 %
         interval over experiments; missing under six), ``sign_flip_p`` (exact; only under six), ``p`` of the shuffles.
 
     Raises:
@@ -240,7 +240,20 @@ def replicate_map(
         for level, summary in levels.items():
             low, high = summary.pop("interval") or (None, None)
             rows.append({"well_type": well_type, "level": level, "low": low, "high": high, **summary})
-    columns = ["well_type", "level", "map", "chance", "skill", "n", "experiments", "low", "high", "sign_flip_p", "p"]
+    columns = [
+        "well_type",
+        "level",
+        "map",
+        "chance",
+        "null",
+        "skill",
+        "n",
+        "experiments",
+        "low",
+        "high",
+        "sign_flip_p",
+        "p",
+    ]
     return pd.DataFrame(rows, columns=columns)
 
 

@@ -679,7 +679,7 @@ CARD_KEYS = {
     "tier": "tier of the embeddings",
     "profiles": "number of wells, experiments, plates and dimensions, and of wells on plates that the model was not trained on",
     "plate_design": "the same as in `scores`",
-    "signal": "replicate mean average precision by well type and level, with chance, skill, interval or sign_flip_p, and permutation p",
+    "signal": "replicate mean average precision by well type and level, with chance, null (labels shuffled within plates), skill against it, interval or sign_flip_p, and permutation p",
     "leaks": "representation -> axis -> verdict, balanced accuracy, chance, permutation interval, smallest leak that would be detected",
     "activity": "number and share of perturbations that differ from the negative controls at q < 0.05",
     "collapse": "effective rank of the embeddings of each fold, and the number of dimensions",

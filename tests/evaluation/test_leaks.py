@@ -20,6 +20,7 @@ from deepnoise.evaluation.probe import (
 )
 from deepnoise.evaluation.probe_tasks import AXES, leak_scores, outer_ring, probe_leaks, probe_tasks, well_features
 from deepnoise.evaluation.profiles import Profiles, class_residuals
+from deepnoise.evaluation.reference_wells import are_reference
 from deepnoise.evaluation.score_table import format_card
 from deepnoise.evaluation.signal_leak_card import leak_table, make_card
 from deepnoise.tables import CARD_KEYS, SCHEMAS, validate_table
@@ -199,7 +200,7 @@ def test_the_card_is_complete_printed_and_drawn(clean):
     validate_table(leaks, "leak_probes", "x")
     active = pd.DataFrame({"q": [0.01, 0.5]})
     suspects = SCHEMAS["suspect_wells"].empty()
-    signal = {"treatment": {"any": {"map": 0.5, "chance": 0.1, "skill": 0.4, "n": 9, "experiments": 4, "interval": None, "sign_flip_p": 0.0625, "p": 0.05, "smallest_p": 0.05}}}  # fmt: skip
+    signal = {"treatment": {"any": {"map": 0.5, "chance": 0.1, "null": 0.2, "skill": 0.4, "n": 9, "experiments": 4, "interval": None, "sign_flip_p": 0.0625, "p": 0.05, "smallest_p": 0.05}}}  # fmt: skip
     no_controls = {"redealt": [], "group_share": {}, "redrawn": {}}
     card = make_card(
         screen="s",
@@ -213,7 +214,7 @@ def test_the_card_is_complete_printed_and_drawn(clean):
     )
     assert set(card) == set(CARD_KEYS) and card["activity"]["active"] == 1
     text = format_card(card)
-    assert "could see a shift of" in text and "none seen" in text and "p 0.062 (smallest 0.062)" in text
+    assert "could see a shift of" in text and "none seen" in text and "0.200      9   p 0.050 (smallest 0.050)" in text
     assert "raw intensity                                   -" in text and "not asked: no raw intensities" in text
     draw_card(card)
     collapsed = Profiles(clean.rows, np.ones_like(clean.values) + 1e-3 * clean.values[:, :1])
@@ -311,3 +312,79 @@ def test_shuffles_are_counted_up_to_what_a_test_needs(clean):
     assert count_shuffles(tasks) == FEWEST_SHUFFLES
     fixed = [replace(task, strata=np.arange(len(task.strata))) for task in tasks]  # each unit alone in its stratum
     assert count_shuffles(fixed) == 1
+
+
+# profiles that were normalized on the probed wells ---------------------------------------------------------------
+
+
+def normalized(profiles: Profiles, *well_types: str, by=("experiment", "plate"), centre="mean") -> Profiles:
+    """Profiles minus the mean (or median) of the wells of some types on their plate (or other batch)."""
+    batch = profiles.rows.groupby(list(by)).ngroup().to_numpy()
+    is_reference = profiles.rows["well_type"].isin(well_types).to_numpy()
+    table = pd.DataFrame(profiles.values[is_reference]).groupby(batch[is_reference])
+    return Profiles(profiles.rows, profiles.values - table.agg(centre).loc[batch].to_numpy())
+
+
+def shifted_treatments(profiles: Profiles, size: float) -> Profiles:
+    """A plate shift of the treatments alone."""
+    moved = planted(profiles, "plate", size)
+    is_treatment = (profiles.rows["well_type"] == "treatment").to_numpy()
+    return Profiles(profiles.rows, np.where(is_treatment[:, None], moved.values, profiles.values))
+
+
+@pytest.fixture(scope="module")
+def replicated() -> Profiles:
+    """Every treatment on every plate of its experiment."""
+    one = screen(experiments=3, plates=1, treatments=12, controls=6, dimensions=8, effect=1.0, seed=3)
+    plates = []
+    for plate in range(4):
+        rows = one.rows.assign(plate=str(plate), id_code=one.rows["id_code"] + f"_{plate}")
+        noise = np.random.default_rng(plate).normal(size=one.values.shape)
+        plates.append(Profiles(rows, one.values + noise))
+    rows = pd.concat([p.rows for p in plates], ignore_index=True)
+    return Profiles(rows, np.concatenate([p.values for p in plates]).astype(np.float32))
+
+
+@pytest.mark.parametrize("centre", ["mean", "median"])
+def test_a_probe_of_the_wells_that_profiles_are_normalized_on_is_void(clean, centre):
+    controls = ("negative_control", "positive_control")
+    moved = normalized(shifted_treatments(planted(clean, "plate", 1.5), 2.0), *controls, centre=centre)
+    probe = answers(moved, smallest=0.75, axes=("plate",))["plate"]
+    assert probe["verdict"] == "void" and "reference" in probe["reason"] and "balanced_accuracy" not in probe
+
+
+def test_wells_that_are_no_reference_are_probed_in_their_place(replicated):
+    silent = answers(normalized(replicated, "positive_control", "negative_control"), axes=("plate",))["plate"]
+    assert silent["wells"] == 3 * 4 * 12 and "normalized" in silent["reason"]
+    loud = normalized(shifted_treatments(replicated, 2.0), "positive_control", "negative_control")
+    assert answers(loud, axes=("plate",))["plate"]["verdict"] == "leak"
+
+
+def test_half_of_the_reference_shows_what_normalizing_on_the_other_half_leaves(clean):
+    """Noise that is not common to the wells of a plate: it is subtracted from half of them, and doubled in the other half."""
+    everything = ("negative_control", "positive_control", "treatment")
+    experiments = normalized(planted(clean, "experiment", 2.0), *everything, by=("experiment",))
+    probe = answers(experiments, axes=("experiment",))["experiment"]
+    assert probe["verdict"] == "none seen" and "half of them" in probe["reason"]
+    assert probe["null_low"] <= probe["balanced_accuracy"] <= probe["null_high"]
+
+
+def test_controls_that_are_no_reference_are_probed_with_a_word_of_caution(clean):
+    probe = answers(clean, axes=("plate",))["plate"]
+    assert probe["verdict"] == "none seen" and "treatments alone" in probe["reason"]
+
+
+def test_an_accuracy_below_the_shuffles_is_never_none_seen():
+    result = {"balanced_accuracy": 0.018, "null_low": 0.2, "null_high": 0.45, "chance": 0.33, "planted_found": True}
+    assert verdict(result) == "undecided" and verdict(result | {"balanced_accuracy": 0.3}) == "none seen"
+
+
+def test_normal_profiles_are_no_reference():
+    """False alarms of the test, over screens without normalization: with many wells, few, and few dimensions."""
+    found = 0
+    for seed in range(20):
+        size = {"dimensions": 2, "controls": 1} if seed % 2 else {"dimensions": 20, "controls": 6}
+        profiles = class_residuals(screen(experiments=3, plates=4, treatments=16, seed=seed, effect=1.0, **size))
+        for axis in ("plate", "experiment"):
+            found += are_reference(probe_tasks(profiles, axis, NO_INTENSITY))
+    assert found <= 2

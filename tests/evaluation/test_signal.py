@@ -154,6 +154,37 @@ def test_a_batch_effect_is_no_signal_and_folds_are_never_pooled():
     np.testing.assert_allclose(table["average_precision"], again["average_precision"], atol=1e-6)
 
 
+def test_one_null_answers_for_skill_and_both_p_values():
+    """Wells of a plate that resemble each other, or that were centred together: chance of a random order is not what to compare with."""
+    profiles = screen(experiments=4, plates=3, treatments=9, controls=3, dimensions=6)
+    rows = profiles.rows
+    plate = pd.factorize(rows["experiment"] + rows["plate"])[0]
+    shift = np.random.default_rng(1).normal(size=(plate.max() + 1, 6)) * 3
+    table, null = average_precisions(Profiles(rows, (profiles.values + shift[plate]).astype(np.float32)), 50)
+    summary = summarize_retrieval(table, null)["positive_control"]["any"]
+    shuffled = null["positive_control/any"]
+    assert summary["null"] == pytest.approx(shuffled.means().mean())
+    assert summary["skill"] == pytest.approx((summary["map"] - summary["null"]) / (1 - summary["null"]))
+    wells = table[(table["well_type"] == "positive_control") & (table["level"] == "any")]
+    excess = wells.groupby("experiment")["average_precision"].mean() - shuffled.by_experiment()
+    assert summary["sign_flip_p"] == sign_flip_p(excess.to_numpy())
+    assert abs(summary["null"] - summary["chance"]) > 0.01
+
+
+def test_shuffled_labels_stay_on_their_plate():
+    """Perturbations that are each on one plate of an experiment: a null that moved them between plates would hide the plate's noise."""
+    profiles = screen(experiments=4, plates=3, treatments=9, controls=0, dimensions=6)
+    profiles = profiles.take((profiles.rows["well_type"] == "treatment").to_numpy())
+    rows = profiles.rows.assign(plate=profiles.rows["perturbation"].str[1:].astype(int).mod(3).astype(str))
+    shift = (
+        np.random.default_rng(1).normal(size=(3, 6)) * 4
+    )  # the same in all experiments, as the plate's place in the run is
+    values = profiles.values + shift[rows["plate"].astype(int)]
+    table, null = average_precisions(Profiles(rows, values.astype(np.float32)), 50)
+    summary = summarize_retrieval(table, null)["treatment"]["not_same_experiment"]
+    assert summary["map"] > summary["chance"] + 0.1 and summary["p"] > 0.05
+
+
 def test_wells_without_a_label_or_a_replicate_are_left_out():
     profiles = screen()
     rows = profiles.rows.copy()

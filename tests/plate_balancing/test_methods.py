@@ -220,12 +220,50 @@ def test_random_scores_get_a_temperature_that_makes_them_flat():
     assert np.exp(log_softmax(scores[0] / temperature)).max() < 0.1
 
 
-def test_abstention_counts_correct_calls_and_trusts_confidence_only_without_labels():
+def test_abstention_trusts_confidence_only_without_labels():
     confidence = np.array([0.9, 0.8, 0.8, 0.4])
-    labelled = np.ones(4, bool)
-    assert abstention_threshold(confidence, ~labelled, np.array([], bool), 0.8) == 0.8
-    assert abstention_threshold(confidence, ~labelled, np.array([], bool), 0.95) == np.inf
-    many = np.tile(confidence, 20)
-    # one of the two calls at 0.8 is wrong; equal confidences are accepted or refused together
-    correct = np.tile([True, True, False, False], 20)
-    assert abstention_threshold(many, np.ones(80, bool), correct, 0.8) == 0.9
+    none = np.zeros(4, bool), np.array([], bool)
+    assert abstention_threshold(confidence, *none, 0.8) == 0.8
+    assert abstention_threshold(confidence, *none, 0.95) == np.inf
+
+
+def test_abstention_needs_a_bound_and_keeps_equal_confidences_together():
+    labelled = np.ones(150, bool)
+    confidence = np.repeat([0.99, 0.97, 0.96], 50)
+    right = np.ones(150, bool)
+    assert abstention_threshold(confidence, labelled, right, 0.95) == 0.96
+    wrong_last = np.arange(150) < 140  # 50 right calls prove 95 %, 100 do; the ten wrong ones are all in the last 50
+    assert abstention_threshold(confidence, labelled, wrong_last, 0.95) == 0.97
+    one_wrong = np.arange(150) != 30  # 49 of 50 prove nothing
+    assert abstention_threshold(confidence[:50], labelled[:50], one_wrong[:50], 0.95) == np.inf
+    # right, but not confident enough on average: the labelled wells may have been lucky
+    assert abstention_threshold(confidence - 0.1, labelled, right, 0.95) == np.inf
+
+
+@pytest.mark.parametrize(("shape", "coverage"), [((8, 1), 0.1), ((20, 1), 0.5), ((2, 1), 0.0)])
+def test_confident_calls_reach_their_precision_on_fresh_wells_in_most_samples(shape, coverage):
+    """Perfectly calibrated, independent wells: touching the target on 143 of them would miss it in half of the samples."""
+    rng = np.random.default_rng(0)
+    missed, covered = [], []
+    for _ in range(200):
+        confidence = rng.beta(*shape, 143)
+        correct = rng.random(143) < confidence
+        threshold = abstention_threshold(confidence, np.ones(143, bool), correct, 0.95)
+        fresh = rng.beta(*shape, 5000)
+        confident = fresh >= threshold
+        covered.append(confident.mean())
+        missed.append(bool(confident.any()) and fresh[confident].mean() < 0.95)
+    assert np.mean(missed) <= 0.1 and np.mean(covered) >= coverage
+
+
+def test_wells_that_share_their_errors_count_for_fewer():
+    """Whole experiments fail: as many right calls prove less than those of independent wells."""
+    experiment = np.repeat(np.arange(6), 100)
+    confidence = np.full(600, 0.97)
+    clustered = (experiment > 0) | (np.arange(600) % 100 >= 20)
+    spread = np.arange(600) % 30 != 0
+    assert clustered.sum() == spread.sum() == 580
+    enough = confidence, np.ones(600, bool)
+    assert abstention_threshold(*enough, spread, 0.95, experiment) == 0.97
+    assert abstention_threshold(*enough, clustered, 0.95, experiment) == np.inf
+    assert abstention_threshold(*enough, clustered, 0.95) == 0.97

@@ -129,7 +129,7 @@ def _add_signal(figure: go.Figure, card: SignalLeakCard) -> None:
             row=1,
             col=1,
         )
-        _add_chance(figure, names, [score["chance"] for score in levels.values()])
+        _add_chance(figure, names, [score["null"] for score in levels.values()])
 
 
 def _add_leaks(figure: go.Figure, card: SignalLeakCard, axes: list[str], row: int) -> None:

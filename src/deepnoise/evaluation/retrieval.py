@@ -178,25 +178,47 @@ class _QueryBlock:
             yield level, _average_precision(cosines, counted, negatives_at_least), positive.sum(axis=1), negatives
 
 
+@dataclass(frozen=True)
+class ShuffledPrecision:
+    """Average precision of shuffled labels, for one well type and level."""
+
+    experiments: list[str]  # E
+    sums: np.ndarray  # (E, permutations) over the wells of each experiment
+    counts: np.ndarray  # (E, permutations) wells
+
+    def means(self) -> np.ndarray:
+        """(permutations,) mean over all wells."""
+        return self.sums.sum(axis=0) / np.maximum(self.counts.sum(axis=0), 1)
+
+    def by_experiment(self) -> pd.Series:
+        """Experiment -> mean over its wells and all shuffles."""
+        return pd.Series(self.sums.sum(axis=1) / np.maximum(self.counts.sum(axis=1), 1), self.experiments)
+
+
 class _Null:
-    """Mean average precision of shuffled labels by "well type/level"."""
+    """Collects the average precisions of shuffled labels by "well type/level"."""
 
     def __init__(self, permutations: int) -> None:
         self._permutations = permutations
-        self._sums: dict[str, np.ndarray] = {}
-        self._counts: dict[str, np.ndarray] = {}
+        self._sums: dict[str, dict[str, np.ndarray]] = {}  # name -> experiment -> (2, permutations) sums and counts
 
-    def add(self, permutation: int, well_types: np.ndarray, level: str, average_precision: np.ndarray) -> None:
-        """Add the (R,) average precisions of one shuffle."""
+    def add(
+        self, permutation: int, experiment: str, well_types: np.ndarray, level: str, average_precision: np.ndarray
+    ) -> None:
+        """Add the (R,) average precisions of one shuffle in one experiment."""
         for well_type in np.unique(well_types):
             counted = np.isfinite(average_precision) & (well_types == well_type)
-            name = f"{well_type}/{level}"
-            self._sums.setdefault(name, np.zeros(self._permutations))[permutation] += average_precision[counted].sum()
-            self._counts.setdefault(name, np.zeros(self._permutations))[permutation] += counted.sum()
+            of_name = self._sums.setdefault(f"{well_type}/{level}", {})
+            sums = of_name.setdefault(experiment, np.zeros((2, self._permutations)))
+            sums[:, permutation] += average_precision[counted].sum(), counted.sum()
 
-    def means(self) -> dict[str, np.ndarray]:
-        """Name -> (permutations,) means."""
-        return {name: total / np.maximum(self._counts[name], 1) for name, total in self._sums.items()}
+    def collected(self) -> dict[str, ShuffledPrecision]:
+        """Name -> what was added."""
+        found = {}
+        for name, of_experiment in self._sums.items():
+            sums, counts = np.stack(list(of_experiment.values()), axis=1)
+            found[name] = ShuffledPrecision(list(of_experiment), sums, counts)
+        return found
 
 
 COLUMNS = [
@@ -207,7 +229,7 @@ COLUMNS = [
 
 def average_precisions(
     profiles: Profiles, permutations: int, seed: int = 0
-) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
+) -> tuple[pd.DataFrame, dict[str, ShuffledPrecision]]:
     """Average precision of every labelled well that is not a negative control, at each level of LEVELS.
 
     Pairs are made within a fold and cell type. Positives are wells of the same perturbation, as far as the level allows. Negatives are
@@ -220,7 +242,7 @@ def average_precisions(
 
     Returns:
         A table with the columns COLUMNS: one row per well and level with at least one positive and one negative. And a map
-        "well type/level" -> (permutations,) mean average precision of the shuffled labels.
+        "well type/level" -> average precision of the shuffled labels.
     """
     labelled = profiles.take(profiles.rows["perturbation"].notna().to_numpy())
     tables: list[pd.DataFrame] = []
@@ -233,11 +255,12 @@ def average_precisions(
             well_types = wells.rows["well_type"].to_numpy(str)
             for block in wells.query_blocks(bar):
                 tables += _precision_tables(block)
+                experiment = str(wells.rows["experiment"].iloc[block.queries[0]])
                 for permutation, label in enumerate(shuffled):
                     for level, average_precision, _, _ in block.average_precisions(label):
-                        null.add(permutation, well_types[block.queries], level, average_precision)
+                        null.add(permutation, experiment, well_types[block.queries], level, average_precision)
     table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame({c: [] for c in COLUMNS})
-    return table, null.means()
+    return table, null.collected()
 
 
 def _precision_tables(block: _QueryBlock) -> list[pd.DataFrame]:
@@ -257,30 +280,42 @@ def _precision_tables(block: _QueryBlock) -> list[pd.DataFrame]:
     return tables
 
 
-def summarize_retrieval(table: pd.DataFrame, null: dict[str, np.ndarray]) -> dict[str, dict[str, dict[str, Any]]]:
-    """Mean average precision by well type and level, with chance, skill, interval and permutation p.
+def summarize_retrieval(
+    table: pd.DataFrame, null: dict[str, ShuffledPrecision]
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """Mean average precision by well type and level, with its null, skill, interval and p.
+
+    One null answers for all of it: labels shuffled within each plate and well type. It lies above the chance of a random order where
+    wells of a plate resemble each other, and below it where they were centred together.
 
     Args:
         table: First result of :func:`average_precisions`.
-        null: Second result.
+        null: Second result; without shuffles, chance takes its place.
 
     Returns:
-        well type -> level -> ``map``, ``chance``, ``skill``, ``n``, ``experiments``, ``interval``, ``sign_flip_p``,
-        ``p`` and ``smallest_p`` of the shuffles.
+        well type -> level -> ``map``, ``chance`` of a random order, ``null`` (mean of the shuffles), ``skill`` against the null, ``n``,
+        ``experiments``, ``interval`` of ``map``, ``sign_flip_p`` (over experiments, that ``map`` exceeds the null of each), ``p`` and
+        ``smallest_p`` of the shuffles.
     """
     summary: dict[str, dict[str, dict[str, Any]]] = {}
     for (well_type, level), rows in table.groupby(["well_type", "level"]):
+        values, experiment = rows["average_precision"].to_numpy(), rows["experiment"].to_numpy(str)
         chance = float(rows["chance"].mean())
-        uncertainty = summarize(rows["average_precision"].to_numpy(), rows["experiment"].to_numpy(), chance)
+        shuffled = null.get(f"{well_type}/{level}")
+        means = shuffled.means() if shuffled else np.empty(0)
+        expected = shuffled.by_experiment()[experiment].to_numpy() if shuffled else rows["chance"].to_numpy()
+        uncertainty = summarize(values, experiment)
         mean = uncertainty.pop("mean")
-        shuffled = null.get(f"{well_type}/{level}", np.empty(0))
+        expected_map = float(expected.mean())
         summary.setdefault(str(well_type), {})[str(level)] = {
             "map": mean,
             "chance": chance,
-            "skill": skill(mean, chance),
+            "null": expected_map,
+            "skill": skill(mean, expected_map),
             **uncertainty,
-            "p": float((1 + (shuffled >= mean - 1e-12).sum()) / (1 + len(shuffled))),
-            "smallest_p": 1 / (1 + len(shuffled)),
+            "sign_flip_p": summarize(values - expected, experiment)["sign_flip_p"],
+            "p": float((1 + (means >= mean - 1e-12).sum()) / (1 + len(means))),
+            "smallest_p": 1 / (1 + len(means)),
         }
     return {
         well_type: {level: levels[level] for level in LEVELS if level in levels}

@@ -295,15 +295,16 @@ def format_card(card: SignalLeakCard) -> str:
 
 
 def _signal_lines(signal: dict[str, dict[str, dict[str, Any]]]) -> list[str]:
-    """Replicate retrieval, one block per well type and one line per level."""
+    """Replicate retrieval, one block per well type and one line per level; the null shuffles labels within plates."""
     lines = []
     for well_type, levels in signal.items():
         title = f"replicate retrieval, {well_type.replace('_', ' ')}s"
-        lines.append(f"{title:44} {'mAP':>6} {'chance':>7} {'n':>6}   interval or p")
+        lines.append(f"{title:44} {'mAP':>6} {'null':>7} {'n':>6}   p and interval")
         for level, score in levels.items():
+            interval = f"; {uncertainty(score)} over experiments" if score["interval"] else ""
             lines.append(
-                f"  {level.replace('_', ' '):42} {score['map']:6.3f} {score['chance']:7.3f} {score['n']:6d}   {uncertainty(score)}; "
-                f"labels shuffled within plates: p {score['p']:.3f} (smallest {score['smallest_p']:.3f})"
+                f"  {level.replace('_', ' '):42} {score['map']:6.3f} {score['null']:7.3f} {score['n']:6d}   "
+                f"p {score['p']:.3f} (smallest {score['smallest_p']:.3f}){interval}"
             )
     return lines
 
@@ -350,7 +351,7 @@ def _leak_lines(representation: str, probes: dict[str, dict[str, Any]]) -> list[
         )
         lines.append(
             f"  {name:42} {probe['balanced_accuracy']:6.3f} {probe['chance']:7.3f} {null:>15}   {probe['verdict']} "
-            f"(p {probe['p']:.3f}, smallest {probe['smallest_p']:.3f}; {power})"
+            f"(p {probe['p']:.3f}, smallest {probe['smallest_p']:.3f}; {power}{'; ' + probe['reason'] if probe['reason'] else ''})"
         )
     return lines
 
