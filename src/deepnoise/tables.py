@@ -270,13 +270,17 @@ SCHEMAS: dict[str, TableSchema] = {
         allowed={"statistic": ("raw", "centred", "rank")},
     ),
     "calibration": TableSchema(
-        "The temperature by which the scores of each cell type are divided.",
+        "The temperatures by which the scores of each cell type are divided, for plain calls and for balancing.",
         ("cell_type",),
         {
             "cell_type": Column("str", "cell type of the experiment; `all` where none is known"),
             "temperature": Column("float", "in the unit of the scores"),
             "source": Column("str", "given, validation (labels of validation wells) or design (no label)"),
-            "wells": Column("int", "number of wells to which it is applied"),
+            "design_temperature": Column("float", "temperature of balancing, in the unit of the scores"),
+            "stray_share": Column(
+                "float", "expected share of wells that are none of the perturbations left for them on their plate"
+            ),
+            "wells": Column("int", "number of wells to which they are applied"),
             "tier": Column("str", "tier of the scores"),
         },
         allowed={"tier": TIERS, "source": ("given", "validation", "design")},

@@ -1,5 +1,7 @@
 """The steps of plate balancing over a whole table: groups, filter, methods, tiers, invariances, bad input."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,12 +11,17 @@ from hypothesis import strategies as st
 from deepnoise.errors import InputError
 from deepnoise.parameters import PlateBalancingParameters
 from deepnoise.plate_balancing.balancing import (
+    STRAY_SHARE,
+    Calibration,
     DesignKnowledge,
     _Step,
     balance,
+    balance_plate,
+    choose_method,
     list_steps,
     make_calls,
     probability_table,
+    read_plates,
     tied_calls,
 )
 from deepnoise.plate_balancing.scores import fill_unlisted, log_softmax, pool_scores
@@ -190,7 +197,7 @@ def test_a_reason_says_where_else_a_perturbation_is_called():
     names = ["a", "b", "c", "d"]
     step = _Step(4, "matching")
     p = np.array([[0.1, 0.9, 0, 0], [0.6, 0.4, 0, 0], [0.7, 0.3, 0, 0], [0.2, 0, 0.8, 0]]) + 1e-9
-    step.record(np.arange(4), np.log(p), np.array([1, 0, 0, 2]), np.arange(4))
+    step.record(np.arange(4), np.log(p), np.array([1, 0, 0, 2]), np.arange(4), 4)
     wells, capacity = np.array(["A01", "A02", "A03", "A04"], object), np.array([2, 1, 1, 0])
     step.explain(np.arange(4), np.array([0, 0, 0, 3]), capacity, wells, names)
     reasons = list(step.table(pd.DataFrame(index=range(4)), names)["reason"])
@@ -294,8 +301,96 @@ def test_auto_uses_validation_wells_where_there_are_any():
     broken[[c for c in table.columns if c.startswith(SCORE)]] = 0.0
     broken[f"{SCORE}3"] = np.random.default_rng(0).uniform(1, 3, len(table))
     single_class = DesignKnowledge(layout.assign(group=0), validation=pd.Series("3", index=table["id_code"]))
-    steps = balance(broken, single_class, PARAMETERS.model_copy(update={"temperature": 1.0, "method": "auto"})).steps
-    assert (steps["call"] == "3").mean() == 1 and "matching" not in set(steps["step"])
+    wrong = balance(broken, single_class, PARAMETERS.model_copy(update={"temperature": 1.0, "method": "auto"}))
+    assert (wrong.steps["call"] == "3").mean() == 1 and wrong.calibration["stray_share"].tolist() == [0.1]
+    plates = read_plates(broken, single_class)
+    everything = {key: np.ones(80, int) for key in plates.rows}
+    without_strays = Calibration({"all": 1.0}, {"all": "given"}, stray_share=0.0)
+    assert choose_method(plates, without_strays, everything, 2.0) == "none"
+    assert choose_method(plates, replace(without_strays, stray_share=0.1), everything, 2.0) == "matching"
+
+
+# strays ----------------------------------------------------------------------------------------------------------
+
+
+def stray_plate(kind: str, signal: float, rng: np.random.Generator, size=12, classes=48):
+    """Exact log posteriors (size, classes) of one plate, capacities, and the true class of each well (-1: of none)."""
+    on_plate = rng.choice(classes, size, replace=False)
+    truth = rng.permutation(on_plate)
+    capacity = np.zeros(classes, int)
+    capacity[on_plate] = 1
+    scores = rng.normal(size=(size, classes))
+    if kind == "re-dealt":
+        truth = rng.permutation(classes)[:size]
+    if kind == "damaged":  # one well in twelve holds any class
+        truth[::12] = rng.integers(0, classes, len(truth[::12]))
+    scores[np.arange(size), truth] += signal
+    if kind == "junk":
+        scores[::12], truth[::12] = rng.normal(size=scores[::12].shape), -1
+    return log_softmax(signal * scores), capacity, truth
+
+
+def confidence_of(method, plate, share):
+    log_p, capacity, truth = plate
+    columns, log_q, picked = balance_plate(method, log_p, capacity, share)
+    np.testing.assert_allclose(np.exp(log_q).sum(axis=1), 1, atol=1e-5)
+    return np.exp(log_q[np.arange(len(truth)), picked]), (columns[picked] == truth).astype(float)
+
+
+def test_a_well_of_another_plate_is_not_certain_by_elimination():
+    log_p, capacity, truth = stray_plate("designed", 6.0, np.random.default_rng(0))
+    foreign = int(np.flatnonzero(capacity == 0)[0])
+    log_p[0] = log_softmax(np.where(np.arange(48) == foreign, 20.0, 0.0)[None])[0]
+    certain, _ = confidence_of("matching", (log_p, capacity, truth), 0.0)
+    doubtful, _ = confidence_of("matching", (log_p, capacity, truth), STRAY_SHARE)
+    assert certain[0] > 0.9 and doubtful[0] < 0.1 and doubtful[1:].min() > 0.9
+
+
+def test_a_junk_well_gets_the_last_place_only_as_far_as_there_are_few_strays():
+    log_p, capacity, truth = stray_plate("designed", 6.0, np.random.default_rng(0))
+    log_p[0] = log_softmax(np.random.default_rng(1).normal(size=(1, 48)))[0]
+    by_share = [confidence_of("matching", (log_p, capacity, truth), share)[0][0] for share in (0.0, 0.01, 0.1)]
+    assert by_share[0] > 0.8 and by_share == sorted(by_share, reverse=True) and by_share[2] < 0.5
+
+
+@pytest.mark.parametrize("kind", ["designed", "damaged", "junk", "re-dealt"])
+@pytest.mark.parametrize("size", [12, 40])
+def test_matching_is_calibrated_at_least_as_well_as_sinkhorn(kind, size):
+    """The share of strays is the true one; the Brier score of the called class pools sharpness and calibration."""
+    rng = np.random.default_rng(3)
+    share = {"designed": STRAY_SHARE, "damaged": 0.08, "junk": 0.08, "re-dealt": 0.1}[kind]
+    errors = {"matching": [], "sinkhorn": []}
+    for _ in range(20):
+        plate = stray_plate(kind, 4.0, rng, size, 4 * size)
+        for method in errors:
+            confidence, correct = confidence_of(method, plate, share)
+            errors[method] += list((confidence - correct) ** 2)
+    assert np.mean(errors["matching"]) <= np.mean(errors["sinkhorn"]) + 1e-3
+
+
+def test_strays_and_temperature_of_balancing_are_fitted_to_validation_wells():
+    """A damaged screen: the share of wells that hold another perturbation than the map says is found, and a designed one has none."""
+    shares = {}
+    for kind in ("designed", "damaged"):
+        rng = np.random.default_rng(4)
+        rows, values, truth, contents = [], [], {}, []
+        for plate in range(10):
+            log_p, capacity, classes = stray_plate(kind, 4.0, rng, 24, 48)
+            for well, (scores, label) in enumerate(zip(log_p, classes, strict=True)):
+                code = f"E_{plate}_{well}"
+                truth[code] = str(label)
+                rows.append((code, "E", str(plate), f"A{well + 1:02d}", "validation", "T1"))
+                values.append(3 * scores)  # three times overconfident
+            contents += [("E", str(plate), str(c), 1) for c in np.flatnonzero(capacity)]
+        table = pd.DataFrame(rows, columns=["id_code", "experiment", "plate", "well", "role", "tier"])
+        table = table.join(pd.DataFrame(values).add_prefix(SCORE))
+        layout = pd.DataFrame({"perturbation": [str(c) for c in range(48)], "group": 0, "per_plate": 1})
+        known = pd.DataFrame(contents, columns=["experiment", "plate", "perturbation", "wells"])
+        knowledge = DesignKnowledge(layout, contents=known, validation=pd.Series(truth))
+        calibration = balance(table, knowledge, PARAMETERS).calibration.iloc[0]
+        shares[kind] = calibration["stray_share"]
+        assert 1.5 < calibration["temperature"] < 6 and 1.5 < calibration["design_temperature"] < 6
+    assert shares["designed"] <= 0.003 and 0.01 <= shares["damaged"] <= 0.1
 
 
 def test_an_unknown_method_lists_the_allowed_ones():

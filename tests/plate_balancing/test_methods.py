@@ -1,6 +1,6 @@
 """Balancing of one plate against brute force, scipy and plainly written references."""
 
-from itertools import permutations
+from itertools import permutations, product
 
 import numpy as np
 import pytest
@@ -212,6 +212,41 @@ def test_temperatures_are_recovered_with_and_without_labels(temperature):
     by_labels = fit_to_labels(np.vstack(scores), np.concatenate(labels), 0.0)
     by_design = fit_to_design(scores, [np.ones(40, int)] * len(scores), 0.0)
     assert by_labels == pytest.approx(temperature, rel=0.15) and by_design == pytest.approx(temperature, rel=0.35)
+
+
+def test_lists_are_taken_for_sharper_than_the_design_says():
+    scores = [random_plate(30, 30, 3.0, seed) for seed in range(3)]
+    once_each = [np.ones(30, int)] * 3
+    shifted = [s - s.max() - 1.0 for s in scores]
+    lists = [np.where(s > -100, s, np.nan) for s in shifted]
+    assert fit_to_design(lists, once_each, 2.0) == fit_to_design(shifted, once_each, 2.0)  # nothing is unlisted
+    lists[0][0, 0] = np.nan
+    whole = [np.where(np.isnan(s), -50.0, s) for s in lists]
+    assert fit_to_design(lists, once_each, 2.0) < 0.7 * fit_to_design(whole, once_each, 2.0)
+    flat = [np.where(np.eye(30) == 1, 0.0, np.nan) for _ in range(3)]  # every list is another one: nothing to sharpen
+    assert np.isfinite(fit_to_design(flat, once_each, 2.0))
+
+
+@pytest.mark.parametrize(("wells", "classes"), [(5, 5), (4, 6), (7, 7)])
+def test_strays_are_summed_exactly_and_approximated_alike(wells, classes, monkeypatch):
+    """Against all injections of the wells that are no strays."""
+    log_p = random_plate(wells, classes, 2.0, 3)
+    p, stray = np.exp(log_p), np.linspace(0.01, 0.3, wells)
+    marginal, total = np.zeros((wells, classes)), 0.0
+    for places in product(range(classes + 1), repeat=wells):  # the last place: a stray
+        taken = [c for c in places if c < classes]
+        if len(set(taken)) == len(taken):
+            weight = np.prod([stray[w] if c == classes else p[w, c] for w, c in enumerate(places)])
+            total += weight
+            for w, c in enumerate(places):
+                if c < classes:
+                    marginal[w, c] += weight
+    exact, evidence = match_marginals(log_p, np.ones(classes, int), stray=np.log(stray))
+    np.testing.assert_allclose(np.exp(exact), marginal / total, atol=1e-6)
+    assert evidence == pytest.approx(np.log(total), abs=1e-5)
+    monkeypatch.setattr(methods, "EXACT_SLOTS", 0)
+    approximate, _ = match_marginals(log_p, np.ones(classes, int), stray=np.log(stray), tolerance=1e-6)
+    assert np.abs(np.exp(approximate) - marginal / total).max() < 0.15
 
 
 def test_random_scores_get_a_temperature_that_makes_them_flat():

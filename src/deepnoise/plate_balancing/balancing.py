@@ -20,12 +20,13 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from scipy.special import logsumexp
 
 from deepnoise.errors import InputError, closest, first_few
 from deepnoise.names import known_names
 from deepnoise.parameters import PlateBalancingParameters
 from deepnoise.plate_balancing.groups import infer_groups
-from deepnoise.plate_balancing.methods import METHODS
+from deepnoise.plate_balancing.methods import METHODS, match_marginals
 from deepnoise.plate_balancing.scores import META, log_probabilities, log_softmax
 from deepnoise.plate_balancing.temperature import (
     LEAST_WELLS,
@@ -45,6 +46,11 @@ FIRST_FIT_PLATES = 4
 """Most plates used to fit the first temperature to the design, before plate groups are known."""
 FINAL_FIT_PLATES = 12
 """Most plates used to fit the final temperature to the design, once plate groups are known."""
+STRAY_SHARE = 0.001
+"""Wells that are none of the perturbations left for them on their plate, unless validation wells say otherwise."""
+STRAY_SHARES = (STRAY_SHARE, 0.003, 0.01, 0.03, 0.1)
+SHARPENINGS = (0.35, 0.5, 0.7, 1.0, 1.4, 2.0)
+"""Temperatures of balancing that are tried on validation wells, as multiples of the plain one."""
 PlateKey = tuple[str, str]  # (experiment, plate)
 Capacities = dict[PlateKey, np.ndarray]  # (K,) int each
 
@@ -128,10 +134,12 @@ class ScoredPlates:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Temperature of each cell type and its source: given, validation or design."""
+    """Temperature of each cell type and its source: given, validation or design; and what balancing adds to it."""
 
     temperature: dict[str, float]
     source: dict[str, str]
+    sharpening: float = 1.0  # temperature of balancing over that of plain calls
+    stray_share: float = STRAY_SHARE
 
     def of_wells(self, cell_type: pd.Series) -> np.ndarray:
         """(W,) temperature of each well."""
@@ -140,7 +148,15 @@ class Calibration:
     def table(self, cell_type: pd.Series, tier: str) -> pd.DataFrame:
         """The table ``calibration``."""
         rows = [
-            (name, temperature, self.source[name], int((cell_type == name).sum()), tier)
+            (
+                name,
+                temperature,
+                self.source[name],
+                temperature * self.sharpening,
+                self.stray_share,
+                int((cell_type == name).sum()),
+                tier,
+            )
             for name, temperature in self.temperature.items()
         ]
         return pd.DataFrame(rows, columns=list(SCHEMAS["calibration"].columns))
@@ -174,12 +190,13 @@ def balance(table: pd.DataFrame, knowledge: DesignKnowledge, parameters: PlateBa
                 ["experiment", "plate"], ignore_index=True
             )
             capacity = restrict_to_groups(capacity, again, plates)
+    calibration = fit_balancing(plates, calibration, capacity, parameters.unlisted)
     method: str = parameters.method
     if method == "auto":
-        method = choose_method(plates, temperatures, capacity, parameters.unlisted)
+        method = choose_method(plates, calibration, capacity, parameters.unlisted)
     step_names = list_steps(method, parameters.compare, filtered=bool(len(groups) or plates.contents))
     kept = {"plain", "group_filter", step_names[-1]}
-    steps, probabilities = apply_steps(plates, temperatures, capacity, parameters.unlisted, step_names, kept)
+    steps, probabilities = apply_steps(plates, calibration, capacity, parameters.unlisted, step_names, kept)
     tier = str(table["tier"].iloc[0])
     return Balanced(steps, groups, calibration.table(plates.cell_type, tier), probabilities, plates.scores.shape)
 
@@ -371,22 +388,88 @@ def restrict_to_groups(capacity: Capacities, groups: pd.DataFrame, plates: Score
 # 4. method --------------------------------------------------------------------------------------------------------
 
 
-def choose_method(plates: ScoredPlates, temperatures: np.ndarray, capacity: Capacities, unlisted: float) -> str:
+def balance_plate(
+    method: str, log_p: np.ndarray, capacity: np.ndarray, stray_share: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Balance one plate by a key of METHODS.
+
+    Confidences of matching allow for strays: a well may be none of the perturbations that its plate has left for it. It then holds any
+    perturbation, as its own scores say, so the weight of a stray against a place grows where the scores prefer perturbations of other
+    plates. Calls stay on the plate. They are those of plates without strays, unless validation wells show more than STRAY_SHARE.
+
+    Args:
+        method: A key of METHODS.
+        log_p: (W, K) plain log probabilities, of all classes.
+        capacity: (K,) int; 0 for a class that cannot be on the plate.
+        stray_share: Expected share of strays; 0 for none.
+
+    Returns:
+        (K',) classes, (W, K') log probabilities whose rows sum to 1, and (W,) calls as positions in the classes.
+    """
+    on_plate = np.flatnonzero(capacity)
+    plain_on_plate = log_p[:, on_plate].astype(np.float64)
+    filtered = log_softmax(plain_on_plate)
+    if method != "matching" or not stray_share:
+        return on_plate, *METHODS[method](filtered, capacity[on_plate])
+    share_on_plate = logsumexp(plain_on_plate, axis=1)  # log of the plain probability of being on the plate
+    # a place is one of K' equally likely classes, a stray any of K
+    stray = np.log(stray_share / (1 - stray_share)) - share_on_plate - np.log(len(capacity) / len(on_plate))
+    placed = np.exp(match_marginals(filtered, capacity[on_plate], stray=stray)[0])
+    p = np.clip(1 - placed.sum(axis=1, keepdims=True), 0, 1) * np.exp(log_p.astype(np.float64))
+    p[:, on_plate] += placed
+    p /= p.sum(axis=1, keepdims=True)
+    calls = (
+        p[:, on_plate].argmax(axis=1) if stray_share > STRAY_SHARE else METHODS[method](filtered, capacity[on_plate])[1]
+    )
+    return np.arange(len(capacity)), np.log(np.maximum(p, 1e-30)), on_plate[calls]
+
+
+def fit_balancing(plates: ScoredPlates, plain: Calibration, capacity: Capacities, unlisted: float) -> Calibration:
+    """Add the temperature of balancing and the share of strays: those with the least log loss of matching on validation wells.
+
+    With fewer than LEAST_WELLS of them, the plain temperature and STRAY_SHARE.
+    """
+    keys = [key for key, rows in plates.rows.items() if (plates.validation[rows] >= 0).any()]
+    if (plates.validation >= 0).sum() < LEAST_WELLS:
+        return plain
+    sample = [keys[i] for i in np.unique(np.linspace(0, len(keys) - 1, min(FINAL_FIT_PLATES, len(keys))).astype(int))]
+    temperatures = plain.of_wells(plates.cell_type)
+
+    def loss(sharpening: float, share: float) -> float:
+        total = 0.0
+        for key in sample:
+            rows = plates.rows[key]
+            log_p = plates.log_p(rows, temperatures * sharpening, unlisted)
+            columns, log_q, _ = balance_plate("matching", log_p, capacity[key], share)
+            labelled = np.flatnonzero(plates.validation[rows] >= 0)
+            dense = np.full(len(plates.names), np.log(1e-30))
+            for well in labelled:
+                dense[columns] = log_q[well]
+                total -= max(float(dense[plates.validation[rows[well]]]), -30.0)
+        return total
+
+    sharpening = (
+        1.0 if set(plain.source.values()) == {"given"} else min(SHARPENINGS, key=lambda s: loss(s, STRAY_SHARE))
+    )
+    share = min(STRAY_SHARES, key=lambda share: loss(sharpening, share))
+    return Calibration(plain.temperature, plain.source, sharpening, share)
+
+
+def choose_method(plates: ScoredPlates, calibration: Calibration, capacity: Capacities, unlisted: float) -> str:
     """The method with most correct calls on validation wells; DEFAULT_METHOD unless another is better by two standard errors."""
     validation = plates.validation >= 0
     if validation.sum() < LEAST_WELLS:
         return DEFAULT_METHOD
     # greedy exists for comparison alone; group_filter and none are the same function
-    candidates = {name: method for name, method in METHODS.items() if name not in ("greedy", "group_filter")}
+    candidates = [name for name in METHODS if name not in ("greedy", "group_filter")]
     correct = {name: np.zeros(len(validation), bool) for name in candidates}
+    temperatures = calibration.of_wells(plates.cell_type) * calibration.sharpening
     for key, rows in plates.rows.items():
         if validation[rows].any():
-            on_plate = np.flatnonzero(capacity[key])
             log_p = plates.log_p(rows, temperatures, unlisted)
-            filtered = log_softmax(log_p[:, on_plate].astype(np.float64))
-            for name, method in candidates.items():
-                calls = on_plate[method(filtered, capacity[key][on_plate])[1]]
-                correct[name][rows] = calls == plates.validation[rows]
+            for name in candidates:
+                columns, _, picked = balance_plate(name, log_p, capacity[key], calibration.stray_share)
+                correct[name][rows] = columns[picked] == plates.validation[rows]
     best, best_gain = DEFAULT_METHOD, 0.0
     for name in candidates:
         gain = correct[name][validation].astype(float) - correct[DEFAULT_METHOD][validation]
@@ -416,7 +499,7 @@ def list_steps(method: str, compare: Sequence[str], filtered: bool) -> list[str]
 
 def apply_steps(
     plates: ScoredPlates,
-    temperatures: np.ndarray,
+    calibration: Calibration,
     capacity: Capacities,
     unlisted: float,
     step_names: Sequence[str],
@@ -426,7 +509,7 @@ def apply_steps(
 
     Args:
         plates: The scored plates.
-        temperatures: (W,).
+        calibration: Temperatures and share of strays.
         capacity: Capacities of each plate.
         unlisted: See :func:`~deepnoise.plate_balancing.scores.log_probabilities`.
         step_names: ``plain``, then keys of METHODS.
@@ -439,17 +522,18 @@ def apply_steps(
     steps = {name: _Step(len(table), name) for name in step_names}
     probabilities: dict[str, list[PlateProbabilities]] = {name: [] for name in step_names if name in kept}
     well_names, all_classes = table["well"].to_numpy(object), np.arange(len(names))
+    temperatures = calibration.of_wells(plates.cell_type)
     for key, rows in plates.rows.items():
         log_p = plates.log_p(rows, temperatures, unlisted)
-        on_plate = np.flatnonzero(capacity[key])
-        filtered = log_softmax(log_p[:, on_plate].astype(np.float64))
+        sharpened = plates.log_p(rows, temperatures * calibration.sharpening, unlisted)
         for name, step in steps.items():
             if name == "plain":
-                columns, log_q, picked = all_classes, log_p, log_p.argmax(axis=1)
+                columns, log_q, picked, candidates = all_classes, log_p, log_p.argmax(axis=1), len(names)
             else:
-                columns = on_plate
-                log_q, picked = METHODS[name](filtered, capacity[key][on_plate])
-            p = step.record(rows, log_q.astype(np.float32, copy=False), picked, columns)
+                scores = log_p if name == "group_filter" else sharpened
+                columns, log_q, picked = balance_plate(name, scores, capacity[key], calibration.stray_share)
+                candidates = int(np.count_nonzero(capacity[key]))
+            p = step.record(rows, log_q.astype(np.float32, copy=False), picked, columns, candidates)
             if name in probabilities:
                 probabilities[name].append(PlateProbabilities(rows, columns, p))
         for step in steps.values():
@@ -473,14 +557,17 @@ class _Step:
         self._candidates = np.zeros(well_count, int)
         self._reason = np.full(well_count, "", dtype=object)
 
-    def record(self, rows: np.ndarray, log_q: np.ndarray, picked: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    def record(
+        self, rows: np.ndarray, log_q: np.ndarray, picked: np.ndarray, columns: np.ndarray, candidates: int
+    ) -> np.ndarray:
         """Record the calls of one plate.
 
         Args:
             rows: (W',) rows of the score table.
             log_q: (W', K') log probabilities.
             picked: (W',) the called class of each well, as a position in ``columns``.
-            columns: (K',) classes that can be on the plate.
+            columns: (K',) classes with a probability.
+            candidates: Number of classes that can be on the plate.
 
         Returns:
             (W', K') probabilities.
@@ -490,7 +577,7 @@ class _Step:
         self.called_class[rows] = columns[picked]
         self._confidence[rows] = confidence = p[called]
         self._entropy[rows] = -np.einsum("ij,ij->i", p, log_q)
-        self._candidates[rows] = len(columns)
+        self._candidates[rows] = candidates
         p[called] = 0.0
         self._margin[rows] = confidence - p.max(axis=1)
         p[called] = confidence

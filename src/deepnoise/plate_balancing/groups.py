@@ -36,6 +36,8 @@ STATISTICS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "rank": _ranked,
 }
 """Name -> transformation of the (W, K) log scores of one plate before group inference."""
+LEAST_MEMBERS = 0.3
+"""Share of the wells that must belong to the groups assigned to their plates; a random deal reaches 0.25 where the scores are any good."""
 MIN_SCORE_POSTERIOR = 0.75
 """Lowest posterior from the scores alone of a decided assignment: a layout in use never decides by itself."""
 
@@ -83,7 +85,8 @@ def infer_groups(
         layouts: (P,) groups of the plates -> number of other experiments that use this layout.
 
     Returns:
-        Groups, posterior, margin and whether they are decided. Undecided leaves the filter off.
+        Groups, posterior, margin and whether they are decided. Undecided leaves the filter off; so does an experiment whose plates hold
+        none of the groups, such as one dealt anew: the best assignment then fits few more wells than chance.
     """
     if statistic != "auto":
         return _infer(log_p, plate, group_of_class, threshold, statistic, layouts or {})
@@ -136,8 +139,27 @@ def _infer(
     margin = (
         float((score[best >= 0, best[best >= 0]].sum() - second_score) / len(log_p)) if has_second else 0.0
     )  # fmt: skip
-    decided = posterior >= threshold and score_posterior >= MIN_SCORE_POSTERIOR
+    decided = (
+        posterior >= threshold
+        and score_posterior >= MIN_SCORE_POSTERIOR
+        and _members(per_well, plate, best) >= LEAST_MEMBERS
+    )
     return GroupInference(best.tolist(), posterior, margin, decided, statistic)
+
+
+def _members(per_well: np.ndarray, plate: np.ndarray, groups: np.ndarray) -> float:
+    """Share of the wells that belong to the group of their plate, where all others are of any group: none of these groups, if it is near 0.
+
+    The most likely weight r of the mixture r p(group) + (1 - r) / G over wells, by expectation maximization (Dempster et al. 1977).
+    """
+    wells = np.flatnonzero(groups[plate] >= 0)
+    share = np.exp(per_well[wells])
+    assigned = share[np.arange(len(wells)), groups[plate[wells]]] / share.sum(axis=1)
+    members = 0.5
+    for _ in range(100):
+        weight = members * assigned
+        members = float((weight / (weight + (1 - members) / share.shape[1])).mean())
+    return members
 
 
 def _group_log_p(

@@ -38,7 +38,11 @@ SINKHORN_ROUNDS = 25
 
 
 def match_marginals(
-    log_p: np.ndarray, capacity: np.ndarray, iterations: int = ITERATIONS, tolerance: float = TOLERANCE
+    log_p: np.ndarray,
+    capacity: np.ndarray,
+    iterations: int = ITERATIONS,
+    tolerance: float = TOLERANCE,
+    stray: np.ndarray | None = None,
 ) -> tuple[np.ndarray, float]:
     """Probability of each class in each well, given that no class is in more wells than its capacity.
 
@@ -49,14 +53,18 @@ def match_marginals(
     overconfident, so there the sum is exact. A class of capacity above 1 is copied, so that missing wells leave each slot of the
     layout equally likely to be empty. Wells beyond the total capacity may hold any class, at 1 / K.
 
+    Elimination alone makes a well certain: the place that no other well wants is its own, whatever it looks like. A *stray* well, whose
+    perturbation is not the one that the plate has left for it, breaks that: it takes no place, and leaves one empty.
+
     Args:
         log_p: (W, K) log probabilities, rows normalized.
         capacity: (K,) int; a class with room for all wells is not constrained.
         iterations: Largest number of rounds.
         tolerance: See TOLERANCE.
+        stray: (W,) log weight of each well being a stray, where a place has the weight ``log_p``; None: there are none.
 
     Returns:
-        (W, K) log marginals, whose rows sum to 1; and the log Bethe partition function, which says how likely independent draws from
+        (W, K) log marginals. Their rows sum to 1, or with strays to the probability that the well is none. And the log Bethe partition function, which says how likely independent draws from
         ``log_p`` are to make a feasible plate (nats, up to a constant of the design).
     """
     wells, classes = log_p.shape
@@ -68,12 +76,16 @@ def match_marginals(
     slots = int(copies.sum())
     if slots > classes:
         p, free = np.repeat(p, copies, axis=1), np.repeat(free, copies)
-    if not free.any() and slots < wells:  # more wells than slots: one extra slot that takes any number of them
-        extra = np.exp(-top - np.log(classes)).astype(np.float32)
-        p, free = np.hstack([p, extra]), np.append(free, True)
-    if not free.any() and slots <= EXACT_SLOTS:
-        marginal, evidence = _exact_marginals(p.astype(np.float64))
-        return _by_class(marginal, copies), evidence + float(top.sum())
+    surplus = not free.any() and slots < wells
+    outside = np.zeros((wells, 0))  # weight of the slots that any number of wells can be in: surplus wells, then strays
+    if surplus:
+        outside = np.exp(-top - np.log(classes))
+    if stray is not None:
+        outside = np.hstack([outside, np.exp(np.clip(stray[:, None] - top, LOG_WEIGHT_FLOOR, -LOG_WEIGHT_FLOOR))])
+    if not free.any() and not surplus and slots <= EXACT_SLOTS:
+        marginal, evidence = _exact_marginals(p.astype(np.float64), outside.sum(axis=1))
+        return _by_class(marginal, copies, stray is None), evidence + float(top.sum())
+    p, free = np.hstack([p, outside.astype(np.float32)]), np.append(free, np.ones(outside.shape[1], bool))
     empty_weight = np.float32(free.any() or slots > wells)  # of a slot that stays empty
     constrained = ~free if free.any() else slice(None)
     message = np.ones_like(p)  # from slot to well: odds that no other well takes the slot
@@ -111,24 +123,26 @@ def match_marginals(
         - float(np.log1p(joint)[:, constrained].sum())
     )
     marginal = joint / (1 + joint)
-    if p.shape[1] > slots:  # a well in the extra slot keeps its own probabilities
-        unconstrained = np.repeat(np.exp(log_p) / copies, copies, axis=1)
-        marginal = marginal[:, :slots] + marginal[:, -1:] * unconstrained
-    return _by_class(marginal[:, :slots], copies), evidence
+    marginal /= marginal.sum(axis=1, keepdims=True)
+    in_slot = marginal[:, :slots]
+    if surplus:  # a surplus well keeps its own probabilities
+        in_slot = in_slot + marginal[:, slots : slots + 1] * np.repeat(np.exp(log_p) / copies, copies, axis=1)
+    return _by_class(in_slot, copies, stray is None), evidence
 
 
-def _by_class(marginal: np.ndarray, copies: np.ndarray) -> np.ndarray:
-    """(W, K) log marginals of classes from (W, sum of copies) marginals of slots; rows sum to 1."""
+def _by_class(marginal: np.ndarray, copies: np.ndarray, normalize: bool) -> np.ndarray:
+    """(W, K) log marginals of classes from (W, sum of copies) marginals of slots; rows sum to 1 if normalized."""
     by_class = np.add.reduceat(marginal, np.cumsum(copies) - copies, axis=1) if copies.max() > 1 else marginal
     by_class = np.maximum(by_class, 1e-30)
-    return np.log(by_class / by_class.sum(axis=1, keepdims=True))
+    return np.log(by_class / by_class.sum(axis=1, keepdims=True) if normalize else by_class)
 
 
-def _exact_marginals(p: np.ndarray) -> tuple[np.ndarray, float]:
+def _exact_marginals(p: np.ndarray, outside: np.ndarray) -> tuple[np.ndarray, float]:
     """Marginals of one-to-one matchings, summed over the sets of slots that the wells before and after a well can fill.
 
     Args:
         p: (W, C) weights of wells for slots; W is at most C.
+        outside: (W,) weight of each well being in no slot.
 
     Returns:
         (W, C) marginals and the log of the sum over all matchings.
@@ -139,9 +153,11 @@ def _exact_marginals(p: np.ndarray) -> tuple[np.ndarray, float]:
     before, after = np.zeros((wells + 1, len(sets))), np.zeros((wells + 1, len(sets)))
     before[0, 0], after[wells] = 1.0, 1.0
     for i in range(wells):
+        j = wells - 1 - i
+        before[i + 1] += before[i] * outside[i]
+        after[j] += outside[j] * after[j + 1]
         for c, open_ in enumerate(without):
             before[i + 1, open_ + (1 << c)] += before[i, open_] * p[i, c]
-            j = wells - 1 - i
             after[j, open_] += p[j, c] * after[j + 1, open_ + (1 << c)]
     marginal = np.stack(
         [[before[i, o] @ after[i + 1, o + (1 << c)] for c, o in enumerate(without)] for i in range(wells)]

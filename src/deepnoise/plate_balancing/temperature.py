@@ -19,6 +19,8 @@ RISK = 0.1
 """Share of samples of validation wells in which confident calls may miss their target precision."""
 EVIDENCE_ROUNDS = 24
 """Rounds of the matching that measures how well plates fit the design."""
+LIST_SHARPNESS = 2.0
+"""Lists and votes are sharper than the design says: see :func:`fit_to_design`."""
 MIN_EVIDENCE = 2.0
 """Nats (a likelihood ratio at 95 %) by which scores must explain the plates better than uninformative scores."""
 
@@ -38,7 +40,7 @@ def fit_to_labels(scores: np.ndarray, label: np.ndarray, unlisted: float) -> flo
     def loss(temperature: float) -> float:
         return -float(log_probabilities(scores, temperature, unlisted)[np.arange(len(label)), label].mean())
 
-    return _minimize(loss, [scores])
+    return _minimize(loss, [scores])[0]
 
 
 def fit_to_design(
@@ -48,7 +50,9 @@ def fit_to_design(
 
     If probabilities are too sharp, wells that claim the same class contradict the design. If they are too flat, a feasible plate is a
     matter of luck. No label is read. Scores that explain the plates no better than flat ones, such as random scores, get a temperature
-    of three times their spread. Source: ours; the likelihood is the Bethe partition function of
+    of three times their spread. In lists and votes, wells share their wrong entries, since the models or neighbours behind them do; that
+    looks like flat scores, so the temperature is divided by LIST_SHARPNESS where perturbations are unlisted. Source: ours; the
+    likelihood is the Bethe partition function of
     :func:`~deepnoise.plate_balancing.methods.match_marginals`.
 
     Args:
@@ -71,13 +75,20 @@ def fit_to_design(
             for on_plate, capacity in plates
         )
 
-    return _minimize(loss, [on_plate for on_plate, _ in plates], min_evidence)
+    fit, is_flat = _minimize(loss, [on_plate for on_plate, _ in plates], min_evidence)
+    has_lists = any(np.isnan(on_plate).any() for on_plate, _ in plates)
+    return fit / LIST_SHARPNESS if has_lists and not is_flat else fit
 
 
-def _minimize(loss: Callable[[float], float], scores: Sequence[np.ndarray], min_evidence: float = 0.0) -> float:
+def _minimize(
+    loss: Callable[[float], float], scores: Sequence[np.ndarray], min_evidence: float = 0.0
+) -> tuple[float, bool]:
     """The best temperature between 1/100 and 3 times the usual lead of a well's best class over the mean of all classes.
 
     The upper end, where scores say nothing, is chosen if its loss is within ``min_evidence`` of the best one.
+
+    Returns:
+        The temperature, and whether it is that end.
     """
     listed = [np.nan_to_num(plate_scores, nan=0.0) for plate_scores in scores]
     lead = np.concatenate([plate_scores.max(axis=1) - plate_scores.mean(axis=1) for plate_scores in listed])
@@ -85,7 +96,8 @@ def _minimize(loss: Callable[[float], float], scores: Sequence[np.ndarray], min_
     fit = minimize_scalar(
         lambda log_t: loss(float(np.exp(log_t))), bounds=(np.log(scale / 100), np.log(scale * 3)), method="bounded", options={"xatol": 0.05}
     )  # fmt: skip
-    return 3 * scale if min_evidence and loss(3 * scale) <= fit.fun + min_evidence else float(np.exp(fit.x))
+    is_flat = bool(min_evidence and loss(3 * scale) <= fit.fun + min_evidence)
+    return (3 * scale if is_flat else float(np.exp(fit.x))), is_flat
 
 
 def abstention_threshold(
