@@ -11,7 +11,7 @@ from deepnoise.plate_balancing import methods
 from deepnoise.plate_balancing.greedy import GREEDY_STEPS, greedy_coefficients
 from deepnoise.plate_balancing.methods import assign, match_marginals, sinkhorn
 from deepnoise.plate_balancing.scores import log_softmax
-from deepnoise.plate_balancing.temperature import abstention_threshold, fit_to_design, fit_to_labels
+from deepnoise.plate_balancing.temperature import LIST_SHARPNESS, abstention_threshold, fit_to_design, fit_to_labels
 
 
 def once(log_p):
@@ -214,17 +214,18 @@ def test_temperatures_are_recovered_with_and_without_labels(temperature):
     assert by_labels == pytest.approx(temperature, rel=0.15) and by_design == pytest.approx(temperature, rel=0.35)
 
 
-def test_lists_are_taken_for_sharper_than_the_design_says():
-    scores = [random_plate(30, 30, 3.0, seed) for seed in range(3)]
+def test_lists_are_taken_for_sharper_than_the_design_says_and_single_calls_are_not():
+    rng = np.random.default_rng(0)
     once_each = [np.ones(30, int)] * 3
-    shifted = [s - s.max() - 1.0 for s in scores]
-    lists = [np.where(s > -100, s, np.nan) for s in shifted]
-    assert fit_to_design(lists, once_each, 2.0) == fit_to_design(shifted, once_each, 2.0)  # nothing is unlisted
-    lists[0][0, 0] = np.nan
-    whole = [np.where(np.isnan(s), -50.0, s) for s in lists]
-    assert fit_to_design(lists, once_each, 2.0) < 0.7 * fit_to_design(whole, once_each, 2.0)
-    flat = [np.where(np.eye(30) == 1, 0.0, np.nan) for _ in range(3)]  # every list is another one: nothing to sharpen
-    assert np.isfinite(fit_to_design(flat, once_each, 2.0))
+    dense = [rng.gumbel(size=(30, 30)) + 4.0 * np.eye(30) + 10.0 for _ in range(3)]
+    rank = [np.argsort(np.argsort(-scores, axis=1), axis=1) for scores in dense]
+
+    def fitted(length, unlisted):
+        lists = [np.where(r < length, scores, unlisted) for scores, r in zip(dense, rank, strict=True)]
+        return fit_to_design(lists, once_each, 0.0)
+
+    assert fitted(29, np.nan) == pytest.approx(fitted(29, 0.0) / LIST_SHARPNESS, rel=0.2)
+    assert fitted(1, np.nan) == pytest.approx(fitted(1, 0.0), rel=0.05)
 
 
 @pytest.mark.parametrize(("wells", "classes"), [(5, 5), (4, 6), (7, 7)])

@@ -51,7 +51,8 @@ def fit_to_design(
     If probabilities are too sharp, wells that claim the same class contradict the design. If they are too flat, a feasible plate is a
     matter of luck. No label is read. Scores that explain the plates no better than flat ones, such as random scores, get a temperature
     of three times their spread. In lists and votes, wells share their wrong entries, since the models or neighbours behind them do; that
-    looks like flat scores, so the temperature is divided by LIST_SHARPNESS where perturbations are unlisted. Source: ours; the
+    looks like flat scores, so the temperature is divided by LIST_SHARPNESS where perturbations are unlisted (but not for single
+    calls). Source: ours; the
     likelihood is the Bethe partition function of
     :func:`~deepnoise.plate_balancing.methods.match_marginals`.
 
@@ -76,7 +77,8 @@ def fit_to_design(
         )
 
     fit, is_flat = _minimize(loss, [on_plate for on_plate, _ in plates], min_evidence)
-    has_lists = any(np.isnan(on_plate).any() for on_plate, _ in plates)
+    listed = np.concatenate([np.count_nonzero(~np.isnan(on_plate), axis=1) for on_plate, _ in plates])
+    has_lists = listed.mean() > 1 and any(np.isnan(on_plate).any() for on_plate, _ in plates)
     return fit / LIST_SHARPNESS if has_lists and not is_flat else fit
 
 
