@@ -6,8 +6,10 @@ its training wells. The covariance reads no label, so a permutation costs two ma
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -31,12 +33,12 @@ FEWEST_SHUFFLES = 20
 
 @dataclass(frozen=True)
 class _Split:
-    """Training and test wells of one part of the cross-validation, and the covariance of the training wells."""
+    """Test wells of one part of the cross-validation, and centre and covariance of the training wells, which are all others."""
 
-    train: np.ndarray  # rows
     test: np.ndarray  # rows
-    train_values: np.ndarray  # (W train, D) centred on the training wells
-    test_values: np.ndarray  # (W test, D) centred likewise
+    values: np.ndarray  # (W test, D)
+    centre: np.ndarray  # (D,) mean of the training wells
+    train_count: int
     ridge: float  # shrinkage of the covariance, in 0..1
     factor: Any  # Cholesky factor of the shrunken covariance
 
@@ -54,19 +56,18 @@ class Probe:
         spread = values.std(axis=0)
         scaled = (values - values.mean(axis=0)) / np.where(spread > 1e-12, spread, 1.0)
         self._values = scaled.astype(np.float32)
-        self._splits: list[_Split] = []
         split_of_well = split_blocks(blocks, seed)
-        for number in range(SPLITS):
-            test, train = np.flatnonzero(split_of_well == number), np.flatnonzero(split_of_well != number)
-            if len(test) and len(train):
-                self._splits.append(self._fit(train, test))
+        numbers = [n for n in range(SPLITS) if 0 < np.count_nonzero(split_of_well == n) < len(values)]
+        self._splits = [self._fit(split_of_well == number) for number in numbers]
 
-    def _fit(self, train: np.ndarray, test: np.ndarray) -> _Split:
-        centre = self._values[train].mean(axis=0)
-        train_values, test_values = self._values[train] - centre, self._values[test] - centre
-        covariance = (train_values.T @ train_values).astype(np.float64) / len(train)
-        ridge = max(float(ledoit_wolf_shrinkage(train_values, assume_centered=True)), 1e-4)
-        return _Split(train, test, train_values, test_values, ridge, _factor(covariance, ridge))
+    def _fit(self, is_test: np.ndarray) -> _Split:
+        train = self._values[~is_test]
+        centre = train.mean(axis=0)
+        train -= centre
+        covariance = (train.T @ train).astype(np.float64) / len(train)
+        ridge = max(float(ledoit_wolf_shrinkage(train, assume_centered=True)), 1e-4)
+        test = np.flatnonzero(is_test)
+        return _Split(test, self._values[test], centre, len(train), ridge, _factor(covariance, ridge))
 
     def directions(self, count: int, rng: np.random.Generator) -> np.ndarray:
         """(count, D) random directions, drawn like the scatter of the profiles and scaled so that the wells' deviation along each is 1."""
@@ -83,8 +84,13 @@ class Probe:
         """
         classes = int(labels.max()) + 1
         predicted = np.empty(len(labels), int)
-        for split in self._splits:
-            predicted[split.test] = _predict(split, labels, classes, shift)
+        # sums over the test wells of each split; those of its training wells are the sums of all others
+        members = [np.eye(classes, dtype=np.float32)[labels[split.test]] for split in self._splits]
+        sums = np.array([m.T @ split.values for m, split in zip(members, self._splits, strict=True)], np.float64)
+        counts = np.array([m.sum(axis=0) for m in members], np.float64)
+        for split, of_test, count in zip(self._splits, sums, counts, strict=True):
+            train_sums, train_counts = sums.sum(axis=0) - of_test, counts.sum(axis=0) - count
+            predicted[split.test] = _predict(split, labels[split.test], train_sums, train_counts, shift)
         correct = np.bincount(labels, weights=predicted == labels, minlength=classes)
         return float((correct / np.bincount(labels, minlength=classes)).mean())
 
@@ -102,18 +108,27 @@ class AnyProbe(Protocol):
 MakeProbe = Callable[[np.ndarray, np.ndarray, int], AnyProbe]
 
 
-def _predict(split: _Split, labels: np.ndarray, classes: int, shift: np.ndarray | None) -> np.ndarray:
-    """(W test,) predicted class of the test wells of a split."""
-    member = np.eye(classes, dtype=np.float32)[labels[split.train]]  # (W train, K)
-    count = member.sum(axis=0).astype(np.float64)
-    means = (member.T @ split.train_values) / np.maximum(count, 1)[:, None]  # (K, D)
+def _predict(
+    split: _Split, labels: np.ndarray, sums: np.ndarray, count: np.ndarray, shift: np.ndarray | None
+) -> np.ndarray:
+    """(W test,) predicted class of the test wells of a split.
+
+    Args:
+        split: The split.
+        labels: (W test,) of the test wells, for the shift that is added to them.
+        sums: (K, D) sum of the training wells of each class.
+        count: (K,) their number.
+        shift: (K, D) added to the profiles of each class, or None.
+    """
+    classes = len(count)
+    means = (sums - count[:, None] * split.centre) / np.maximum(count, 1)[:, None]  # (K, D)
     # what the shift adds to each class, once the mean is removed again
-    moved = np.zeros((classes, split.train_values.shape[1]))
+    moved = np.zeros_like(means)
     solved = cho_solve(split.factor, means.T, check_finite=False)  # (D, K)
     weight = solved
     if shift is not None:
         # the shifted covariance is the old one + U C U', of rank 2K: solved by Woodbury's identity
-        share = count / len(split.train)
+        share = count / split.train_count
         moved = shift - share @ shift
         both = np.vstack([means, moved]).T  # U (D, 2K)
         core = (1 - split.ridge) * np.kron([[0, 1], [1, 1]], np.diag(share))  # C
@@ -122,11 +137,8 @@ def _predict(split: _Split, labels: np.ndarray, classes: int, shift: np.ndarray 
         means = means + moved
         weight = solved[:, :classes] + solved[:, classes:]
         weight = weight - solved @ (inner @ (both.T @ weight))
-    score = (
-        split.test_values @ weight.astype(np.float32)
-        + (moved @ weight)[labels[split.test]]
-        - 0.5 * (means.T * weight).sum(axis=0)
-    )
+    score = split.values @ weight.astype(np.float32)
+    score = score + (moved @ weight)[labels] - (split.centre @ weight + 0.5 * (means.T * weight).sum(axis=0))
     return np.where(count > 0, score, -np.inf).argmax(axis=1)
 
 
@@ -214,10 +226,25 @@ def run_probes(
         ``balanced_accuracy``, ``chance``, ``null_low`` and ``null_high`` (95 % of the shuffles), ``p``, ``smallest_p``, ``probes``,
         ``wells``, ``detectable`` (smallest size of SHIFTS found in POWER of the plants, None if none is), ``planted_found``.
     """
-    probes = _probes_of(tasks, seed, make_probe)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return _run_probes(tasks, _probes_of(tasks, seed, make_probe, pool), permutations, smallest, seed, pool)
+
+
+def _run_probes(
+    tasks: list[ProbeTask],
+    probes: list[AnyProbe],
+    permutations: int,
+    smallest: float,
+    seed: int,
+    pool: ThreadPoolExecutor,
+) -> dict[str, Any]:
+    """:func:`run_probes` with the probe of each task, whose accuracies are computed side by side."""
+
+    def accuracy(probe: AnyProbe, labels: np.ndarray, shift: np.ndarray | None) -> float:
+        return probe.balanced_accuracy(labels, shift)
 
     def mean_accuracy(labels: Sequence[np.ndarray], shifts: Sequence[np.ndarray | None]) -> float:
-        return float(np.mean([p.balanced_accuracy(y, s) for p, y, s in zip(probes, labels, shifts, strict=True)]))
+        return float(np.mean(list(pool.map(accuracy, probes, labels, shifts))))
 
     no_shift = [None] * len(tasks)
     observed = mean_accuracy([task.labels for task in tasks], no_shift)
@@ -258,12 +285,11 @@ def run_probes(
     }
 
 
-def _probes_of(tasks: list[ProbeTask], seed: int, make_probe: MakeProbe) -> list[AnyProbe]:
+def _probes_of(tasks: list[ProbeTask], seed: int, make_probe: MakeProbe, pool: ThreadPoolExecutor) -> list[AnyProbe]:
     """The probe of each task; tasks on the same wells, such as those of the channels, share it."""
-    shared: dict[int, AnyProbe] = {}
-    for task in tasks:
-        if id(task.values) not in shared:
-            shared[id(task.values)] = make_probe(task.values, task.blocks, seed)
+    distinct = {id(task.values): task for task in tasks}
+    made = pool.map(lambda task: make_probe(task.values, task.blocks, seed), distinct.values())
+    shared = dict(zip(distinct, made, strict=True))
     return [shared[id(task.values)] for task in tasks]
 
 

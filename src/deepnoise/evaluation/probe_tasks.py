@@ -105,10 +105,18 @@ def _position_tasks(residual: Profiles, region: Callable[[np.ndarray], np.ndarra
         wells = _within_plates(moving.take(members))
         position = np.array([parse_well(well) for well in wells.rows["well"]])
         # on replicate plates of one layout a perturbation keeps its well: such wells move together, among those on the same plates
-        plates = wells.rows.groupby(["perturbation", "well"])["plate"].transform(lambda p: "+".join(sorted(p)))
-        wells = Profiles(wells.rows.assign(plates=plates), wells.values)
+        wells = Profiles(wells.rows.assign(plates=_plates_of_position(wells.rows)), wells.values)
         tasks.append(_task(experiment, wells, region(position), "plates", ["perturbation", "well"]))
     return tasks
+
+
+def _plates_of_position(rows: pd.DataFrame) -> np.ndarray:
+    """(W,) names of all plates on which the perturbation of each well is in the same well."""
+    position = rows.groupby(["perturbation", "well"]).ngroup().to_numpy()
+    plate = rows["plate"].to_numpy(str)
+    order = np.lexsort((plate, position))
+    first = np.flatnonzero(np.diff(position[order], prepend=-1))
+    return np.array(["+".join(names) for names in np.split(plate[order], first[1:])])[position]
 
 
 def _within_plates(profiles: Profiles) -> Profiles:
