@@ -252,3 +252,21 @@ def test_effective_rank_counts_the_used_directions():
     equal = np.concatenate([np.eye(4), -np.eye(4)])
     assert effective_rank(equal) == pytest.approx(4)
     assert effective_rank(rng.normal(size=(20, 300))) <= 19
+
+
+def test_plates_seen_in_training_are_no_part_of_retrieval():
+    """A network makes the wells of its training plates alike: counted, they would look like biology."""
+    from deepnoise.parameters import EvaluationParameters
+    from deepnoise.pipelines.evaluation.nodes import measure_retrieval
+
+    profiles = screen(effect=0.0, experiments=4)
+    seen = (profiles.rows["experiment"] < "E2").to_numpy()
+    rows = profiles.rows.assign(plate_seen=seen, role=np.where(seen, "train", "heldout"))
+    names, code = np.unique(rows["perturbation"].to_numpy(str), return_inverse=True)
+    learned = 10.0 * np.eye(len(names), 6)[code] * seen[:, None]
+    embeddings = rows.drop(columns=["cell_type", "well_type", "perturbation"]).assign(tier="T1")
+    embeddings = embeddings.join(pd.DataFrame(profiles.values + learned).add_prefix("embedding_"))
+    no_labels = pd.DataFrame({"id_code": [], "perturbation": []}, dtype=str)
+    parameters = EvaluationParameters(screen="s", unit="well", pairs=[], permutations=20, smallest_leak=1.0)
+    table, summary = measure_retrieval(embeddings, rows, no_labels, parameters)
+    assert set(table["experiment"]) == {"E2", "E3"} and summary["treatment"]["not_same_experiment"]["p"] > 0.05

@@ -14,6 +14,7 @@ from deepnoise.plate_balancing.balancing import (
     STRAY_SHARE,
     Calibration,
     DesignKnowledge,
+    _group_orders_of_others,
     _Step,
     balance,
     balance_plate,
@@ -485,3 +486,53 @@ def test_mixed_tiers_and_incomplete_wide_scores_are_refused():
         pool_scores(wide, WELLS)
     with pytest.raises(InputError, match="well b has a score that is not a finite number"):
         pool_scores(wide.assign(tier="T1", score_x=[1.0, np.nan]), WELLS)
+
+
+# what must not flow in ------------------------------------------------------------------------------------------
+
+
+def test_each_cell_type_has_a_temperature_of_its_own():
+    table, layout, truth = screen_scores(3.0, np.random.default_rng(18), size=12, experiments=2)
+    scores = [c for c in table.columns if c.startswith(SCORE)]
+    table.loc[table["experiment"] == "E1", scores] *= 10.0
+    table["role"] = "validation"
+    cell_type = pd.Series(np.where(table["experiment"] == "E1", "sharp", "flat"), index=table["id_code"])
+    knowledge = DesignKnowledge(layout, cell_type=cell_type, validation=pd.Series(truth))
+    balanced = balance(table, knowledge, PARAMETERS)
+    fitted = balanced.calibration.set_index("cell_type")["temperature"]
+    assert fitted["sharp"] > 5 * fitted["flat"]
+    plain = balanced.steps[balanced.steps["step"] == "plain"].groupby("experiment")["confidence"].mean()
+    assert plain["E0"] == pytest.approx(plain["E1"], abs=0.1)  # each scaled by its own
+
+
+def test_scores_of_training_plates_are_never_pooled():
+    wide = pd.DataFrame({"id_code": ["a", "a", "b"], "role": ["heldout", "train", "train"], "tier": "T1"})
+    wide = wide.assign(**{f"{SCORE}x": [1.0, 99.0, 5.0], f"{SCORE}y": [0.0, -99.0, 0.0]})
+    wells = pd.DataFrame({"id_code": ["a", "b"], "experiment": "E", "plate": "1", "well": ["A01", "A02"]})
+    wells = wells.assign(well_type="treatment", cell_type="x", perturbation=None, target=True)
+    pooled = pool_scores(wide, wells, "logits")
+    assert pooled["id_code"].tolist() == ["a"] and pooled[f"{SCORE}x"].tolist() == [1.0]
+
+
+def test_the_layout_of_an_experiment_does_not_vote_for_itself():
+    in_use = pd.DataFrame(
+        [(e, p, g) for e, groups in (("E0", "01"), ("E1", "10"), ("E2", "10")) for p, g in zip("ab", groups, strict=True)],
+        columns=["experiment", "plate", "group"],
+    )  # fmt: skip
+    in_use["group"] = in_use["group"].astype(int)
+    plates = np.array(["a", "b"])
+    assert _group_orders_of_others(in_use, "E0", plates) == {(1, 0): 2}
+    assert _group_orders_of_others(in_use, "E1", plates) == {(0, 1): 1, (1, 0): 1}
+
+
+def test_the_layout_is_discovered_without_held_out_labels(wells, folds):
+    from deepnoise.pipelines.plate_balancing.nodes import discover_layout
+
+    layout, in_use = discover_layout(wells, folds)
+    heldout = folds[folds["role"] == "heldout"]
+    hidden = wells["experiment"].isin(heldout["experiment"])
+    scrambled = wells.copy()
+    scrambled.loc[hidden, "perturbation"] = wells.loc[hidden, "perturbation"].sample(frac=1, random_state=0).to_numpy()
+    again, in_use_again = discover_layout(scrambled, folds)
+    pd.testing.assert_frame_equal(layout, again)
+    pd.testing.assert_frame_equal(in_use, in_use_again)
