@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 TORCH_ARGS ?=
 export DO_NOT_TRACK := 1
 
-.PHONY: demo test slow check clean
+.PHONY: demo test slow check mutants clean
 
 demo: $(VENV)/.installed
 	$(BIN)/kedro run --pipelines demo
@@ -20,6 +20,12 @@ test: $(VENV)/.installed
 # What takes longer: the real data and a Chromium (where they are at hand), kedro viz, the built wheel, a killed run that goes on.
 slow: $(VENV)/.installed
 	$(PYTEST) -m slow
+
+# Do the tests notice a wrong line? make mutants COUNT=200 SEED=1
+COUNT ?= 200
+SEED ?= 1
+mutants: $(VENV)/.installed
+	$(BIN)/python .ci/mutants.py --count $(COUNT) --seed $(SEED)
 
 check: $(VENV)/.installed
 	$(BIN)/ruff check

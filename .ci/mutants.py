@@ -132,15 +132,20 @@ def survives(mutant: Mutant, copy: Path) -> bool:
     path = copy / "src/deepnoise" / mutant.module
     original = path.read_text()
     path.write_text(mutant.source)
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-m", "not slow"]
-    command += [f"tests/{name}" for name in TESTS[mutant.module].split()]
-    environment = os.environ | {"PYTHONPATH": str(copy / "src"), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     try:
-        return subprocess.run(command, cwd=copy, env=environment, capture_output=True, timeout=SECONDS).returncode == 0
+        return passes(TESTS[mutant.module], copy).returncode == 0
     except subprocess.TimeoutExpired:
         return False
     finally:
         path.write_text(original)
+
+
+def passes(tests: str, copy: Path) -> subprocess.CompletedProcess[bytes]:
+    """Run tests in a copy of the project."""
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-m", "not slow"]
+    command += [f"tests/{name}" for name in tests.split()]
+    environment = os.environ | {"PYTHONPATH": str(copy / "src"), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    return subprocess.run(command, cwd=copy, env=environment, capture_output=True, timeout=SECONDS)
 
 
 def main() -> int:
@@ -157,6 +162,11 @@ def main() -> int:
         copy = Path(folder) / "project"
         shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".venv", ".git", "data", "__pycache__", ".*_cache"))
         shutil.copytree(ROOT / "tests/data", copy / "tests/data", dirs_exist_ok=True)
+        for tests in sorted({TESTS[mutant.module] for mutant in sample}):
+            unchanged = passes(tests, copy)
+            if unchanged.returncode:
+                print(unchanged.stdout.decode()[-3000:], f"without any change, {tests} fail", sep="\n")
+                return 1
         started = time.monotonic()
         for number, mutant in enumerate(sample, 1):
             alive = survives(mutant, copy)

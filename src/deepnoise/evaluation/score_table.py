@@ -184,6 +184,8 @@ def format_scores(scores: Scores) -> str:
             f"have labels, {groups['checked']} of these are decided, {groups['right']} correctly"
         )
     lines += [""] + [f"note: {note}" for note in scores["notes"]]
+    if scores["validation"]:
+        lines.append("note: validation plates also chose epoch, temperatures and thresholds; their score is no result")
     return "\n".join(lines).rstrip() + "\n"
 
 
