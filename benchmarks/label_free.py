@@ -18,7 +18,7 @@ import pandas as pd
 from deepnoise.datasets.rxrx1 import RxRx1WellsDataset
 from deepnoise.ingestion.layouts import discover_groups, layouts_in_use
 from deepnoise.parameters import PlateBalancingParameters
-from deepnoise.plate_balancing import temperature
+from deepnoise.plate_balancing import balancing
 from deepnoise.plate_balancing.balancing import DesignKnowledge, balance
 from deepnoise.plate_balancing.scores import pool_scores
 from deepnoise.tables import SCORE
@@ -27,13 +27,13 @@ PARAMETERS = PlateBalancingParameters(
     pooling="logits", temperature="auto", unlisted=2.0, group_inference="infer", group_statistic="auto", group_posterior=0.95,
     method="matching", compare=["assignment", "sinkhorn"], precision=0.95,
 )  # fmt: skip
-SHARPNESS = temperature.LIST_SHARPNESS
+SHARPNESS = balancing.LIST_SHARPNESS
 
 
 def report(name: str, table: pd.DataFrame, knowledge: DesignKnowledge, truth: pd.Series) -> None:
     """Print the share of correct calls after each step, over all wells and by experiment."""
     for sharpness in (1.0, SHARPNESS):
-        temperature.LIST_SHARPNESS = sharpness
+        balancing.LIST_SHARPNESS = sharpness
         steps = balance(table, knowledge, PARAMETERS).steps
         steps = steps[steps["id_code"].isin(truth.index)]
         correct = steps.assign(correct=steps["call"] == steps["id_code"].map(truth))

@@ -23,9 +23,11 @@ from deepnoise.plate_balancing.balancing import (
     make_calls,
     probability_table,
     read_plates,
+    sharpen_lists,
     tied_calls,
 )
 from deepnoise.plate_balancing.scores import fill_unlisted, log_softmax, pool_scores
+from deepnoise.plate_balancing.temperature import LIST_SHARPNESS
 from deepnoise.tables import SCORE, matrix
 from tests.plate_balancing.helpers import PARAMETERS, screen_scores
 
@@ -486,6 +488,20 @@ def test_mixed_tiers_and_incomplete_wide_scores_are_refused():
         pool_scores(wide, WELLS)
     with pytest.raises(InputError, match="well b has a score that is not a finite number"):
         pool_scores(wide.assign(tier="T1", score_x=[1.0, np.nan]), WELLS)
+
+
+def test_lists_are_sharpened_after_the_groups_are_known_and_single_calls_are_not():
+    table, layout, _ = screen_scores(3.0, np.random.default_rng(20), size=12)
+    scores = [c for c in table.columns if c.startswith(SCORE)]
+    rank = table[scores].rank(axis=1, ascending=False)
+    plates = read_plates(table.assign(**table[scores].where(rank <= 3)), DesignKnowledge(layout))
+    calibration = Calibration({"all": 1.0}, {"all": "design"})
+    assert sharpen_lists(plates, calibration).temperature == {"all": 1.0 / LIST_SHARPNESS}
+    by_labels = replace(calibration, source={"all": "validation"})
+    assert sharpen_lists(plates, by_labels) == by_labels
+    for values in (table[scores].where(rank <= 1), table[scores]):
+        plates = read_plates(table.assign(**values), DesignKnowledge(layout))
+        assert sharpen_lists(plates, calibration) == calibration
 
 
 # what must not flow in ------------------------------------------------------------------------------------------

@@ -10,8 +10,14 @@ from hypothesis import strategies as st
 from deepnoise.plate_balancing import methods
 from deepnoise.plate_balancing.greedy import GREEDY_STEPS, greedy_coefficients
 from deepnoise.plate_balancing.methods import assign, match_marginals, sinkhorn
-from deepnoise.plate_balancing.scores import log_softmax
-from deepnoise.plate_balancing.temperature import LIST_SHARPNESS, abstention_threshold, fit_to_design, fit_to_labels
+from deepnoise.plate_balancing.scores import log_probabilities, log_softmax
+from deepnoise.plate_balancing.temperature import (
+    _minimize,
+    abstention_threshold,
+    are_lists,
+    fit_to_design,
+    fit_to_labels,
+)
 
 
 def once(log_p):
@@ -214,18 +220,29 @@ def test_temperatures_are_recovered_with_and_without_labels(temperature):
     assert by_labels == pytest.approx(temperature, rel=0.15) and by_design == pytest.approx(temperature, rel=0.35)
 
 
-def test_lists_are_taken_for_sharper_than_the_design_says_and_single_calls_are_not():
+def test_models_that_agree_on_wrong_calls_are_not_taken_for_flat_scores():
+    """Two optima: one between the ends, and the flat end, which is a little better where wells share their wrong entries."""
+    scores = [np.array([[1.0, 0.0], [0.0, 1.0]])]  # a lead of 0.5: temperatures from 0.005 to 1.5
+
+    def loss(temperature):
+        valley = 10 * np.log(temperature / 0.1) ** 2
+        return min(valley, 30 - 16 * max(np.log(temperature / 0.2), 0))
+
+    assert loss(1.5) < loss(0.1)
+    assert _minimize(loss, scores, 2.0) == 1.5 and _minimize(loss, scores, 2.0, local=True) == pytest.approx(
+        0.1, rel=0.1
+    )
+    shallow = lambda temperature: loss(temperature) / 20  # noqa: E731 - a valley of 1.5 nats is none
+    assert _minimize(shallow, scores, 2.0, local=True) == 1.5
+    assert _minimize(lambda temperature: -np.log(temperature), scores, 2.0, local=True) == 1.5
+
+
+def test_random_lists_stay_flat():
     rng = np.random.default_rng(0)
-    once_each = [np.ones(30, int)] * 3
-    dense = [rng.gumbel(size=(30, 30)) + 4.0 * np.eye(30) + 10.0 for _ in range(3)]
-    rank = [np.argsort(np.argsort(-scores, axis=1), axis=1) for scores in dense]
-
-    def fitted(length, unlisted):
-        lists = [np.where(r < length, scores, unlisted) for scores, r in zip(dense, rank, strict=True)]
-        return fit_to_design(lists, once_each, 0.0)
-
-    assert fitted(29, np.nan) == pytest.approx(fitted(29, 0.0) / LIST_SHARPNESS, rel=0.2)
-    assert fitted(1, np.nan) == pytest.approx(fitted(1, 0.0), rel=0.05)
+    lists = [np.where(rng.random((60, 60)) < 0.05, rng.integers(1, 4, (60, 60)), np.nan) for _ in range(3)]
+    assert are_lists(lists) and not are_lists([np.where(np.eye(4) == 1, 1.0, np.nan)]) and not are_lists([np.eye(4)])
+    temperature = fit_to_design(lists, [np.ones(60, int)] * 3, 2.0)
+    assert max(log_probabilities(each, temperature, 2.0).max() for each in lists) < np.log(0.5)
 
 
 @pytest.mark.parametrize(("wells", "classes"), [(5, 5), (4, 6), (7, 7)])

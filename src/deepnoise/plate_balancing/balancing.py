@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -30,9 +30,11 @@ from deepnoise.plate_balancing.methods import METHODS, match_marginals
 from deepnoise.plate_balancing.scores import META, log_probabilities, log_softmax
 from deepnoise.plate_balancing.temperature import (
     LEAST_WELLS,
+    LIST_SHARPNESS,
     MIN_EVIDENCE,
     TEMPERATURE_WELLS,
     abstention_threshold,
+    are_lists,
     fit_to_design,
     fit_to_labels,
 )
@@ -190,6 +192,7 @@ def balance(table: pd.DataFrame, knowledge: DesignKnowledge, parameters: PlateBa
                 ["experiment", "plate"], ignore_index=True
             )
             capacity = restrict_to_groups(capacity, again, plates)
+    calibration = sharpen_lists(plates, calibration)
     calibration = fit_balancing(plates, calibration, capacity, parameters.unlisted)
     method: str = parameters.method
     if method == "auto":
@@ -326,6 +329,20 @@ def fit_temperatures(
     return Calibration(temperature, source)
 
 
+def sharpen_lists(plates: ScoredPlates, calibration: Calibration) -> Calibration:
+    """Divide temperatures that come from the design by LIST_SHARPNESS if the scores are lists or votes.
+
+    Not before the plate groups are known: their inference asks for probabilities that are not too certain.
+    """
+    if not are_lists([plates.scores]):
+        return calibration
+    temperature = {
+        name: value / LIST_SHARPNESS if calibration.source[name] == "design" else value
+        for name, value in calibration.temperature.items()
+    }
+    return replace(calibration, temperature=temperature)
+
+
 # 3. groups --------------------------------------------------------------------------------------------------------
 
 
@@ -452,7 +469,7 @@ def fit_balancing(plates: ScoredPlates, plain: Calibration, capacity: Capacities
         1.0 if set(plain.source.values()) == {"given"} else min(SHARPENINGS, key=lambda s: loss(s, STRAY_SHARE))
     )
     share = min(STRAY_SHARES, key=lambda share: loss(sharpening, share))
-    return Calibration(plain.temperature, plain.source, sharpening, share)
+    return replace(plain, sharpening=sharpening, stray_share=share)
 
 
 def choose_method(plates: ScoredPlates, calibration: Calibration, capacity: Capacities, unlisted: float) -> str:

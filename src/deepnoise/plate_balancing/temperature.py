@@ -15,12 +15,14 @@ TEMPERATURE_WELLS = 30
 """Labelled wells needed to fit a temperature."""
 LEAST_WELLS = 50
 """Labelled wells needed to choose a method or an abstention threshold."""
+GRID = 20
+"""Temperatures tried before the best one is refined."""
 RISK = 0.1
 """Share of samples of validation wells in which confident calls may miss their target precision."""
 EVIDENCE_ROUNDS = 24
 """Rounds of the matching that measures how well plates fit the design."""
 LIST_SHARPNESS = 2.0
-"""Lists and votes are sharper than the design says: see :func:`fit_to_design`."""
+"""Lists and votes are sharper than the design says by so much: see :func:`fit_to_design`."""
 MIN_EVIDENCE = 2.0
 """Nats (a likelihood ratio at 95 %) by which scores must explain the plates better than uninformative scores."""
 
@@ -40,7 +42,7 @@ def fit_to_labels(scores: np.ndarray, label: np.ndarray, unlisted: float) -> flo
     def loss(temperature: float) -> float:
         return -float(log_probabilities(scores, temperature, unlisted)[np.arange(len(label)), label].mean())
 
-    return _minimize(loss, [scores])[0]
+    return _minimize(loss, [scores])
 
 
 def fit_to_design(
@@ -51,9 +53,8 @@ def fit_to_design(
     If probabilities are too sharp, wells that claim the same class contradict the design. If they are too flat, a feasible plate is a
     matter of luck. No label is read. Scores that explain the plates no better than flat ones, such as random scores, get a temperature
     of three times their spread. In lists and votes, wells share their wrong entries, since the models or neighbours behind them do; that
-    looks like flat scores, so the temperature is divided by LIST_SHARPNESS where perturbations are unlisted (but not for single
-    calls). Source: ours; the
-    likelihood is the Bethe partition function of
+    looks like flat scores, so there an optimum between the ends is preferred to the flat end (and balancing divides the temperature by
+    LIST_SHARPNESS). Source: ours; the likelihood is the Bethe partition function of
     :func:`~deepnoise.plate_balancing.methods.match_marginals`.
 
     Args:
@@ -76,30 +77,47 @@ def fit_to_design(
             for on_plate, capacity in plates
         )
 
-    fit, is_flat = _minimize(loss, [on_plate for on_plate, _ in plates], min_evidence)
-    listed = np.concatenate([np.count_nonzero(~np.isnan(on_plate), axis=1) for on_plate, _ in plates])
-    has_lists = listed.mean() > 1 and any(np.isnan(on_plate).any() for on_plate, _ in plates)
-    return fit / LIST_SHARPNESS if has_lists and not is_flat else fit
+    on_plates = [on_plate for on_plate, _ in plates]
+    return _minimize(loss, on_plates, min_evidence, local=bool(min_evidence) and are_lists(on_plates))
+
+
+def are_lists(scores: Sequence[np.ndarray]) -> bool:
+    """Whether scores of plates, (W, K) each, list some of the classes for a well (NaN: not listed), and more than one on average."""
+    listed = np.concatenate([np.count_nonzero(~np.isnan(plate_scores), axis=1) for plate_scores in scores])
+    return bool(listed.mean() > 1 and any(np.isnan(plate_scores).any() for plate_scores in scores))
 
 
 def _minimize(
-    loss: Callable[[float], float], scores: Sequence[np.ndarray], min_evidence: float = 0.0
-) -> tuple[float, bool]:
+    loss: Callable[[float], float], scores: Sequence[np.ndarray], min_evidence: float = 0.0, local: bool = False
+) -> float:
     """The best temperature between 1/100 and 3 times the usual lead of a well's best class over the mean of all classes.
 
-    The upper end, where scores say nothing, is chosen if its loss is within ``min_evidence`` of the best one.
-
-    Returns:
-        The temperature, and whether it is that end.
+    Args:
+        loss: Of a temperature.
+        scores: (W, K) of each plate.
+        min_evidence: The upper end, where scores say nothing, is chosen if its loss is within this of the best one.
+        local: Prefer the best optimum between the ends, if there is one deeper than that.
     """
     listed = [np.nan_to_num(plate_scores, nan=0.0) for plate_scores in scores]
     lead = np.concatenate([plate_scores.max(axis=1) - plate_scores.mean(axis=1) for plate_scores in listed])
     scale = max(float(np.median(lead)), float(lead.mean()), 1e-9)
+    grid = np.log(scale) + np.linspace(np.log(1 / 100), np.log(3), GRID)
+    values = np.array([loss(float(np.exp(log_t))) for log_t in grid])
+    best = int(values.argmin())
+    # the valleys between the ends, each deeper than the ridge on either side by the evidence asked for
+    valleys = [
+        i for i in range(1, GRID - 1)
+        if values[i] < min(values[i - 1], values[i + 1]) and values[i] + min_evidence < min(values[:i].max(), values[i + 1 :].max())
+    ]  # fmt: skip
+    if local and valleys:
+        best = min(valleys, key=lambda i: values[i])
+    elif min_evidence and values[-1] <= values[best] + min_evidence:
+        return 3 * scale
+    around = grid[max(best - 1, 0)], grid[min(best + 1, GRID - 1)]
     fit = minimize_scalar(
-        lambda log_t: loss(float(np.exp(log_t))), bounds=(np.log(scale / 100), np.log(scale * 3)), method="bounded", options={"xatol": 0.05}
-    )  # fmt: skip
-    is_flat = bool(min_evidence and loss(3 * scale) <= fit.fun + min_evidence)
-    return (3 * scale if is_flat else float(np.exp(fit.x))), is_flat
+        lambda log_t: loss(float(np.exp(log_t))), bounds=around, method="bounded", options={"xatol": 0.05}
+    )
+    return float(np.exp(fit.x if fit.fun < values[best] else grid[best]))
 
 
 def abstention_threshold(
