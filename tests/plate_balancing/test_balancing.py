@@ -16,14 +16,15 @@ from deepnoise.plate_balancing.balancing import (
     DesignKnowledge,
     _group_orders_of_others,
     _Step,
+    apply_steps,
     balance,
     balance_plate,
+    call_sharpness,
     choose_method,
     list_steps,
     make_calls,
     probability_table,
     read_plates,
-    sharpen_lists,
     tied_calls,
 )
 from deepnoise.plate_balancing.scores import fill_unlisted, log_softmax, pool_scores
@@ -490,18 +491,29 @@ def test_mixed_tiers_and_incomplete_wide_scores_are_refused():
         pool_scores(wide.assign(tier="T1", score_x=[1.0, np.nan]), WELLS)
 
 
-def test_lists_are_sharpened_after_the_groups_are_known_and_single_calls_are_not():
+def test_calls_of_lists_are_made_at_a_sharper_temperature_and_confidences_are_not():
     table, layout, _ = screen_scores(3.0, np.random.default_rng(20), size=12)
     scores = [c for c in table.columns if c.startswith(SCORE)]
     rank = table[scores].rank(axis=1, ascending=False)
-    plates = read_plates(table.assign(**table[scores].where(rank <= 3)), DesignKnowledge(layout))
-    calibration = Calibration({"all": 1.0}, {"all": "design"})
-    assert sharpen_lists(plates, calibration).temperature == {"all": 1.0 / LIST_SHARPNESS}
-    by_labels = replace(calibration, source={"all": "validation"})
-    assert sharpen_lists(plates, by_labels) == by_labels
+    lists = table.assign(**table[scores].where(rank <= 3))
+    by_design = Calibration({"all": 1.0}, {"all": "design"})
+    plates = read_plates(lists, DesignKnowledge(layout))
+    assert call_sharpness(plates, by_design) == LIST_SHARPNESS
+    assert call_sharpness(plates, replace(by_design, source={"all": "validation"})) == 1.0
     for values in (table[scores].where(rank <= 1), table[scores]):
-        plates = read_plates(table.assign(**values), DesignKnowledge(layout))
-        assert sharpen_lists(plates, calibration) == calibration
+        assert call_sharpness(read_plates(table.assign(**values), DesignKnowledge(layout)), by_design) == 1.0
+    capacity = {key: plates.default_capacity(key) for key in plates.rows}
+
+    def matched(calibration):
+        return apply_steps(plates, calibration, capacity, 2.0, ["plain", "matching"], {"matching"})
+
+    (usual, p), (sharp, same_p) = matched(by_design), matched(replace(by_design, call_sharpness=50.0))
+    for before, after in zip(p["matching"], same_p["matching"], strict=True):
+        np.testing.assert_array_equal(before.p, after.p)
+    assigned, _ = apply_steps(plates, by_design, capacity, 2.0, ["plain", "assignment"], set())
+    calls = [steps.loc[steps["step"] != "plain", "call"].tolist() for steps in (usual, sharp, assigned)]
+    agreement = [np.mean(np.array(calls[i]) == np.array(calls[2])) for i in (0, 1)]
+    assert agreement[1] > agreement[0]  # the sharper, the closer to the assignment
 
 
 # what must not flow in ------------------------------------------------------------------------------------------

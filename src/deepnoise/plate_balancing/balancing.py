@@ -141,6 +141,9 @@ class Calibration:
     temperature: dict[str, float]
     source: dict[str, str]
     sharpening: float = 1.0  # temperature of balancing over that of plain calls
+    call_sharpness: float = (
+        1.0  # divisor of the temperature by which calls are balanced, where confidences stay as they are
+    )
     stray_share: float = STRAY_SHARE
 
     def of_wells(self, cell_type: pd.Series) -> np.ndarray:
@@ -192,7 +195,7 @@ def balance(table: pd.DataFrame, knowledge: DesignKnowledge, parameters: PlateBa
                 ["experiment", "plate"], ignore_index=True
             )
             capacity = restrict_to_groups(capacity, again, plates)
-    calibration = sharpen_lists(plates, calibration)
+    calibration = replace(calibration, call_sharpness=call_sharpness(plates, calibration))
     calibration = fit_balancing(plates, calibration, capacity, parameters.unlisted)
     method: str = parameters.method
     if method == "auto":
@@ -329,18 +332,14 @@ def fit_temperatures(
     return Calibration(temperature, source)
 
 
-def sharpen_lists(plates: ScoredPlates, calibration: Calibration) -> Calibration:
-    """Divide temperatures that come from the design by LIST_SHARPNESS if the scores are lists or votes.
+def call_sharpness(plates: ScoredPlates, calibration: Calibration) -> float:
+    """LIST_SHARPNESS if the scores are lists or votes and the design gave their temperature, else 1.
 
-    Not before the plate groups are known: their inference asks for probabilities that are not too certain.
+    Calls are right more often at the sharper temperature. Confidences keep the cautious one: a call on which models
+    agree in error is not to pass for a confident one.
     """
-    if not are_lists([plates.scores]):
-        return calibration
-    temperature = {
-        name: value / LIST_SHARPNESS if calibration.source[name] == "design" else value
-        for name, value in calibration.temperature.items()
-    }
-    return replace(calibration, temperature=temperature)
+    by_design = set(calibration.source.values()) == {"design"}
+    return LIST_SHARPNESS if by_design and are_lists([plates.scores]) else 1.0
 
 
 # 3. groups --------------------------------------------------------------------------------------------------------
@@ -406,7 +405,7 @@ def restrict_to_groups(capacity: Capacities, groups: pd.DataFrame, plates: Score
 
 
 def balance_plate(
-    method: str, log_p: np.ndarray, capacity: np.ndarray, stray_share: float
+    method: str, log_p: np.ndarray, capacity: np.ndarray, stray_share: float, for_calls: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Balance one plate by a key of METHODS.
 
@@ -419,6 +418,7 @@ def balance_plate(
         log_p: (W, K) plain log probabilities, of all classes.
         capacity: (K,) int; 0 for a class that cannot be on the plate.
         stray_share: Expected share of strays; 0 for none.
+        for_calls: (W, K) log probabilities from which the calls are made; None: the same.
 
     Returns:
         (K',) classes, (W, K') log probabilities whose rows sum to 1, and (W,) calls as positions in the classes.
@@ -426,8 +426,12 @@ def balance_plate(
     on_plate = np.flatnonzero(capacity)
     plain_on_plate = log_p[:, on_plate].astype(np.float64)
     filtered = log_softmax(plain_on_plate)
+    calls: np.ndarray | None = None
+    if for_calls is not None:
+        calls = METHODS[method](log_softmax(for_calls[:, on_plate].astype(np.float64)), capacity[on_plate])[1]
     if method != "matching" or not stray_share:
-        return on_plate, *METHODS[method](filtered, capacity[on_plate])
+        balanced, own_calls = METHODS[method](filtered, capacity[on_plate])
+        return on_plate, balanced, own_calls if calls is None else calls
     share_on_plate = logsumexp(plain_on_plate, axis=1)  # log of the plain probability of being on the plate
     # a place is one of K' equally likely classes, a stray any of K
     stray = np.log(stray_share / (1 - stray_share)) - share_on_plate - np.log(len(capacity) / len(on_plate))
@@ -435,9 +439,10 @@ def balance_plate(
     p = np.clip(1 - placed.sum(axis=1, keepdims=True), 0, 1) * np.exp(log_p.astype(np.float64))
     p[:, on_plate] += placed
     p /= p.sum(axis=1, keepdims=True)
-    calls = (
-        p[:, on_plate].argmax(axis=1) if stray_share > STRAY_SHARE else METHODS[method](filtered, capacity[on_plate])[1]
-    )
+    if stray_share > STRAY_SHARE:
+        calls = p[:, on_plate].argmax(axis=1)
+    elif calls is None:
+        calls = METHODS[method](filtered, capacity[on_plate])[1]
     return np.arange(len(capacity)), np.log(np.maximum(p, 1e-30)), on_plate[calls]
 
 
@@ -543,12 +548,15 @@ def apply_steps(
     for key, rows in plates.rows.items():
         log_p = plates.log_p(rows, temperatures, unlisted)
         sharpened = plates.log_p(rows, temperatures * calibration.sharpening, unlisted)
+        for_calls = None
+        if calibration.call_sharpness != 1:
+            for_calls = plates.log_p(rows, temperatures / calibration.call_sharpness, unlisted)
         for name, step in steps.items():
             if name == "plain":
                 columns, log_q, picked, candidates = all_classes, log_p, log_p.argmax(axis=1), len(names)
             else:
                 scores = log_p if name == "group_filter" else sharpened
-                columns, log_q, picked = balance_plate(name, scores, capacity[key], calibration.stray_share)
+                columns, log_q, picked = balance_plate(name, scores, capacity[key], calibration.stray_share, for_calls)
                 candidates = int(np.count_nonzero(capacity[key]))
             p = step.record(rows, log_q.astype(np.float32, copy=False), picked, columns, candidates)
             if name in probabilities:

@@ -22,7 +22,7 @@ RISK = 0.1
 EVIDENCE_ROUNDS = 24
 """Rounds of the matching that measures how well plates fit the design."""
 LIST_SHARPNESS = 2.0
-"""Lists and votes are sharper than the design says by so much: see :func:`fit_to_design`."""
+"""The temperature of lists and votes is divided by this for calls, not for confidences: see :func:`fit_to_design`."""
 MIN_EVIDENCE = 2.0
 """Nats (a likelihood ratio at 95 %) by which scores must explain the plates better than uninformative scores."""
 
@@ -53,8 +53,8 @@ def fit_to_design(
     If probabilities are too sharp, wells that claim the same class contradict the design. If they are too flat, a feasible plate is a
     matter of luck. No label is read. Scores that explain the plates no better than flat ones, such as random scores, get a temperature
     of three times their spread. In lists and votes, wells share their wrong entries, since the models or neighbours behind them do; that
-    looks like flat scores, so there an optimum between the ends is preferred to the flat end (and balancing divides the temperature by
-    LIST_SHARPNESS). Source: ours; the likelihood is the Bethe partition function of
+    looks like flat scores, so there an optimum between the ends is preferred to the flat end (and balancing makes its calls at a temperature
+    LIST_SHARPNESS times lower). Source: ours; the likelihood is the Bethe partition function of
     :func:`~deepnoise.plate_balancing.methods.match_marginals`.
 
     Args:
