@@ -21,7 +21,7 @@ RISK = 0.1
 """Share of samples of validation wells in which confident calls may miss their target precision."""
 EVIDENCE_ROUNDS = 24
 """Rounds of the matching that measures how well plates fit the design."""
-LIST_SHARPNESS = 2.0
+LIST_SHARPNESS = 1.4
 """The temperature of lists and votes is divided by this for calls, not for confidences: see :func:`fit_to_design`."""
 MIN_EVIDENCE = 2.0
 """Nats (a likelihood ratio at 95 %) by which scores must explain the plates better than uninformative scores."""
