@@ -248,3 +248,16 @@ def test_input_tables_stay_as_they_are(profiles, scored):
     balance_plates(table.drop(columns=["id_code", "role", "tier"]), layout)
     for table_after, table_before in zip((profiles, table, layout), before, strict=True):
         pd.testing.assert_frame_equal(table_after, table_before)
+
+
+def test_row_numbers_places_and_doses_are_no_features():
+    """They tell the batch or the perturbation by themselves."""
+    rng = np.random.default_rng(0)
+    wells = [(e, p, f"{r}{c:02d}") for e in "XY" for p in "12" for r in "ABCD" for c in range(1, 7)]
+    table = pd.DataFrame(wells, columns=["experiment", "plate", "well"])
+    table["perturbation"] = [f"p{i % 12}" for i in range(len(table))]
+    table[["f1", "f2", "f3"]] = rng.normal(size=(len(table), 3))
+    numbered = table.assign(ImageNumber=np.arange(len(table)), dose=rng.normal(size=len(table)), Unnamed=1.0)
+    numbered = numbered.rename(columns={"Unnamed": "Unnamed: 0"})
+    options = {"axes": ["experiment"], "permutations": 20}
+    pd.testing.assert_frame_equal(probe_leaks(table, **options), probe_leaks(numbered, **options))

@@ -98,7 +98,7 @@ def probe_leaks(
 
     Args:
         profiles: One row per well; see the module.
-        features: Feature columns; None: all numeric columns that are no metadata.
+        features: Feature columns; None: all numeric columns that are no metadata, row number, place or dose.
         negative_controls: Perturbations that are negative controls.
         axes: What is predicted: some of plate, experiment, well_row, well_column and well_edge.
         permutations: Shuffles of the labels; the smallest p is 1 / (permutations + 1).
@@ -158,7 +158,7 @@ def find_suspect_wells(
 
     Args:
         profiles: One row per well of at least two experiments; see the module.
-        features: Feature columns; None: all numeric columns that are no metadata.
+        features: Feature columns; None: all numeric columns that are no metadata, row number, place or dose.
         negative_controls: Perturbations that are negative controls.
 
     Returns:
@@ -205,7 +205,7 @@ def replicate_map(
 
     Args:
         profiles: One row per well; see the module.
-        features: Feature columns; None: all numeric columns that are no metadata.
+        features: Feature columns; None: all numeric columns that are no metadata, row number, place or dose.
         negative_controls: Perturbations that are negative controls; they are never queries.
         permutations: Shuffles of the labels within plates; the smallest p is 1 / (permutations + 1).
         seed: Of the shuffles.
@@ -426,10 +426,12 @@ def _contents_table(contents: pd.DataFrame | None, scores: pd.DataFrame) -> pd.D
 def _to_profiles(table: pd.DataFrame, features: Sequence[str] | None, negative_controls: Sequence[str]) -> Profiles:
     """Profiles as evaluation reads them."""
     from deepnoise.evaluation.profiles import Profiles
+    from deepnoise.names import not_a_feature
 
     rows: Any = _place_wells(table, "profiles", ["plate", "well", "perturbation"])
     if features is None:
-        columns = [column for column in _no_metadata(rows) if pd.api.types.is_numeric_dtype(rows[column])]
+        numeric = [column for column in _no_metadata(rows) if pd.api.types.is_numeric_dtype(rows[column])]
+        columns = [column for column in numeric if not not_a_feature(column, table[column])]
     else:
         columns = _as_list(features)
     if not columns:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from deepnoise.errors import InputError, closest, first_few
@@ -18,6 +19,18 @@ from deepnoise.errors import InputError, closest, first_few
 logger = logging.getLogger(__name__)
 DOSE = re.compile(r"dose|dosage|concentration|(^|_)conc(_|$)|moles_per|mg_per", re.IGNORECASE)
 """Names of columns whose values are doses: numbers that may be written in several ways."""
+NOT_FEATURES = {
+    "row number": re.compile(r"^$|^Unnamed: |^index$|^level_\d+$|^__index_level_\d+__$"),
+    "number of an image or object": re.compile(
+        r"^Image(Set_)?Number$|^ImageSet_|^(\w+_)?ObjectNumber$|TableNumber$|Number_Object_Number$|(^|_)Parent_|^Group_(Index|Number)$"
+    ),
+    "place in the image": re.compile(r"(^|_)Location_|(^|_)AreaShape_(Center|BoundingBox)"),
+    "place on the plate": re.compile(
+        r"^(plate|well|site|field|row|col|column|batch|experiment)(_?(id|number|no))?$", re.I
+    ),
+    "dose": DOSE,
+}
+"""Why a numeric column is not a feature -> names of such columns."""
 
 
 def known_names(given: Iterable[Any], present: Iterable[str], what: str, where: str) -> list[str]:
@@ -141,3 +154,13 @@ def same_names(labels: Sequence[str], classes: Sequence[str], where: str) -> Non
             f"{len(set(classes))} with scores, such as {min(classes)!r}; use the same names in both."
             f"{closest(label, classes)}"
         )
+
+
+def not_a_feature(column: str, values: pd.Series) -> str:
+    """Why a numeric column is not a feature: what it counts or places; empty for a feature."""
+    for reason, pattern in NOT_FEATURES.items():
+        if pattern.search(column):
+            return reason
+    numbers = values.to_numpy(np.float64, na_value=np.nan)
+    steps = np.diff(numbers) if np.isfinite(numbers).all() else np.zeros(0)
+    return "row number" if len(steps) > 2 and (steps == 1).all() else ""

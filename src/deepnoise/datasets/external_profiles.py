@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from deepnoise.datasets.read_only import ReadOnlyDataset
 from deepnoise.datasets.text_tables import column_names, read_table
 from deepnoise.errors import InputError, closest, first_few
 from deepnoise.ingestion.validation import PLACE, one_row_per_well, wells_of
-from deepnoise.names import DOSE, known_names, unify_doses
+from deepnoise.names import known_names, not_a_feature, unify_doses
 from deepnoise.tables import prefixed, validate_table
 from deepnoise.tiers import TIERS
 from deepnoise.wells import normalize_well
@@ -27,18 +26,6 @@ OPTIONAL_COLUMNS = {"cell_type": "all", "well_type": "treatment", "plate_seen": 
 """Columns that a table may lack, with their default values."""
 USUAL_NEGATIVE_CONTROLS = ("DMSO", "negative", "untreated")
 """Perturbations that are negative controls where the catalog names none."""
-NOT_FEATURES = {
-    "row number": re.compile(r"^$|^Unnamed: |^index$|^level_\d+$|^__index_level_\d+__$"),
-    "number of an image or object": re.compile(
-        r"^Image(Set_)?Number$|^ImageSet_|^(\w+_)?ObjectNumber$|TableNumber$|Number_Object_Number$|(^|_)Parent_|^Group_(Index|Number)$"
-    ),
-    "place in the image": re.compile(r"(^|_)Location_|(^|_)AreaShape_(Center|BoundingBox)"),
-    "place on the plate": re.compile(
-        r"^(plate|well|site|field|row|col|column|batch|experiment)(_?(id|number|no))?$", re.I
-    ),
-    "dose": DOSE,
-}
-"""Why a numeric column is not a feature -> names of such columns."""
 OUTWEIGHS = 0.5
 """A feature with more than this share of the variance of all is named in the log."""
 TRUTH_VALUES = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
@@ -58,7 +45,7 @@ class _ExternalProfiles(ReadOnlyDataset[pd.DataFrame]):
         positive_controls: Perturbations that are positive controls.
         well_types: Value of the well_type template -> treatment, positive_control or negative_control.
         features: Prefixes of the feature columns. If not given, every numeric column without the prefix
-            ``Metadata_`` that is no row number, place or dose (``NOT_FEATURES``).
+            ``Metadata_`` that is no row number, place or dose (:data:`deepnoise.names.NOT_FEATURES`).
         tier: Tier of the profiles: what their model was allowed to know. ``unknown`` if its author did not
             say.
         metadata: For kedro-viz.
@@ -240,7 +227,7 @@ class ExternalProfilesDataset(_ExternalProfiles):
                 raise InputError(
                     f"{self._path}: has no feature column that starts with {prefix}.{closest(prefix, numeric)}"
                 )
-        reasons = {c: reason for c in numeric if (reason := _not_a_feature(c, table[c]))}
+        reasons = {c: reason for c in numeric if (reason := not_a_feature(c, table[c]))}
         if self._features:
             features = [
                 c for c in numeric if c.startswith(self._features) and (c not in reasons or c in self._features)
@@ -295,16 +282,6 @@ def _say_once(level: int, path: Path, message: str) -> None:
     if (str(path), message) not in _said:
         _said.add((str(path), message))
         logger.log(level, "%s: %s", path.name, message)
-
-
-def _not_a_feature(column: str, values: pd.Series) -> str:
-    """Why a numeric column is not a feature: what it counts or places; empty for a feature."""
-    for reason, pattern in NOT_FEATURES.items():
-        if pattern.search(column):
-            return reason
-    numbers = values.to_numpy(np.float64, na_value=np.nan)
-    steps = np.diff(numbers) if np.isfinite(numbers).all() else np.zeros(0)
-    return "row number" if len(steps) > 2 and (steps == 1).all() else ""
 
 
 def _warn_of_outweighing(means: pd.DataFrame, path: Path) -> None:
