@@ -547,8 +547,9 @@ def apply_steps(
     temperatures = calibration.of_wells(plates.cell_type)
     for key, rows in plates.rows.items():
         log_p = plates.log_p(rows, temperatures, unlisted)
-        sharpened = plates.log_p(rows, temperatures * calibration.sharpening, unlisted)
-        for_calls = None
+        sharpened, for_calls = log_p, None
+        if calibration.sharpening != 1:
+            sharpened = plates.log_p(rows, temperatures * calibration.sharpening, unlisted)
         if calibration.call_sharpness != 1:
             for_calls = plates.log_p(rows, temperatures / calibration.call_sharpness, unlisted)
         for name, step in steps.items():
