@@ -497,6 +497,11 @@ class EvaluationParameters(Block):
     """Number of label shuffles; the smallest possible p is 1 / (permutations + 1)."""
     smallest_leak: Annotated[PositiveFloat, Unit("standard deviations")]
     """Size of the planted shift that a probe must find before its verdict can be "none seen"."""
+    corrections: Annotated[
+        list[Literal["none", "plate_centred", "experiment_centred", "sphered", "harmony"]], Field(min_length=1)
+    ]
+    """Corrections of the embeddings, of which the best on validation plates is taken. One alone is taken as it is. `harmony` needs the
+    extra of that name."""
 
 
 class ReportParameters(Block):

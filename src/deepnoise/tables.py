@@ -372,6 +372,20 @@ SCHEMAS: dict[str, TableSchema] = {
         prefix=EMBEDDING,
         allowed={"tier": TIERS},
     ),
+    "corrected_embeddings": TableSchema(
+        "Embeddings per well after the correction that was chosen on validation plates.",
+        ("fold", "id_code"),
+        FOLD
+        | ROLE
+        | WELL_KEY
+        | {
+            "plate_seen": Column("bool", "whether images of the plate were used in training, labelled or not"),
+            "correction": Column("str", "none, plate_centred, experiment_centred, sphered or harmony"),
+        }
+        | TIER,
+        prefix=EMBEDDING,
+        allowed={"tier": TIERS},
+    ),
     "well_scores": TableSchema(
         "Well scores of any model in wide form; higher is better. Rows of the same well (sites, models) are averaged.",
         (),
@@ -510,6 +524,35 @@ SCHEMAS: dict[str, TableSchema] = {
         }
         | TIER,
         allowed={"tier": TIERS, "verdict": ("leak", "none seen", "undecided", "void", "not asked")},
+    ),
+    "embedding_corrections": TableSchema(
+        "What is left of signal and leak in the embeddings after each correction.",
+        ("correction",),
+        {
+            "correction": Column("str", "none, plate_centred, experiment_centred, sphered or harmony"),
+            "chosen": Column("bool", "whether it is that of corrected_embeddings"),
+            "validation_map": Column("float?", "replicate mAP of validation wells, by which it is chosen"),
+            "level": Column("str", "level of the replicates, as in replicate_retrieval"),
+            "wells": Column("int", "wells queried, of plates that neither training nor validation used"),
+            "experiments": Column("int", "their experiments"),
+            "map": Column("float?", "replicate mean average precision of these wells"),
+            "map_chance": Column("float?", "of a random order"),
+            "gain": Column("float?", "map less that of the uncorrected embeddings, paired by well"),
+            "gain_low": Column("float?", "lower end of its 95 % interval over experiments; needs at least six"),
+            "gain_high": Column("float?", "upper end of the interval"),
+            "gain_p": Column("float?", "exact sign-flip p of a gain with fewer than six experiments"),
+            "plate": Column("float?", "balanced accuracy of the probe of the plate"),
+            "plate_chance": Column("float?", "its chance level"),
+            "plate_verdict": Column("str", "as in leak_probes; empty where the correction is not possible"),
+            "plate_reason": Column("str", "as in leak_probes"),
+            "experiment": Column("float?", "balanced accuracy of the probe of the experiment"),
+            "experiment_chance": Column("float?", "its chance level"),
+            "experiment_verdict": Column("str", "as in leak_probes; empty where the correction is not possible"),
+            "experiment_reason": Column("str", "as in leak_probes"),
+            "reason": Column("str", "why the correction is not possible; else empty"),
+        }
+        | TIER,
+        allowed={"tier": TIERS},
     ),
     "perturbation_scores": TableSchema(
         "How well each perturbation is predicted, retrieved and distinguished from the negative controls.",
@@ -685,6 +728,7 @@ CARD_KEYS = {
     "plate_design": "the same as in `scores`",
     "signal": "replicate mean average precision by well type and level, with chance, null (labels shuffled within plates), skill against it, interval or sign_flip_p, and permutation p",
     "leaks": "representation -> axis -> verdict, balanced accuracy, chance, permutation interval, smallest leak that would be detected",
+    "corrections": "the rows of `embedding_corrections`",
     "activity": "number and share of perturbations that differ from the negative controls at q < 0.05",
     "collapse": "effective rank of the embeddings of each fold, and the number of dimensions",
     "suspects": "number of flagged wells by finding",

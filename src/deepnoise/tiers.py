@@ -51,6 +51,20 @@ def with_design(tier: str) -> str:
     return tier if "T2" in tier else {"T3": "T2+T3", "unknown": "T2+unknown"}.get(tier, "T2")
 
 
+def with_controls(tier: str) -> str:
+    """Tier of a value of this tier that also owes something to which wells are controls."""
+    plain = plain_tier(tier)
+    return "T1c" + tier.removeprefix(plain) if plain in ("T0", "T1") else tier
+
+
+def with_heldout_images(tier: str) -> str:
+    """Tier of a value of this tier that also owes something to a fit to the images of all held-out experiments."""
+    plain = plain_tier(tier)
+    if plain == "T2":
+        return "T2+T3"
+    return "T3" + tier.removeprefix(plain) if plain in ("T0", "T1", "T1c") else tier
+
+
 def loses_nothing(gain: Mapping[str, Any]) -> bool | None:
     """Whether a re-dealt control shows no loss: its interval includes 0 or lies above -LARGEST_LOSS.
 

@@ -209,6 +209,7 @@ def test_the_card_is_complete_printed_and_drawn(clean):
         profiles=clean,
         signal=signal,
         leaks=leaks,
+        corrections=SCHEMAS["embedding_corrections"].empty(),
         activity=active,
         suspects=suspects,
     )
@@ -225,13 +226,14 @@ def test_the_card_is_complete_printed_and_drawn(clean):
         profiles=collapsed,
         signal={},
         leaks=leaks,
+        corrections=SCHEMAS["embedding_corrections"].empty(),
         activity=active,
         suspects=suspects,
     )
     assert any("effective rank 1.0" in note for note in collapsed_card["notes"])
     empty = make_card(
         screen="s", tier="unknown", plate_design=no_controls, profiles=clean.take(np.zeros(len(clean.rows), bool)), signal={},
-        leaks=SCHEMAS["leak_probes"].empty(), activity=active.head(0), suspects=suspects,
+        leaks=SCHEMAS["leak_probes"].empty(), corrections=SCHEMAS["embedding_corrections"].empty(), activity=active.head(0), suspects=suspects,
     )  # fmt: skip
     assert "no embeddings" in format_card(empty) and draw_card(empty)
 
@@ -348,11 +350,14 @@ def replicated() -> Profiles:
 
 
 @pytest.mark.parametrize("centre", ["mean", "median"])
-def test_a_probe_of_the_wells_that_profiles_are_normalized_on_is_void(clean, centre):
+def test_wells_that_profiles_are_normalized_on_never_say_that_a_shift_of_the_treatments_is_gone(clean, centre):
     controls = ("negative_control", "positive_control")
     moved = normalized(shifted_treatments(planted(clean, "plate", 1.5), 2.0), *controls, centre=centre)
     probe = answers(moved, smallest=0.75, axes=("plate",))["plate"]
-    assert probe["verdict"] == "void" and "reference" in probe["reason"] and "balanced_accuracy" not in probe
+    assert probe["verdict"] == "undecided" and "reference" in probe["reason"] and "treatments do" in probe["reason"]
+    assert probe["balanced_accuracy"] > 0.9
+    alone = answers(moved.take((moved.rows["well_type"] != "treatment").to_numpy()), axes=("plate",))["plate"]
+    assert alone["verdict"] == "void" and "balanced_accuracy" not in alone and "would not be seen" in alone["reason"]
 
 
 def test_wells_that_are_no_reference_are_probed_in_their_place(replicated):
@@ -371,9 +376,25 @@ def test_half_of_the_reference_shows_what_normalizing_on_the_other_half_leaves(c
     assert probe["null_low"] <= probe["balanced_accuracy"] <= probe["null_high"]
 
 
-def test_controls_that_are_no_reference_are_probed_with_a_word_of_caution(clean):
-    probe = answers(clean, axes=("plate",))["plate"]
-    assert probe["verdict"] == "none seen" and "treatments alone" in probe["reason"]
+def test_where_controls_tell_no_plate_treatments_are_asked(clean):
+    """Each treatment is on one plate of its experiment, so the probe proper uses controls alone."""
+    is_treatment = (clean.rows["well_type"] == "treatment").to_numpy()
+    silent = answers(clean, axes=("plate",))["plate"]
+    assert silent["verdict"] == "none seen" and "nor do treatments" in silent["reason"]
+    assert silent["wells"] == (~is_treatment).sum() and silent["planted_found"]
+    loud = answers(shifted_treatments(clean, 1.5), axes=("plate",))["plate"]
+    assert loud["verdict"] == "undecided" and loud["balanced_accuracy"] > loud["null_high"]
+    without = answers(clean.take(~is_treatment), axes=("plate",))["plate"]
+    assert without["verdict"] == "none seen" and "would not be seen" in without["reason"]
+
+
+def test_treatments_without_noise_of_their_own_seldom_raise_an_alarm():
+    doubts = 0
+    for seed in range(20):
+        profiles = screen(experiments=4, plates=4, treatments=40, controls=3, dimensions=8, effect=1.0, seed=seed)
+        probe = answers(planted(profiles, "experiment", 1.0), permutations=40, axes=("plate",))["plate"]
+        doubts += "but treatments do" in probe["reason"]
+    assert doubts <= 3
 
 
 def test_an_accuracy_below_the_shuffles_is_never_none_seen():

@@ -70,12 +70,16 @@ def _on_several_plates(residual: Profiles) -> Profiles:
 
 def _plate_tasks(residual: Profiles) -> list[ProbeTask | None]:
     """Which plate of its experiment is a well on? Only perturbations on several plates: another one would reveal its plate."""
-    on_several = _on_several_plates(residual)
+    return _tasks_of_plates(_on_several_plates(residual), "perturbation")
+
+
+def _tasks_of_plates(residual: Profiles, strata: str) -> list[ProbeTask | None]:
+    """Which plate of its experiment is a well on? Labels move within each value of the column ``strata``."""
     tasks = []
-    for (*_, experiment), members in on_several.rows.groupby([*FOLD_AND_CELL_TYPE, "experiment"]).indices.items():
-        wells = on_several.take(members)
+    for (*_, experiment), members in residual.rows.groupby([*FOLD_AND_CELL_TYPE, "experiment"]).indices.items():
+        wells = residual.take(members)
         labels = wells.rows["plate"].to_numpy(str)
-        tasks.append(_task(experiment, wells, labels, "perturbation", ["perturbation", "plate"]))
+        tasks.append(_task(experiment, wells, labels, strata, ["perturbation", "plate"]))
     return tasks
 
 
@@ -261,10 +265,7 @@ def _probe(tasks: list[ProbeTask], permutations: int, smallest: float, seed: int
 def _probe_batches(
     residual: Profiles, axis: str, tasks: list[ProbeTask], permutations: int, smallest: float, seed: int
 ) -> dict[str, Any]:
-    """Probe plates or experiments on wells that are not the reference of a normalization by them.
-
-    Where no others can be probed, half of the reference is taken as reference for the other half. If that shows nothing, the verdict is
-    void unless treatments are among them: their noise may differ from that of the controls.
+    """Probe plates or experiments: wells that tell them whatever their perturbation, and treatments where these are silent controls.
 
     Args:
         residual: Wells.
@@ -273,6 +274,21 @@ def _probe_batches(
         permutations: See :func:`~deepnoise.evaluation.probe.run_probes`.
         smallest: See :func:`~deepnoise.evaluation.probe.run_probes`.
         seed: See :func:`~deepnoise.evaluation.probe.run_probes`.
+    """
+    result = _probe_beside_reference(residual, axis, tasks, permutations, smallest, seed)
+    probed = _on_several_plates(residual) if axis == "plate" else residual
+    if result["verdict"] not in ("none seen", "void") or (probed.rows["well_type"] == "treatment").any():
+        return result
+    return _probe_treatments(result, residual, axis, permutations, smallest, seed)
+
+
+def _probe_beside_reference(
+    residual: Profiles, axis: str, tasks: list[ProbeTask], permutations: int, smallest: float, seed: int
+) -> dict[str, Any]:
+    """Probe wells that are not the reference of a normalization by plates or experiments.
+
+    Where no others can be probed, half of the reference is taken as reference for the other half. If that shows nothing, the verdict is
+    void unless treatments are among them: their noise may differ from that of the controls. Arguments: see :func:`_probe_batches`.
     """
     well_type = residual.rows["well_type"]
     for name, types in CANDIDATES.items():
@@ -290,19 +306,39 @@ def _probe_batches(
         if halves["verdict"] == "leak" or (well_type[is_candidate] == "treatment").any():
             return {**halves, "reason": f"{note}: half of them as reference for the other half"}
         accuracy = f"{halves['balanced_accuracy']:.1%}" if "balanced_accuracy" in halves else "no result"
-        return _no_result(
-            "void",
-            f"{note}, and no treatment can be probed: half of the reference for the other half gives {accuracy}, "
-            "which says nothing of the treatments",
-        )
-    result = _probe(tasks, permutations, smallest, seed)
-    if (
-        result["verdict"] == "none seen"
-        and axis == "plate"
-        and not (_on_several_plates(residual).rows["well_type"] == "treatment").any()
-    ):
-        result["reason"] = "in control wells: noise of the treatments alone would not be seen"
-    return result
+        return _no_result("void", f"{note}: half of them for the other half gives {accuracy}")
+    return _probe(tasks, permutations, smallest, seed)
+
+
+def _probe_treatments(
+    of_controls: dict[str, Any], residual: Profiles, axis: str, permutations: int, smallest: float, seed: int
+) -> dict[str, Any]:
+    """The answer of controls that show nothing, once treatments are asked for their plate.
+
+    A treatment is on one plate of its experiment; what it does in others is subtracted. Where treatments tell their plate and controls do
+    not, they have noise of their own, or the perturbations of a plate have something in common: that is undecided.
+
+    Args:
+        of_controls: Verdict, reason and result of the controls.
+        residual: Wells.
+        axis: plate or experiment.
+        permutations: See :func:`~deepnoise.evaluation.probe.run_probes`.
+        smallest: See :func:`~deepnoise.evaluation.probe.run_probes`.
+        seed: See :func:`~deepnoise.evaluation.probe.run_probes`.
+    """
+    treatments = residual.take((residual.rows["well_type"] == "treatment").to_numpy())
+    tasks = [task for task in _tasks_of_plates(treatments, "experiment") if task] if axis == "plate" else []
+    controls = of_controls["reason"] or "controls show nothing"
+    if tasks and count_shuffles(tasks, seed) >= FEWEST_SHUFFLES:
+        found = _probe(tasks, permutations, smallest, seed)
+        if found["verdict"] == "leak":
+            reason = f"{controls}, but treatments do: they have noise of their own, or the perturbations of a plate have something in common"
+            return {**found, "verdict": "undecided", "reason": reason}
+        if found["verdict"] == "none seen":
+            accuracy, seen = f"{found['balanced_accuracy']:.1%}", f"{found['detectable']:g}"
+            reason = f"{controls}, nor do treatments ({accuracy}, where a shift of {seen} sd would be seen)"
+            return {**found, **of_controls, "verdict": "none seen", "reason": reason}
+    return {**of_controls, "reason": f"{controls}; noise of the treatments alone would not be seen"}
 
 
 def well_features(site_features: pd.DataFrame, columns: tuple[str, ...] = ("mean", "std")) -> pd.DataFrame:

@@ -291,7 +291,7 @@ def format_card(card: SignalLeakCard) -> str:
     for name in REPRESENTATIONS:
         if name in card["leaks"]:
             lines += ["", *_leak_lines(name, card["leaks"][name])]
-    lines += ["", *_profile_lines(card)]
+    lines += ["", *_correction_lines(card["corrections"]), *_profile_lines(card)]
     lines += [f"note: {note}" for note in card["notes"]]
     return "\n".join(lines) + "\n"
 
@@ -356,6 +356,33 @@ def _leak_lines(representation: str, probes: dict[str, dict[str, Any]]) -> list[
             f"(p {probe['p']:.3f}, smallest {probe['smallest_p']:.3f}; {power}{'; ' + probe['reason'] if probe['reason'] else ''})"
         )
     return lines
+
+
+def _correction_lines(corrections: list[dict[str, Any]]) -> list[str]:
+    """Signal and leak of the embeddings after each correction, one line each; the chosen one has a star."""
+    if len(corrections) < 2:
+        return []
+    lines = [
+        f"{'embeddings after a correction':26} {'mAP':>6} {'validation':>10} {'plate':>6} {'experiment':>10}  tier   gain in mAP; verdicts"
+    ]
+    for row in corrections:
+        name = f"  {row['correction'].replace('_', ' ')}{' *' if row['chosen'] else ''}"
+        if row["reason"]:
+            lines.append(f"{name:26} not possible: {row['reason']}")
+            continue
+        figures = [
+            f"{'-' if row[column] is None else format(row[column], '.3f'):>{width}}"
+            for column, width in (("map", 6), ("validation_map", 10), ("plate", 6), ("experiment", 10))
+        ]
+        interval = [row["gain_low"], row["gain_high"]] if row["gain_low"] is not None else None
+        score = {"interval": interval, "sign_flip_p": row["gain_p"], "experiments": row["experiments"]}
+        gain = "" if row["gain"] is None or row["correction"] == "none" else f"{row['gain']:+.3f} ({uncertainty(score)}); "
+        verdicts = f"plate {row['plate_verdict']}, experiment {row['experiment_verdict']}"
+        lines.append(f"{name:26} {' '.join(figures)}  {short_tier(row['tier']):5}  {gain}{verdicts}")
+        reasons = {axis: row[f"{axis}_reason"] for axis in ("plate", "experiment") if row["correction"] != "none"}
+        lines += [f"    {axis}: {reason}" for axis, reason in reasons.items() if reason]
+    chosen_on = "on validation plates" if any(row["validation_map"] is not None for row in corrections) else "as the first"
+    return [*lines, f"  (* chosen {chosen_on}: corrected_embeddings)", ""]
 
 
 def _profile_lines(card: SignalLeakCard) -> list[str]:

@@ -209,6 +209,7 @@ class SignalLeakCard(TypedDict):
         str, dict[str, dict[str, Any]]
     ]  # well type -> level -> see deepnoise.evaluation.retrieval.summarize_retrieval
     leaks: dict[str, dict[str, dict[str, Any]]]  # representation -> axis -> its row of the table leak_probes
+    corrections: list[dict[str, Any]]  # rows of the table embedding_corrections
     activity: ActivityShare  # perturbations distinguished from the negative controls
     collapse: dict[str, Collapse]  # fold -> effective rank
     suspects: dict[str, int]  # fault of the plate map -> flagged wells or plates

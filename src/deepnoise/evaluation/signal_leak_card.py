@@ -39,6 +39,7 @@ def make_card(
     profiles: Profiles,
     signal: dict[str, dict[str, dict[str, Any]]],
     leaks: pd.DataFrame,
+    corrections: pd.DataFrame,
     activity: pd.DataFrame,
     suspects: pd.DataFrame,
 ) -> SignalLeakCard:
@@ -51,6 +52,7 @@ def make_card(
         profiles: All wells with an embedding.
         signal: Result of :func:`deepnoise.evaluation.retrieval.summarize_retrieval`.
         leaks: The table ``leak_probes``.
+        corrections: The table ``embedding_corrections``.
         activity: Result of :func:`deepnoise.evaluation.retrieval.activity`.
         suspects: The table ``suspect_wells``.
     """
@@ -70,6 +72,7 @@ def make_card(
         "plate_design": plate_design,
         "signal": signal,
         "leaks": _probes_by_representation(leaks),
+        "corrections": _records(corrections),
         "activity": {
             "perturbations": len(activity),
             "active": int((activity["q"] < 0.05).sum()),
@@ -97,7 +100,11 @@ def _collapse_by_fold(profiles: Profiles) -> dict[str, Collapse]:
 def _probes_by_representation(leaks: pd.DataFrame) -> dict[str, dict[str, dict[str, Any]]]:
     """The table ``leak_probes`` as representation -> axis -> row, with None for missing numbers."""
     probes: dict[str, dict[str, dict[str, Any]]] = {}
-    table = leaks.replace({np.nan: None}) if len(leaks) else leaks
-    for row in table.to_dict("records"):
+    for row in _records(leaks):
         probes.setdefault(row.pop("representation"), {})[row.pop("axis")] = row
     return probes
+
+
+def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows of a table, with None for missing numbers."""
+    return table.replace({np.nan: None}).to_dict("records") if len(table) else []

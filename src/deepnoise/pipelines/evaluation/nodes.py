@@ -101,6 +101,31 @@ def probe_leaks(
     )
 
 
+def choose_correction(
+    well_embeddings: DataFrame, wells: DataFrame, parameters: EvaluationParameters
+) -> tuple[DataFrame, dict[str, Any]]:
+    """The embeddings after the correction that is best on validation plates."""
+    from deepnoise.evaluation import compare_corrections
+
+    return compare_corrections.choose_correction(well_embeddings, wells, parameters)
+
+
+def compare_corrections(
+    well_embeddings: DataFrame,
+    wells: DataFrame,
+    heldout_labels: DataFrame,
+    leak_probes: DataFrame,
+    correction_choice: dict[str, Any],
+    parameters: EvaluationParameters,
+) -> DataFrame:
+    """Signal and leak after each correction of the embeddings."""
+    from deepnoise.evaluation import compare_corrections
+
+    return compare_corrections.compare_corrections(
+        well_embeddings, wells, heldout_labels, leak_probes, correction_choice, parameters
+    )
+
+
 def score_perturbations(
     well_scores: DataFrame,
     well_embeddings: DataFrame,
@@ -150,6 +175,7 @@ def make_card(
     scores: Scores,
     retrieval_summary: dict[str, Any],
     leak_probes: DataFrame,
+    embedding_corrections: DataFrame,
     perturbation_activity: DataFrame,
     suspect_wells: DataFrame,
     wells: DataFrame,
@@ -169,6 +195,7 @@ def make_card(
         profiles=_profiles(well_embeddings, wells, heldout_labels),
         signal=retrieval_summary,
         leaks=leak_probes,
+        corrections=embedding_corrections,
         activity=perturbation_activity,
         suspects=suspect_wells,
     )

@@ -58,6 +58,18 @@ def create_pipeline() -> Pipeline:
                 name="probe_leaks",
             ),
             Node(
+                nodes.choose_correction,
+                ["well_embeddings", "wells", "params:evaluation"],
+                ["corrected_embeddings", "correction_choice"],
+                name="choose_correction",
+            ),
+            Node(
+                nodes.compare_corrections,
+                ["well_embeddings", *LABELS, "leak_probes", "correction_choice", "params:evaluation"],
+                "embedding_corrections",
+                name="compare_corrections",
+            ),
+            Node(
                 nodes.score_perturbations,
                 ["well_scores", "well_embeddings", "replicate_retrieval", *LABELS, POOLING],
                 ["perturbation_scores", "confusions", "perturbation_activity"],
@@ -76,6 +88,7 @@ def create_pipeline() -> Pipeline:
                     "scores",
                     "retrieval_summary",
                     "leak_probes",
+                    "embedding_corrections",
                     "perturbation_activity",
                     "suspect_wells",
                     *LABELS,
