@@ -534,6 +534,8 @@ class GrowthChartParameters(Block):
     """Steps in order, each added to all steps before it."""
     transductive: list[GrowthStep]
     """Changes of the full model that use held-out images (tier T3)."""
+    corrections: list[Literal["plate_centred", "experiment_centred", "sphered", "harmony"]]
+    """Corrections of the full model's embeddings; they change signal and leak, not the calls."""
     design: list[Literal["group_filter", "sinkhorn", "assignment", "matching"]]
     """Steps of plate balancing applied to the full model (tier T2)."""
 

@@ -613,7 +613,7 @@ SCHEMAS: dict[str, TableSchema] = {
         ("arm",),
         {
             "arm": Column("str", "name of the arm"),
-            "kind": Column("str", "step, control, leave_one_out, transductive or design"),
+            "kind": Column("str", "step, control, leave_one_out, transductive, correction or design"),
         }
         | TIER
         | {
@@ -622,10 +622,10 @@ SCHEMAS: dict[str, TableSchema] = {
             "wells": Column("int", "number of wells scored per seed"),
             "experiments": Column("int", "number of experiments scored"),
             "compute": Column("float", "cost of the training, in forward passes per labelled site"),
-            "top1": Column("float", "top-1 accuracy, mean over seeds"),
-            "top1_low": Column("float", "lowest of the seeds"),
-            "top1_high": Column("float", "highest of the seeds"),
-            "chance": Column("float", "mean of 1 / number of classes still allowed"),
+            "top1": Column("float?", "top-1 accuracy, mean over seeds; missing for corrections of the embeddings"),
+            "top1_low": Column("float?", "lowest of the seeds"),
+            "top1_high": Column("float?", "highest of the seeds"),
+            "chance": Column("float?", "mean of 1 / number of classes still allowed"),
             "reference": Column("str", "arm with which the gain is computed"),
             "gain": Column("float?", "gain in top-1, paired by wells and seeds"),
             "gain_low": Column("float?", "lower end of the 95 % interval over experiments; needs at least six"),
@@ -660,7 +660,7 @@ SCHEMAS: dict[str, TableSchema] = {
             ),
             "leak_well_edge_chance": Column("float?", "its chance level"),
         },
-        allowed={"tier": TIERS, "kind": ("step", "control", "leave_one_out", "transductive", "design")},
+        allowed={"tier": TIERS, "kind": ("step", "control", "leave_one_out", "transductive", "correction", "design")},
     ),
     "training_history": TableSchema(
         "The course of training, one row per epoch.",

@@ -239,9 +239,20 @@ def check_summary(table, records, arms, block, complete):
     text = format_chart(table)
     assert "over the control of equal compute" in text and "T2 and T3 rows are not headline figures" in text
     bars = [arm for trace in draw_ladder(table).data if trace.type == "bar" for arm in trace.y]
-    assert sorted(bars) == sorted(table["arm"])
+    assert sorted(bars) == sorted(table.dropna(subset=["top1"])["arm"])
+    corrected = rows[rows["kind"] == "correction"]
+    assert (
+        list(corrected.index) == ["plate centred", "experiment centred", "sphered"] and corrected["top1"].isna().all()
+    )
+    assert corrected["tier"].tolist() == [
+        "T1, plate design not excluded",
+        "T1, plate design not excluded",
+        "T1c, plate design not excluded",
+    ]
+    assert corrected["map"].nunique() == 3 and not corrected["map"].isin([rows.loc["TTA", "map"]]).any()
+    assert corrected["gain"].isna().all() and f"{'plate centred':42} T1?         -" in text
     dots = [arm for trace in draw_scatter(table).data for arm in trace.text]
-    assert sorted(dots) == sorted(table.dropna(subset=["leak_experiment"])["arm"])
+    assert sorted(dots) == sorted(table.dropna(subset=["leak_experiment", "top1"])["arm"])
     with pytest.raises(InputError, match="not complete"):
         summarize_arms(arms, block.seeds, records, complete | {"complete": False})
     with pytest.raises(InputError, match="'TTA_seed_1' from another run"):

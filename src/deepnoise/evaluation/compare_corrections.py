@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from deepnoise.evaluation.embedding_correction import NotPossible, correct_profiles, tier_of_correction
+from deepnoise.evaluation.embedding_correction import CorrectionError, correct_profiles, tier_of_correction
 from deepnoise.evaluation.intervals import summarize
 from deepnoise.evaluation.probe_tasks import probe_leaks
 from deepnoise.evaluation.profiles import Profiles, join_profiles, tier_of_profiles, true_labels
@@ -46,7 +46,7 @@ def choose_correction(
     for correction in parameters.corrections:
         try:
             corrected = correct_profiles(profiles, correction)
-        except NotPossible as error:
+        except CorrectionError as error:
             if len(parameters.corrections) == 1:
                 raise
             logger.info("embedding correction %s is not possible: %s", correction, error)
@@ -100,7 +100,7 @@ def compare_corrections(
         rows.append(row)
         try:
             corrected = correct_profiles(profiles, correction)
-        except NotPossible as error:
+        except CorrectionError as error:
             row["reason"] = str(error)
             continue
         precisions = _precisions(corrected.take((corrected.rows["role"] != "validation").to_numpy()))

@@ -16,7 +16,7 @@ ALIKE = ["plate_seen", *FOLD_AND_CELL_TYPE]
 """Profiles are corrected only together with their like: on plates that a model was trained on, they collapse."""
 
 
-class NotPossible(InputError):
+class CorrectionError(InputError):
     """A correction that the screen does not allow."""
 
 
@@ -32,7 +32,7 @@ def correct_profiles(profiles: Profiles, correction: str) -> Profiles:
         The same wells in the same order.
 
     Raises:
-        NotPossible: The screen does not allow it, or harmonypy is not installed.
+        CorrectionError: The screen does not allow it, or harmonypy is not installed.
     """
     return Profiles(profiles.rows, CORRECTIONS[correction](profiles).astype(np.float32))
 
@@ -84,7 +84,7 @@ def _sphered(profiles: Profiles) -> np.ndarray:
         of_perturbation = _code(rows.iloc[members[common[members]]], ["experiment", "perturbation"])
         noise = centred(noise, of_perturbation)[np.bincount(of_perturbation)[of_perturbation] > 1]
         if len(noise) < 2:
-            raise NotPossible("no control perturbation is in two wells of one experiment")
+            raise CorrectionError("no control perturbation is in two wells of one experiment")
         spread = noise.std(axis=0)
         spread = np.where(spread > 1e-12, spread, 1.0)
         covariance, _ = ledoit_wolf(noise / spread, assume_centered=True)
@@ -101,7 +101,7 @@ def _common_controls(rows: pd.DataFrame) -> np.ndarray:
     common = np.zeros(len(rows), bool)
     common[is_control] = (experiments_of == experiments[is_control]).to_numpy()
     if not len(rows) or not pd.Series(common).groupby(_code(rows, ALIKE)).any().all():
-        raise NotPossible("there is no control that is in every experiment of a cell type")
+        raise CorrectionError("there is no control that is in every experiment of a cell type")
     return common
 
 
@@ -110,7 +110,7 @@ def _harmony(profiles: Profiles) -> np.ndarray:
     try:
         from harmonypy import run_harmony
     except ImportError as error:
-        raise NotPossible("harmonypy is not installed: pip install 'deepnoise[harmony]'") from error
+        raise CorrectionError("harmonypy is not installed: pip install 'deepnoise[harmony]'") from error
     values, rows = profiles.values.astype(np.float64), profiles.rows
     for members in rows.groupby(ALIKE).indices.values():
         batch = rows["experiment"].iloc[members]

@@ -376,12 +376,16 @@ def _correction_lines(corrections: list[dict[str, Any]]) -> list[str]:
         ]
         interval = [row["gain_low"], row["gain_high"]] if row["gain_low"] is not None else None
         score = {"interval": interval, "sign_flip_p": row["gain_p"], "experiments": row["experiments"]}
-        gain = "" if row["gain"] is None or row["correction"] == "none" else f"{row['gain']:+.3f} ({uncertainty(score)}); "
+        gain = (
+            "" if row["gain"] is None or row["correction"] == "none" else f"{row['gain']:+.3f} ({uncertainty(score)}); "
+        )
         verdicts = f"plate {row['plate_verdict']}, experiment {row['experiment_verdict']}"
         lines.append(f"{name:26} {' '.join(figures)}  {short_tier(row['tier']):5}  {gain}{verdicts}")
         reasons = {axis: row[f"{axis}_reason"] for axis in ("plate", "experiment") if row["correction"] != "none"}
         lines += [f"    {axis}: {reason}" for axis, reason in reasons.items() if reason]
-    chosen_on = "on validation plates" if any(row["validation_map"] is not None for row in corrections) else "as the first"
+    chosen_on = (
+        "on validation plates" if any(row["validation_map"] is not None for row in corrections) else "as the first"
+    )
     return [*lines, f"  (* chosen {chosen_on}: corrected_embeddings)", ""]
 
 

@@ -49,11 +49,12 @@ class Arm:
     """One row of the chart."""
 
     name: str
-    kind: str  # step | control | transductive | design | leave_one_out
+    kind: str  # step | control | transductive | correction | design | leave_one_out
     settings: Settings
     reference: str  # arm that its gain is measured against; "" for the first
     control: str = ""  # arm of equal compute
     balancing: str = ""  # step of plate balancing whose call is scored
+    correction: str = "none"  # correction of the embeddings, which leaves the calls as they are
 
     @property
     def compute(self) -> float:
@@ -109,7 +110,7 @@ def plan_arms(parameters: GrowthChartParameters, environment: Settings) -> list[
 
     The steps are switched on in turn. A step that only trains longer gets a control: the arm before it,
     trained for as long. Each step that no later step overrides is also left out of the full model.
-    Transductive arms and the steps of plate balancing start from the full model.
+    Transductive arms, corrections of the embeddings and the steps of plate balancing start from the full model.
 
     Args:
         parameters: The block ``growth_chart``.
@@ -124,6 +125,8 @@ def plan_arms(parameters: GrowthChartParameters, environment: Settings) -> list[
     for step in parameters.transductive:
         settings = change(full.settings, environment, step.set)
         arms.append(Arm(step.step, "transductive", settings, full.name))
+    for correction in parameters.corrections:
+        arms.append(Arm(correction.replace("_", " "), "correction", full.settings, full.name, correction=correction))
     for balancing in parameters.design:
         arms.append(Arm(balancing.replace("_", " "), "design", full.settings, full.name, balancing=balancing))
     names = [slug(arm.name) for arm in arms]

@@ -21,6 +21,9 @@ COLUMNS = [
     "gain",
     "control",
     "control_gain",
+    "map",
+    "leak_plate",
+    "leak_experiment",
 ]
 
 

@@ -20,8 +20,9 @@ def draw_ladder(table: pd.DataFrame) -> go.Figure:
     """Draw the top-1 of every arm with the range over its seeds; tiers by colour, controls hatched.
 
     Args:
-        table: The table ``growth_chart``.
+        table: The table ``growth_chart``; arms without calls are left out.
     """
+    table = table.dropna(subset=["top1"])
     figure = new_figure(26 * len(table) + 140)
     for tier, arms in table.groupby("tier", sort=False):
         hatched = arms["kind"].isin(["control", "leave_one_out"])
@@ -61,9 +62,9 @@ def draw_scatter(table: pd.DataFrame) -> go.Figure:
     """Draw signal against leak: top-1 against the accuracy of the experiment probe on the same embeddings.
 
     Args:
-        table: The table ``growth_chart``; arms without a leak probe are left out.
+        table: The table ``growth_chart``; arms without a leak probe or without calls are left out.
     """
-    probed = table.dropna(subset=["leak_experiment"])
+    probed = table.dropna(subset=["leak_experiment", "top1"])
     if probed.empty:
         return say("no arm has a leak probe of the experiment")
     figure = new_figure(480)

@@ -13,6 +13,7 @@ import pandas as pd
 
 from deepnoise import __version__
 from deepnoise.errors import InputError
+from deepnoise.evaluation.embedding_correction import CorrectionError, correct_profiles, tier_of_correction
 from deepnoise.evaluation.metrics import mean_over_sites, ranked_calls
 from deepnoise.evaluation.plate_design import group_share, redealt_score, redrawn_calls
 from deepnoise.evaluation.probe_tasks import leak_scores
@@ -25,6 +26,7 @@ from deepnoise.inference.compatibility import adabn_of, tier_of_prediction
 from deepnoise.inference.pooling import pool_wells
 from deepnoise.inference.predict import predict_redealt, predict_sites, redraw_statistics
 from deepnoise.inference.selection import sites_to_predict
+from deepnoise.ingestion.layouts import repeated_units
 from deepnoise.network.site_images import checksums
 from deepnoise.network.trained_model import TrainedModel
 from deepnoise.normalization.statistics import plate_statistics
@@ -145,6 +147,7 @@ def arm_fingerprint(
         settings.views,
         settings.adabn,
         arm.balancing,
+        arm.correction,
         balancing.model_dump(mode="json") if arm.balancing else None,
     )
 
@@ -203,11 +206,17 @@ def run_arms(
                 done[name] = fingerprints[name]
                 seconds_per_arm = (time.monotonic() - started) / (len(done) - already_done)
                 logger.info(
-                    "growth chart: %s of %s, %s, seed %s: top-1 %.1f %%, tier %s; about %.0f s left",
-                    len(done), total, arm.name, seed, 100 * record["top1"], record["tier"], seconds_per_arm * (total - len(done)),
+                    "growth chart: %s of %s, %s, seed %s: %s, tier %s; about %.0f s left",
+                    len(done), total, arm.name, seed, _result_in_words(record), record["tier"], seconds_per_arm * (total - len(done)),
                 )  # fmt: skip
                 yield {name: record}, {"complete": False, "arms": dict(done)}
     yield {}, {"complete": True, "arms": dict(done)}
+
+
+def _result_in_words(record: dict[str, Any]) -> str:
+    if record["top1"] is not None:
+        return f"top-1 {record['top1']:.1%}"
+    return "no mAP" if record["map"] is None else f"mAP {record['map']:.3f}"
 
 
 def _check_groups(arms: list[Arm], screen: ChartScreen, balancing: PlateBalancingParameters) -> None:
@@ -242,6 +251,7 @@ class _Reading:
     """Wells of a network read in one way, and what their embeddings show."""
 
     wells: pd.DataFrame  # well_logits
+    embeddings: pd.DataFrame  # well_embeddings
     measured: dict[str, Any]  # of signal_and_leak
     tier: str
 
@@ -315,9 +325,8 @@ class _Reader:
             ]
             wells, embeddings = pool_wells(*tables)
             measured = signal_and_leak(embeddings, self._screen.wells, self._truth.labels)
-            self._readings[key] = _Reading(
-                wells, measured, tier_of_prediction(self.model.card, adabn, self._screen.wells)
-            )
+            tier = tier_of_prediction(self.model.card, adabn, self._screen.wells)
+            self._readings[key] = _Reading(wells, embeddings, measured, tier)
         return self._readings[key]
 
     def redealt_calls(self, settings: Settings) -> pd.DataFrame:
@@ -369,6 +378,9 @@ def _score(
     targets = set(screen.wells.loc[screen.wells["target"], "id_code"]) & set(truth.labels.index)
     for arm in arms:
         reading = reader.read(arm.settings)
+        if arm.correction != "none":
+            yield arm, _score_correction(arm, reading, screen.wells, truth)
+            continue
         controls: dict[str, Any] = {}
         if arm.balancing:
             steps = reader.balancing_steps(arm.settings)
@@ -397,6 +409,22 @@ def _score(
         }  # fmt: skip
 
 
+def _score_correction(arm: Arm, reading: _Reading, wells: pd.DataFrame, truth: Truth) -> dict[str, Any]:
+    """Signal and leak of the corrected embeddings; there are no calls."""
+    scored = reading.wells[(reading.wells["role"] == truth.role) & reading.wells["id_code"].isin(truth.labels.index)]
+    by_experiment = scored.groupby("experiment").size()
+    try:
+        measured = signal_and_leak(reading.embeddings, wells, truth.labels, arm.correction)
+    except CorrectionError as error:
+        logger.warning("growth chart: %s is not possible: %s", arm.name, error)
+        measured = {"map": None, "map_chance": None, "leaks": {}, "unseen_wells": 0}
+    return {
+        "tier": tier_of_correction(arm.correction, reading.tier, repeated_units(wells)), "top1": None, "chance": None, "n": len(scored),
+        "wells_by_experiment": {str(e): int(n) for e, n in by_experiment.items()},
+        **measured,
+    }  # fmt: skip
+
+
 def _plate_design(
     arm: Arm, reader: _Reader, called: pd.DataFrame, calls: pd.DataFrame, screen: ChartScreen, role: str
 ) -> dict[str, Any]:
@@ -417,10 +445,12 @@ def _plate_design(
     }
 
 
-def signal_and_leak(embeddings: pd.DataFrame, wells: pd.DataFrame, labels: pd.Series) -> dict[str, Any]:
+def signal_and_leak(
+    embeddings: pd.DataFrame, wells: pd.DataFrame, labels: pd.Series, correction: str = "none"
+) -> dict[str, Any]:
     """Replicate mAP of treatments across experiments, and the leak probes, on all plates without an image in training."""
     profiles = join_profiles(embeddings, wells, labels)
-    unseen = profiles.take(~profiles.rows["plate_seen"].to_numpy(bool))
+    unseen = correct_profiles(profiles.take(~profiles.rows["plate_seen"].to_numpy(bool)), correction)
     table, _ = average_precisions(unseen, 0)
     across = table[(table["level"] == "not_same_experiment") & (table["well_type"] == "treatment")]
     leaks = leak_scores(unseen, ("plate", "experiment", "well_edge"))

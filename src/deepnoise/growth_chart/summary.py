@@ -38,11 +38,11 @@ def summarize_arms(
     for arm in arms:
         arm_records = records_of_arm[arm.name]
         first = arm_records[0]
-        top1 = np.array([record["top1"] for record in arm_records])
+        top1 = [record["top1"] for record in arm_records if record["top1"] is not None]
         row: dict[str, Any] = {
             "arm": arm.name, "kind": arm.kind, "tier": first["tier"], "seeds": len(seeds), "wells": first["n"],
             "experiments": len(first["wells_by_experiment"]), "scored": first["scored"], "compute": first["compute"],
-            "top1": float(top1.mean()), "top1_low": float(top1.min()), "top1_high": float(top1.max()),
+            "top1": _mean(top1), "top1_low": min(top1, default=None), "top1_high": max(top1, default=None),
             "chance": first["chance"],
             "map": _mean(r["map"] for r in arm_records), "map_chance": _mean(r["map_chance"] for r in arm_records),
             "reference": arm.reference, "control": arm.control,
@@ -95,7 +95,7 @@ def _gain(name: str, records: list[dict[str, Any]], reference: list[dict[str, An
         records: Records of the arm, one per seed.
         reference: Records of the reference arm, in the same order; None: there is no such arm.
     """
-    if not reference:
+    if not reference or records[0]["top1"] is None:
         return {name: None, f"{name}_low": None, f"{name}_high": None, f"{name}_p": None}
     experiments = sorted(records[0]["wells_by_experiment"])
     difference = np.array(
@@ -127,9 +127,10 @@ def format_chart(table: pd.DataFrame) -> str:
         previous_type = row.kind
         indent = "  " if row.kind == "control" else ""
         gain = "" if pd.isna(row.gain) else f"{row.gain:+.1%} ({_format_uncertainty(row, 'gain')})"
+        seeds = "" if pd.isna(row.top1) else f"{row.top1_low:.1%}-{row.top1_high:.1%}"
         figures = [f"{v:6.3f}" if pd.notna(v) else f"{'-':>6}" for v in (row.map, row.leak_experiment, row.leak_plate)]
         lines.append(
-            f"{indent + row.arm:42} {short_tier(row.tier):6} {row.top1:6.1%} {f'{row.top1_low:.1%}-{row.top1_high:.1%}':>14} {row.chance:6.1%} {gain:>34} "
+            f"{indent + row.arm:42} {short_tier(row.tier):6} {_share(row.top1):>6} {seeds:>14} {_share(row.chance):>6} {gain:>34} "
             f"{figures[0]} {figures[1]:>9} {figures[2]} {row.compute:8.0f} "
             f"{_share(row.redealt_top1):>10} {_share(row.same_plate):>10} {f'{_share(row.together)}/{_share(row.together_redrawn)}':>13}"
         )
