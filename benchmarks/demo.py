@@ -46,6 +46,10 @@ def row_of(scores: dict[str, Any], card: dict[str, Any], screen: int, seed: int)
         "steps": {step["step"]: step["top1"] for step in scores["steps"]},
         "map": card["signal"]["treatment"]["not_same_experiment"]["map"],
         "leaks": {axis: probe["balanced_accuracy"] for axis, probe in card["leaks"]["embedding"].items()},
+        "corrections": {
+            c["correction"]: {key: c[key] for key in ("chosen", "validation_map", "map", "gain", "gain_low", "gain_high", "plate", "experiment")}
+            for c in card["corrections"]
+        },
     }  # fmt: skip
 
 
@@ -109,8 +113,21 @@ def table(args: argparse.Namespace) -> None:
             screens,
             {s: pd.Series([r["leaks"][axis] for r in rows if r["screen"] == s]) for s in screens},
         )
+    print_corrections(rows, screens)
     for key in ("map", "seen"):
         print_means(key, screens, {s: pd.Series([r[key] for r in rows if r["screen"] == s]) for s in screens})
+
+
+def print_corrections(rows: list[dict[str, Any]], screens: list[int]) -> None:
+    """Lines of each correction of the embeddings: mAP, leaks, and in how many runs it was chosen."""
+    of_correction = [row["corrections"] for row in rows if "corrections" in row]
+    for name in of_correction[0] if of_correction else []:
+        for key in ("map", "plate", "experiment", "chosen"):
+            values = {
+                s: pd.Series([row["corrections"][name][key] for row in rows if row["screen"] == s]).astype(float)
+                for s in screens
+            }
+            print_means(f"embeddings, {name.replace('_', ' ')}: {key}", screens, values)
 
 
 def print_line(

@@ -27,8 +27,8 @@ from deepnoise.plate_balancing.balancing import (
     read_plates,
     tied_calls,
 )
-from deepnoise.plate_balancing.scores import fill_unlisted, log_softmax, pool_scores
-from deepnoise.plate_balancing.temperature import LIST_SHARPNESS
+from deepnoise.plate_balancing.scores import fill_unlisted, log_probabilities, log_softmax, pool_scores
+from deepnoise.plate_balancing.temperature import LIST_SHARPNESS, fit_to_labels
 from deepnoise.tables import SCORE, matrix
 from tests.plate_balancing.helpers import PARAMETERS, screen_scores
 
@@ -564,3 +564,20 @@ def test_the_layout_is_discovered_without_held_out_labels(wells, folds):
     again, in_use_again = discover_layout(scrambled, folds)
     pd.testing.assert_frame_equal(layout, again)
     pd.testing.assert_frame_equal(in_use, in_use_again)
+
+
+def test_the_temperature_of_single_models_never_makes_their_ensemble_claim_too_much():
+    """A validation well is unseen by the model of one fold alone, so the temperature of an ensemble cannot be fitted."""
+    rng = np.random.default_rng(0)
+    for shared in (0.3, 0.7, 0.95):  # share of a model's errors that the others make too
+
+        def scores(wells: int, models: int, shared: float = shared) -> tuple[np.ndarray, np.ndarray]:
+            truth, common = rng.integers(0, 30, wells), rng.normal(size=(wells, 30))
+            own = rng.normal(size=(models, wells, 30)).mean(axis=0)
+            return truth, 3 * np.eye(30)[truth] + np.sqrt(shared) * common + np.sqrt(1 - shared) * own
+
+        truth, single = scores(2000, 1)
+        temperature = fit_to_labels(single, truth, 3.0)
+        truth, ensemble = scores(2000, 5)
+        log_p = log_probabilities(ensemble, temperature, 3.0)
+        assert np.exp(log_p.max(axis=1)).mean() < (log_p.argmax(axis=1) == truth).mean() + 0.015
