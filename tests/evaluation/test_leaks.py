@@ -18,7 +18,16 @@ from deepnoise.evaluation.probe import (
     split_blocks,
     verdict,
 )
-from deepnoise.evaluation.probe_tasks import AXES, leak_scores, outer_ring, probe_leaks, probe_tasks, well_features
+from deepnoise.evaluation.probe_tasks import (
+    AXES,
+    leak_scores,
+    left_half,
+    outer_ring,
+    probe_leaks,
+    probe_tasks,
+    upper_half,
+    well_features,
+)
 from deepnoise.evaluation.profiles import Profiles, class_residuals
 from deepnoise.evaluation.reference_wells import are_reference
 from deepnoise.evaluation.score_table import format_card
@@ -140,6 +149,73 @@ def test_the_probe_agrees_with_scikit_learn_and_a_planted_shift_with_shifted_dat
         factor = _factor((train - centre).T @ (train - centre) / len(train), split.ridge)
         moved._splits.append(replace(split, values=moved._values[split.test], centre=centre, factor=factor))
     assert probe.balanced_accuracy(labels, shift) == pytest.approx(moved.balanced_accuracy(labels), abs=0.01)
+
+
+def test_predictions_are_those_of_the_shrunken_discriminant_written_out():
+    """Few wells in many dimensions, where shrinkage counts; with and without a shift of each class."""
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(60, 30)) * np.geomspace(10, 0.1, 30) @ rng.normal(size=(30, 30))
+    labels = rng.permutation(np.repeat([0, 1, 2], 20))
+    values += labels[:, None] * rng.normal(size=30) * 3
+    probe, part = Probe(values, np.arange(60), 0), split_blocks(np.arange(60), 0)
+    for shift in (None, *rng.normal(size=(8, 3, 30)) * 0.6):
+        called = np.empty(60, int)
+        for number, split in enumerate(probe._splits):
+            assert 0.05 < split.ridge < 0.9
+            plain = probe._values[part != number].astype(float)
+            moved = probe._values + (0 if shift is None else shift[labels])
+            train, of_train = moved[part != number], labels[part != number]
+            covariance = np.cov(train.T, bias=True)
+            target = (
+                np.trace(np.cov(plain.T, bias=True)) / 30 * np.eye(30)
+            )  # the shift leaves the target of the shrinkage
+            inverse = np.linalg.inv((1 - split.ridge) * covariance + split.ridge * target)
+            means = np.stack([train[of_train == k].mean(axis=0) for k in range(3)])
+            distance = [
+                ((moved[part == number] - m) @ inverse * (moved[part == number] - m)).sum(axis=1) for m in means
+            ]
+            called[part == number] = np.argmin(distance, axis=0)
+        oracle = np.mean([(called[labels == k] == k).mean() for k in range(3)])
+        assert probe.balanced_accuracy(labels, shift) == pytest.approx(oracle)
+
+
+def test_null_and_plants_have_shuffles_of_their_own(clean, monkeypatch):
+    drawn = []
+
+    def shuffled(task: ProbeTask, seed: int, draw: int) -> np.ndarray:
+        drawn.append((seed, draw))
+        return task.labels
+
+    tasks = probe_tasks(class_residuals(clean), "experiment", NO_INTENSITY)
+    monkeypatch.setattr(ProbeTask, "shuffled_labels", shuffled)
+    run_probes(tasks, 20, 3.0, seed=7)
+    assert {seed for seed, _ in drawn} == {7}
+    of_null, of_plants = [draw for _, draw in drawn[: 20 * len(tasks)]], {draw for _, draw in drawn[20 * len(tasks) :]}
+    assert of_null == [draw for draw in range(20) for _ in tasks] and min(of_plants) == 20 and len(of_plants) > 1
+
+
+def test_p_counts_the_shuffles_that_do_as_well(clean):
+    tasks = probe_tasks(class_residuals(clean), "experiment", NO_INTENSITY)
+    probes = [Probe(task.values, task.blocks, 3) for task in tasks]
+
+    def accuracy(labels: list[np.ndarray]) -> float:
+        return float(np.mean([p.balanced_accuracy(y) for p, y in zip(probes, labels, strict=True)]))
+
+    observed = accuracy([task.labels for task in tasks])
+    null = np.array([accuracy([task.shuffled_labels(3, draw) for task in tasks]) for draw in range(30)])
+    result = run_probes(tasks, 30, 3.0, seed=3)
+    assert result["balanced_accuracy"] == observed and 0 < (null >= observed).sum() < 30
+    assert result["p"] == (1 + (null >= observed).sum()) / 31
+    assert (result["null_low"], result["null_high"]) == tuple(np.quantile(null, [0.025, 0.975]))
+
+
+def test_halves_and_ring_of_a_plate():
+    position = np.array([(row, column) for row in range(1, 5) for column in range(2, 8)])
+    shape = (4, 6)
+    assert upper_half(position).reshape(shape).tolist() == [[True] * 6] * 2 + [[False] * 6] * 2
+    assert left_half(position).reshape(shape).tolist() == [[True] * 3 + [False] * 3] * 4
+    inner = [True] + [False] * 4 + [True]
+    assert outer_ring(position).reshape(shape).tolist() == [[True] * 6, inner, inner, [True] * 6]
 
 
 def test_directions_have_unit_spread_and_blocks_stay_whole():
@@ -365,6 +441,15 @@ def test_wells_that_are_no_reference_are_probed_in_their_place(replicated):
     assert silent["wells"] == 3 * 4 * 12 and "normalized" in silent["reason"]
     loud = normalized(shifted_treatments(replicated, 2.0), "positive_control", "negative_control")
     assert answers(loud, axes=("plate",))["plate"]["verdict"] == "leak"
+
+
+def test_others_whose_labels_can_hardly_be_shuffled_are_not_probed(replicated, monkeypatch):
+    def of_treatments(tasks, seed):
+        return 19 if sum(len(task.labels) for task in tasks) == 3 * 4 * 12 else 20
+
+    monkeypatch.setattr("deepnoise.evaluation.probe_tasks.count_shuffles", of_treatments)
+    probe = answers(normalized(replicated, "positive_control", "negative_control"), axes=("plate",))["plate"]
+    assert "half of them" in probe["reason"]
 
 
 def test_half_of_the_reference_shows_what_normalizing_on_the_other_half_leaves(clean):

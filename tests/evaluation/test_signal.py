@@ -267,6 +267,22 @@ def test_plates_seen_in_training_are_no_part_of_retrieval():
     embeddings = rows.drop(columns=["cell_type", "well_type", "perturbation"]).assign(tier="T1")
     embeddings = embeddings.join(pd.DataFrame(profiles.values + learned).add_prefix("embedding_"))
     no_labels = pd.DataFrame({"id_code": [], "perturbation": []}, dtype=str)
-    parameters = EvaluationParameters(screen="s", unit="well", pairs=[], permutations=20, smallest_leak=1.0)
+    parameters = EvaluationParameters(
+        screen="s", unit="well", pairs=[], permutations=20, smallest_leak=1.0, corrections=["none"]
+    )
     table, summary = measure_retrieval(embeddings, rows, no_labels, parameters)
     assert set(table["experiment"]) == {"E2", "E3"} and summary["treatment"]["not_same_experiment"]["p"] > 0.05
+
+
+def test_random_orders_as_good_as_the_truth_count_against_it():
+    """One replicate and one control: half of all orders are perfect, so a perfect one has a p of a half."""
+    rows = pd.DataFrame(
+        {
+            "fold": 0, "id_code": list("abcd"), "experiment": ["E0", "E1", "E0", "E1"], "plate": "1", "well": "A01", "cell_type": "x",
+            "well_type": ["treatment"] * 2 + ["negative_control"] * 2, "perturbation": ["t", "t", "n", "n"], "role": "heldout",
+            "plate_seen": False,
+        }
+    )  # fmt: skip
+    perfect = activity(Profiles(rows, np.array([[1, 0], [1, 0.1], [0, 1], [0.1, 1]], np.float32)))
+    # a perfect mean of two wells: both of two random orders are perfect in a quarter of the cases
+    assert perfect["average_precision"].item() == 1 and perfect["p"].item() == pytest.approx(0.25, abs=0.02)

@@ -581,3 +581,11 @@ def test_the_temperature_of_single_models_never_makes_their_ensemble_claim_too_m
         truth, ensemble = scores(2000, 5)
         log_p = log_probabilities(ensemble, temperature, 3.0)
         assert np.exp(log_p.max(axis=1)).mean() < (log_p.argmax(axis=1) == truth).mean() + 0.015
+
+
+def test_two_groups_are_enough_to_infer_them():
+    table, layout, _ = screen_scores(3.0, np.random.default_rng(0), plates=2, size=12)
+    groups = balance(table, DesignKnowledge(layout), PARAMETERS.model_copy(update={"temperature": 1.0})).groups
+    assert len(groups) == 4 and groups["decided"].all() and set(groups["group"]) == {0, 1}
+    one = balance(table, DesignKnowledge(layout.assign(group=0)), PARAMETERS.model_copy(update={"temperature": 1.0}))
+    assert one.groups.empty

@@ -111,3 +111,16 @@ def test_the_share_of_members_is_that_of_wells_of_the_assigned_groups():
     per_well = np.log(np.where(group[:, None] == np.arange(4), 0.97, 0.01))
     assert _members(per_well, PLATE, np.array([2, 0, 3, 1])) == pytest.approx(0.6, abs=0.06)
     assert _members(per_well, PLATE, np.array([0, 2, 1, 3])) < 0.05
+
+
+def test_one_imagined_experiment_votes_for_all_unused_layouts_together():
+    """Two plates have two layouts: if one experiment uses the other one, the vote is one against one, and nothing changes."""
+    scores = np.random.default_rng(0).normal(0, 1, (40, 40))
+    scores[np.arange(40), np.arange(40)] += 1.0
+    plate = np.repeat([0, 1], 20)
+    alone = infer_groups(log_softmax(scores), plate, plate, 0.95, "centred")
+    tied = infer_groups(log_softmax(scores), plate, plate, 0.95, "centred", {(1, 0): 1})
+    outvoted = infer_groups(log_softmax(scores), plate, plate, 0.95, "centred", {(1, 0): 3})
+    assert alone.groups == [0, 1] and 0.5 < alone.posterior < 1 and tied.posterior == pytest.approx(alone.posterior)
+    odds = [i.posterior / (1 - i.posterior) for i in (alone, outvoted)]
+    assert odds[0] / odds[1] == pytest.approx(3)

@@ -12,6 +12,7 @@ from deepnoise.plate_balancing.greedy import GREEDY_STEPS, greedy_coefficients
 from deepnoise.plate_balancing.methods import assign, match_marginals, sinkhorn
 from deepnoise.plate_balancing.scores import log_probabilities, log_softmax
 from deepnoise.plate_balancing.temperature import (
+    _design_effect,
     _minimize,
     abstention_threshold,
     are_lists,
@@ -320,3 +321,42 @@ def test_wells_that_share_their_errors_count_for_fewer():
     assert abstention_threshold(*enough, spread, 0.95, experiment) == 0.97
     assert abstention_threshold(*enough, clustered, 0.95, experiment) == np.inf
     assert abstention_threshold(*enough, clustered, 0.95) == 0.97
+
+
+def test_plates_that_converge_are_not_reported(caplog):
+    match_marginals(random_plate(30, 60), np.ones(60, int))
+    match_marginals(random_plate(30, 60, spread=8.0), np.ones(60, int), iterations=6)  # asked for a few rounds
+    assert not caplog.text
+
+
+def test_the_best_temperature_is_found_wherever_it_lies():
+    for seed, noise in enumerate((0.3, 0.6, 1.0, 1.5, 2.5, 4.0)):
+        rng = np.random.default_rng(seed)
+        label = rng.integers(0, 8, 400)
+        scores = 3 * np.eye(8)[label] + noise * rng.normal(size=(400, 8))
+
+        def loss(log_t, scores=scores, label=label):
+            return -log_probabilities(scores, float(np.exp(log_t)), 2.0)[np.arange(400), label].mean()
+
+        best = min(loss(log_t) for log_t in np.linspace(-4, 3, 1401))
+        assert loss(np.log(fit_to_labels(scores, label, 2.0))) < best + 1e-3
+
+
+def test_the_design_effect_is_that_of_a_plain_analysis_of_variance():
+    wrong = np.array([1, 1, 1, 0, 0, 0, 0, 1, 0], float)
+    experiment = np.array(list("aaabbbbcc"))
+    groups = [wrong[experiment == e] for e in "abc"]
+    between = sum(len(g) * (g.mean() - wrong.mean()) ** 2 for g in groups) / 2
+    within = sum(((g - g.mean()) ** 2).sum() for g in groups) / (9 - 3)
+    size = (9 - (9 + 16 + 4) / 9) / 2
+    correlation = (between - within) / (between + (size - 1) * within)
+    assert 0 < correlation < 1 and _design_effect(wrong, experiment) == pytest.approx(1 + (size - 1) * correlation)
+    assert _design_effect(wrong, np.array(list("abcdefghi"))) == 1 == _design_effect(wrong, np.array(["a"] * 9))
+    assert _design_effect(np.array([1.0, 0, 1, 0]), np.array(list("aabb"))) == 1  # less scatter than by chance
+
+
+@pytest.mark.parametrize("spread", [3.0, 10.0, 20.0])
+def test_sinkhorn_goes_on_from_where_it_was_until_the_end(spread):
+    log_p = random_plate(40, 40, spread=spread)
+    limit = np.exp(sinkhorn(log_p, once(log_p), iterations=200_000, tolerance=1e-9))
+    np.testing.assert_allclose(np.exp(sinkhorn(log_p, once(log_p))), limit, atol=0.005)

@@ -161,9 +161,9 @@ def _raw_intensity_tasks(residual: Profiles, intensity: pd.DataFrame) -> list[Pr
     tasks = []
     for (_, cell_type), members in measured.rows.groupby(FOLD_AND_CELL_TYPE).indices.items():
         wells, of_channel = measured.take(members), brightness.take(members)
-        plate = wells.rows["experiment"] + "/" + wells.rows["plate"]
+        plate = wells.rows.groupby(["experiment", "plate"]).ngroup().to_numpy()
         wells = Profiles(wells.rows.assign(plate_of_well=plate), wells.values)
-        median = pd.DataFrame(of_channel.values).groupby(plate.to_numpy()).transform("median").to_numpy()
+        median = pd.DataFrame(of_channel.values).groupby(plate).transform("median").to_numpy()
         tasks += [_task(cell_type, wells, bright, "plate_of_well") for bright in (of_channel.values > median).T]
     return tasks
 
