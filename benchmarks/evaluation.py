@@ -1,7 +1,10 @@
-"""Evaluation at the size of RxRx1, and on planted errors: python benchmarks/evaluation.py [wells | suspects DATA | profiles FILE...]
+"""Evaluation at the size of RxRx1, and on planted errors: python benchmarks/evaluation.py [wells | retrieval | suspects DATA | profiles FILE...]
 
 ``wells``: 56,000 wells of 1,108 perturbations in 512 dimensions, on 2 cores. Prints seconds and peak memory
-of each part, and the speed of replicate retrieval relative to a double loop timed in the same run.
+of each part.
+
+``retrieval``: replicate retrieval of three experiments of it at all four levels, beside a double loop (one level) and copairs (each
+level) in the same run; all give the same average precisions.
 
 ``suspects DATA``: plants swaps and turned plates into the plate maps of a finished run of the demo (DATA: its
 data folder), with five seeds. Prints recall and false alarms. ``profiles FILE...`` does so with tables of real profiles,
@@ -29,7 +32,7 @@ from deepnoise.evaluation.retrieval import activity, average_precisions
 from deepnoise.evaluation.suspects import find_suspects, turned_wells
 from deepnoise.plate_balancing.scores import pool_scores
 from deepnoise.simulation.design import design_screen
-from deepnoise.tables import SCHEMAS
+from deepnoise.tables import LEVELS, SCHEMAS
 
 
 @contextmanager
@@ -85,20 +88,6 @@ def wells() -> None:
     print(
         f"{len(rows):,} wells, {rows['perturbation'].nunique():,} perturbations, {profiles.values.shape[1]} dimensions"
     )
-    subset = profiles.take((rows["experiment"].isin(["ALPHA-01", "ALPHA-02", "ALPHA-03"])).to_numpy())
-    times: dict[str, float] = {}
-    for label, function in (("ours", lambda: average_precisions(subset, 0)[0]), ("loop", lambda: double_loop(subset))):
-        start = time.perf_counter()
-        result = function()
-        times[label] = time.perf_counter() - start
-        if label == "ours":
-            our_map = result[result["level"] == "not_same_experiment"]["average_precision"].mean()
-        else:
-            np.testing.assert_allclose(our_map, result, atol=1e-5)
-    print(
-        f"retrieval of {len(subset.rows):,} wells: {times['ours']:.2f} s, double loop {times['loop']:.2f} s, "
-        f"{times['loop'] / times['ours']:.1f} times as fast"
-    )
     with measured("replicate retrieval, 20 shuffles"):
         average_precisions(profiles, 20)
     with measured("leak probes, 20 shuffles"):
@@ -118,6 +107,37 @@ def wells() -> None:
     )
     with measured("top-1 and top-5 of every well"):
         ranked_calls(scores, treated["perturbation"])
+
+
+def retrieval() -> None:
+    """Time replicate retrieval beside a double loop and copairs."""
+    from copairs.map import average_precision
+
+    profiles = rxrx1_profiles(512)
+    subset = profiles.take(profiles.rows["experiment"].isin(["ALPHA-01", "ALPHA-02", "ALPHA-03"]).to_numpy())
+    rows = subset.rows[["id_code", "experiment", "plate", "well", "perturbation", "well_type"]]
+    rows = rows.assign(unit=rows["experiment"] + "/" + rows["plate"])
+    start = time.perf_counter()
+    ours, _ = average_precisions(subset, 0)
+    seconds = time.perf_counter() - start
+    print(f"retrieval of {len(rows):,} wells at four levels: {seconds:.2f} s")
+    across = ours[ours["level"] == "not_same_experiment"]["average_precision"].mean()
+    start = time.perf_counter()
+    np.testing.assert_allclose(across, double_loop(subset), atol=1e-5)
+    taken = time.perf_counter() - start
+    print(f"double loop, one level: {taken:.2f} s, {taken / seconds:.1f} times as long")
+    total = 0.0
+    for level, differs in zip(LEVELS, ([], ["unit"], ["experiment"], ["experiment", "well"]), strict=True):
+        start = time.perf_counter()
+        theirs = average_precision(
+            rows, subset.values, pos_sameby=["perturbation"], pos_diffby=differs, neg_sameby=["experiment"],
+            neg_diffby=["perturbation"], progress_bar=False,
+        ).set_index("id_code")["average_precision"]  # fmt: skip
+        total += time.perf_counter() - start
+        of_level = ours[ours["level"] == level].set_index("id_code")["average_precision"]
+        far = (of_level - theirs.loc[of_level.index]).abs()
+        print(f"copairs, {level}: {time.perf_counter() - start:.2f} s; {len(far):,} average precisions differ by at most {far.max():.1e}", flush=True)  # fmt: skip
+    print(f"copairs, all levels: {total:.2f} s, {total / seconds:.1f} times as long")
 
 
 def suspects(data: Path) -> None:
@@ -198,9 +218,11 @@ def plant(profiles: Profiles, scores: pd.DataFrame, features: pd.DataFrame) -> N
 if __name__ == "__main__":
     benchmarks: dict[str, Callable[..., None]] = {
         "wells": wells,
+        "retrieval": retrieval,
         "suspects": lambda: suspects(Path(sys.argv[2])),
         "profiles": lambda: real_profiles([Path(path) for path in sys.argv[2:]]),
     }
-    if len(sys.argv) < 2 or sys.argv[1] not in benchmarks or (sys.argv[1] != "wells" and len(sys.argv) < 3):
+    needs_files = sys.argv[1:2] in (["suspects"], ["profiles"])
+    if len(sys.argv) < 2 + needs_files or sys.argv[1] not in benchmarks:
         sys.exit(__doc__)
     benchmarks[sys.argv[1]]()
