@@ -35,8 +35,8 @@ TESTS = {
     "evaluation/probe_tasks.py": "evaluation/test_leaks.py",
     "evaluation/reference_wells.py": "evaluation/test_leaks.py",
     "evaluation/retrieval.py": "evaluation/test_signal.py evaluation/test_interchange.py",
-    "evaluation/embedding_correction.py": "evaluation/test_corrections.py",
-    "evaluation/compare_corrections.py": "evaluation/test_corrections.py",
+    "evaluation/embedding_correction.py": "evaluation/test_embedding_correction.py",
+    "evaluation/compare_corrections.py": "evaluation/test_embedding_correction.py",
 }
 """Module -> the tests that must notice, the quickest first."""
 EQUIVALENT: dict[str, str] = {
@@ -44,6 +44,7 @@ EQUIVALENT: dict[str, str] = {
     "training/streams.py:batch_group: arguments swapped in np.char.add(np.char.add(experiment, '/'), table['plate'].to_numpy(dtype=str))": (
         "names of groups, which are only compared"
     ),
+    "plate_balancing/groups.py:_log_odds: * -> / in 700.0 * float(np.sign(difference.sum()))": "the sign is 1 or -1 there",
     "plate_balancing/balancing.py:log_p: term dropped in rows[-1] - rows[0]": "rows are copied instead of cut out, to the same values",
 }
 """Name of a mutant, as printed -> why no test can tell it from the original."""

@@ -10,6 +10,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from deepnoise.evaluation.figures import draw_card
 from deepnoise.evaluation.probe import (
     FEWEST_SHUFFLES,
+    SHIFTS,
     Probe,
     ProbeTask,
     _factor,
@@ -192,6 +193,20 @@ def test_null_and_plants_have_shuffles_of_their_own(clean, monkeypatch):
     assert {seed for seed, _ in drawn} == {7}
     of_null, of_plants = [draw for _, draw in drawn[: 20 * len(tasks)]], {draw for _, draw in drawn[20 * len(tasks) :]}
     assert of_null == [draw for draw in range(20) for _ in tasks] and min(of_plants) == 20 and len(of_plants) > 1
+
+
+@pytest.mark.parametrize("size", [*SHIFTS, 99.0])
+def test_the_smallest_shift_that_is_found_is_reported(clean, size):
+    class SeesFrom(Probe):
+        def balanced_accuracy(self, labels, shift=None):
+            return 0.25 if shift is None else 0.25 + 0.5 * (np.linalg.norm(shift[0]) >= size)
+
+        def directions(self, count, rng):
+            return np.eye(count, 8)
+
+    tasks = probe_tasks(class_residuals(clean), "experiment", NO_INTENSITY)
+    result = run_probes(tasks, 20, 1.0, make_probe=SeesFrom)
+    assert result["detectable"] == (size if size in SHIFTS else None) and result["planted_found"] == (size <= 1.0)
 
 
 def test_p_counts_the_shuffles_that_do_as_well(clean):

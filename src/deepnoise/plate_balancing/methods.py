@@ -214,8 +214,7 @@ def sinkhorn(
             "Sinkhorn: after %s rounds a class is used %.2g wells off its share, expected under %.2g",
             iterations, distance, tolerance,
         )  # fmt: skip
-    balanced = (inner + u[:, None] + v[None])[:wells]
-    return balanced - logsumexp(balanced, axis=1, keepdims=True)
+    return (inner + u[:, None] + v[None])[:wells]  # rows were normalized last
 
 
 def assign(log_p: np.ndarray, capacity: np.ndarray) -> np.ndarray:
