@@ -233,6 +233,11 @@ def test_halves_and_ring_of_a_plate():
     assert outer_ring(position).reshape(shape).tolist() == [[True] * 6, inner, inner, [True] * 6]
 
 
+def test_constant_profiles_are_predicted_by_chance():
+    labels = np.arange(40) % 2
+    assert Probe(np.ones((40, 3)), np.arange(40), 0).balanced_accuracy(labels) == 0.5
+
+
 def test_directions_have_unit_spread_and_blocks_stay_whole():
     rng = np.random.default_rng(0)
     probe = Probe(rng.normal(size=(200, 4)) * [1, 5, 0.1, 3], np.arange(200), 0)

@@ -14,6 +14,7 @@ from deepnoise.evaluation.intervals import LEAST_EXPERIMENTS
 from deepnoise.evaluation.score_table import baseline_name
 from deepnoise.evaluation.score_types import PlateDesign, Scores, SignalLeakCard, StepScore
 from deepnoise.report.chapter import (
+    SHARES,
     Answer,
     Chapter,
     Section,
@@ -100,6 +101,9 @@ def write_chapter(
             table("Leak probes",
                   leaks[["representation", "axis", "verdict", "balanced_accuracy", "chance", "p", "detectable", "wells", "reason", "tier"]], "leak_probes",
                   "“None seen” is stated only where a planted shift would have been found. Detectable: the size of that shift in standard deviations."),
+            table("Corrections of the embeddings", _corrections(card), "embedding_corrections",
+                  "What is left of signal and noise once the embeddings are corrected. map: how early replicates of held-out wells find each other "
+                  "across experiments; plate, experiment: how well a probe tells them. The chosen one is best on validation plates.", {*SHARES, "plate", "experiment"}),
             figure("Map of the embeddings", plots["embedding_map"], "embedding_map",
                    "The first two principal components of wells on plates that the model has not seen. The map illustrates; only the probes measure."),
             table("Suspect wells", flagged[["rank", "experiment", "plate", "well", "kind", "partner", "evidence", "needed", "detail", "tier"]],
@@ -372,6 +376,23 @@ def _plate_design(design: PlateDesign) -> pd.DataFrame:
     ]
     columns = ["control", "value", "compared_with", "difference", "interval_low", "interval_high", "experiments"]
     return pd.DataFrame([(*row[:4], *(row[4] or (None, None)), row[5]) for row in rows], columns=columns)
+
+
+def _corrections(card: SignalLeakCard) -> pd.DataFrame:
+    """The table ``embedding_corrections``, without what the report has no room for."""
+    columns = [
+        "correction",
+        "chosen",
+        "map",
+        "gain",
+        "plate",
+        "plate_verdict",
+        "experiment",
+        "experiment_verdict",
+        "reason",
+        "tier",
+    ]
+    return pd.DataFrame(card["corrections"], columns=columns)
 
 
 def _by_experiment(scores: Scores) -> pd.DataFrame:
