@@ -516,6 +516,22 @@ def test_calls_of_lists_are_made_at_a_sharper_temperature_and_confidences_are_no
     assert agreement[1] > agreement[0]  # the sharper, the closer to the assignment
 
 
+def test_the_temperature_of_balancing_is_a_multiple_of_the_plain_one():
+    table, layout, _ = screen_scores(2.0, np.random.default_rng(21), size=12)
+    plates = read_plates(table, DesignKnowledge(layout))
+    capacity = {key: plates.default_capacity(key) for key in plates.rows}
+
+    def steps(temperature, sharpening=1.0):
+        calibration = Calibration({"all": temperature}, {"all": "given"}, sharpening=sharpening)
+        table, _ = apply_steps(plates, calibration, capacity, 2.0, ["plain", "group_filter", "matching"], set())
+        return {name: of_step["confidence"].to_numpy() for name, of_step in table.groupby("step")}
+
+    flatter, plain, twice = steps(1.0, sharpening=2.0), steps(1.0), steps(2.0)
+    np.testing.assert_array_equal(flatter["matching"], twice["matching"])
+    for name in ("plain", "group_filter"):
+        np.testing.assert_array_equal(flatter[name], plain[name])
+
+
 # what must not flow in ------------------------------------------------------------------------------------------
 
 
