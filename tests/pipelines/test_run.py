@@ -227,7 +227,7 @@ def test_kedro_viz_shows_the_flow_previews_and_the_last_run(run, tmp_path):
             page.wait_for_timeout(1500)
             page.screenshot(path=tmp_path / "flow.png")
             node_texts = page.locator(".pipeline-node__text").all_text_contents()
-            assert boxes <= set(node_texts) and len(node_texts) <= 53 and max(map(len, node_texts)) <= 24
+            assert boxes <= set(node_texts) and len(node_texts) <= 54 and max(map(len, node_texts)) <= 24
             assert page.locator(".pipeline-layer-name").count() == len(main["layers"]) == 8
             assert {"Tier T1", "Tier T2", "Tier T3"} <= set(page.locator(".row-text__label").all_inner_texts())
             page.goto(f"{base}/?pid=evaluation&sid={identity}")
