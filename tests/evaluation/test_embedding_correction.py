@@ -214,5 +214,6 @@ def test_without_embeddings_there_is_nothing_to_correct():
     empty = SCHEMAS["well_embeddings"].empty()
     wells, labels = SCHEMAS["wells"].empty(), SCHEMAS["heldout_labels"].empty()
     corrected, choice = choose_correction(empty, wells, PARAMETERS)
-    assert corrected.empty
-    assert compare_corrections(empty, wells, labels, SCHEMAS["leak_probes"].empty(), choice, PARAMETERS).empty
+    assert corrected.empty and choice["chosen"] is None
+    nothing = compare_corrections(empty, wells, labels, SCHEMAS["leak_probes"].empty(), choice, PARAMETERS)
+    assert nothing.empty and list(nothing) == list(SCHEMAS["embedding_corrections"].columns)
