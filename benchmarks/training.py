@@ -1,6 +1,7 @@
 """Speed of training, as ratios of alternating runs: python benchmarks/training.py
 
-Compares mean-teacher steps with supervised steps at equal images per step; the input pipeline with a
+Compares supervised and mean-teacher steps with the same network in a plain PyTorch loop over images that lie normalized in memory (the
+limit); mean-teacher steps with supervised steps at equal images per step; the input pipeline with a
 DataLoader that decodes a PNG for each view and channel and looks statistics up in a table; and bfloat16 with
 float32. Also prints peak memory. The figures go into docs/results.md.
 """
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+import torch.nn.functional as F
 import yaml
 from PIL import Image
 
@@ -25,6 +27,7 @@ from deepnoise.datasets.files import SiteFiles
 from deepnoise.datasets.folder import Folder
 from deepnoise.datasets.image_store import ImageStoreDataset
 from deepnoise.ingestion.packing import plan_packing
+from deepnoise.network.network import Network, NetworkSpec
 from deepnoise.network.site_images import SiteImages, normalize
 from deepnoise.parameters import TrainingParameters, replace_values
 from deepnoise.screen import Screen
@@ -32,6 +35,7 @@ from deepnoise.simulation.cells import CHANNELS
 from deepnoise.training.augmentation import random_view
 from deepnoise.training.fold_view import FoldView
 from deepnoise.training.loop import pretrain, train_mean_teacher
+from deepnoise.training.losses import squared_error, update_ema
 from deepnoise.training.trainer import NoState, Trainer
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -116,6 +120,83 @@ def in_turn(functions: dict[str, Callable[[], float]]) -> pd.DataFrame:
     for function in functions.values():
         function()
     return pd.DataFrame([{name: function() for name, function in functions.items()} for _ in range(ROUNDS)])
+
+
+def plain_step(changes: dict[str, Any], mean_teacher: bool) -> Callable[[], float]:
+    """Seconds per step of a plain loop: float images in memory, in order, without views; the losses, optimizer and average of ours."""
+    step_trainer = trainer({"training.batches": "mixed"} | changes)
+    student, teacher = step_trainer.new_network().train(), step_trainer.new_network()
+    optimizer = torch.optim.AdamW(student.parameters(), lr=0.003)
+    size = step_trainer.parameters.batch_size
+    images = step_trainer.to_input(step_trainer.labelled.batch(np.arange(IMAGES)))
+    images = images.contiguous(memory_format=torch.channels_last)
+    labels = step_trainer.labels.to(step_trainer.device)
+    zeros = torch.zeros(IMAGES, dtype=torch.long, device=step_trainer.device)
+
+    def loop() -> float:
+        started = time.perf_counter()
+        for first in range(0, IMAGES, size):
+            rows = slice(first, first + size)
+            x = images[rows]
+            y, cell_type = labels[rows], zeros[rows]
+            if mean_teacher:
+                x = torch.cat([x, x])
+                cell_type = torch.cat([cell_type, cell_type])
+            with step_trainer.autocast():
+                features = student.embed(x)
+                loss = F.cross_entropy(student.classify(features[: len(y)], cell_type[: len(y)], y), y)
+                if mean_teacher:
+                    with torch.no_grad():
+                        target = teacher.classify(teacher.embed(x), cell_type)
+                    loss = loss + squared_error(student.classify(features, cell_type), target)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            if mean_teacher:
+                update_ema(teacher, student, 0.99)
+        return (time.perf_counter() - started) / (IMAGES // size)
+
+    return loop
+
+
+def limit() -> None:
+    """Time steps of both stages beside a plain loop of the same network."""
+    for backbone in ("test_resnet", "resnet18"):
+        for name, mean_teacher, changes in (
+            ("supervised", False, {"training.batch_size": 48}),
+            ("mean teacher", True, {
+                "training.batch_size": 24, "training.mean_teacher.epochs": 1, "training.mean_teacher.unlabelled_ratio": 1.0,
+            }),
+        ):  # fmt: skip
+            changes = {"training.backbone": backbone} | changes
+            seconds = in_turn({"plain": plain_step(changes, mean_teacher), "ours": timed_step(changes)})
+            ratio = seconds["plain"] / seconds["ours"]
+            print(
+                f"{backbone}, {name}: {48 / seconds['ours'].median():.0f} images/s, {ratio.median():.2f} of a plain loop "
+                f"({ratio.min():.2f} to {ratio.max():.2f})"
+            )
+
+
+def memory() -> None:
+    """Bytes that a training step keeps for the backward pass, per image: the part of the memory that grows with the batch."""
+    for backbone in ("test_resnet", "resnet18", "resnet50", "legacy_xception"):
+        sizes = []
+        for size in (64, 128, 256, 512):
+            network = Network(NetworkSpec(backbone, 6, 57, "arcface", 20.0, 0.1)).train()
+            weights = {parameter.untyped_storage().data_ptr() for parameter in network.parameters()}
+            kept: dict[int, int] = {}
+
+            def keep(tensor: torch.Tensor, kept: dict[int, int] = kept, weights: set[int] = weights) -> torch.Tensor:
+                storage = tensor.untyped_storage()
+                if storage.data_ptr() not in weights:
+                    kept[storage.data_ptr()] = storage.nbytes()
+                return tensor
+
+            with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+                network(torch.zeros(2, 6, size, size), torch.zeros(2, dtype=torch.long)).sum().backward()
+            sizes.append(f"{sum(kept.values()) / 2e6:.1f}")
+        millions = sum(parameter.numel() for parameter in network.parameters()) / 1e6
+        print(f"| {backbone} | {millions:.1f} | {' | '.join(sizes)} |")
 
 
 def steps() -> None:
@@ -229,6 +310,8 @@ def input_pipeline() -> None:
 
 
 if __name__ == "__main__":
+    limit()
+    memory()
     steps()
     input_pipeline()
     precision()

@@ -395,6 +395,8 @@ class TrainingParameters(Block):
     """Precision of the backbone; `auto` is bfloat16 on a GPU with hardware support, else float32."""
     channels_last: bool
     """Whether images and weights are stored with channels last, the faster layout for most convolutions."""
+    compile: bool
+    """Whether the backbone is compiled by `torch.compile`; where that fails, the log says why and training goes on without."""
     cache_gigabytes: Annotated[NonNegativeFloat, Unit("GB")]
     """Memory for images that are kept instead of being read again."""
     device: Device
@@ -405,7 +407,7 @@ class TrainingParameters(Block):
     def recipe(self) -> dict[str, Any]:
         """All values on which the trained weights depend: those that only say where and how to compute are
         left out."""
-        return self.model_dump(mode="json", exclude={"device", "cache_gigabytes", "tensorboard"})
+        return self.model_dump(mode="json", exclude={"device", "compile", "cache_gigabytes", "tensorboard"})
 
     @model_validator(mode="after")
     def _unlabelled_stream_is_needed(self) -> TrainingParameters:

@@ -21,7 +21,7 @@ def parameters(**changes) -> TrainingParameters:
     values = dict(
         seed=1, backbone="test_resnet", pretrained_weights="none", cell_type="none", head=dict(name="arcface", scale=20.0, margin=0.1),
         batch_size=32, batches="mixed", sites="all", sites_per_epoch="all", label_smoothing=0.0, gradient_clip=0.0, augmentation=AUGMENTATION,
-        pretrain=STAGE, mean_teacher=MEAN_TEACHER, unlabelled_source="training", precision="auto", channels_last=True,
+        pretrain=STAGE, mean_teacher=MEAN_TEACHER, unlabelled_source="training", precision="auto", channels_last=True, compile=False,
         cache_gigabytes=1.0, device="cpu", tensorboard=False,
     )  # fmt: skip
     return TrainingParameters.model_validate(values | changes)

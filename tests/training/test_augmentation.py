@@ -54,3 +54,13 @@ def test_a_mixed_image_combines_two_images_by_its_share(mixup, cutmix):
     )
     again, _, _ = mix_images(x, mixup, cutmix, torch.Generator().manual_seed(0))
     assert torch.equal(mixed, again) and float(np.ptp(share.numpy())) > 0.3
+
+
+def test_a_strong_view_is_cropped_whatever_the_shift():
+    ramp = torch.linspace(0, 1, 32).expand(8, 2, 32, 32).contiguous()
+    options = dict(turns=False, strength=0.0, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(random_view(ramp, **options), ramp)
+    cropped = random_view(ramp, crop=True, **options)
+    slope = cropped[:, 0, 16, 24] - cropped[:, 0, 16, 8]
+    # enlarging 80 to 99 % of the area makes the ramp that much flatter
+    assert ((slope < 0.998 * 16 / 31) & (slope > 0.88 * 16 / 31)).all()

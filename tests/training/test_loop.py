@@ -12,6 +12,7 @@ import torch
 from deepnoise.datasets.model import TrainingState
 from deepnoise.errors import InputError
 from deepnoise.network.batch_norm import use_batch_statistics
+from deepnoise.network.device import compile_backbone
 from deepnoise.network.network import Network, NetworkSpec
 from deepnoise.network.site_images import SiteImages
 from deepnoise.screen import Screen
@@ -178,6 +179,22 @@ def test_training_learns_biology(screen, wells, folds, tmp_path):
 def test_training_on_a_gpu_in_bf16(screen, wells, folds, tmp_path):
     _, teacher, history = train(screen, wells, folds, TrainingState(tmp_path), device="cuda")
     assert np.isfinite(history[-1]["loss"]) and next(iter(teacher.weights.values())).device.type == "cpu"
+
+
+def test_a_backbone_is_compiled_or_the_log_says_why_not(screen, wells, folds, tmp_path, caplog, monkeypatch):
+    plain = train(screen, wells, folds, TrainingState(tmp_path / "plain"))
+    trainer = make_trainer(screen, wells, folds, TrainingState(tmp_path / "x"), compile=True)
+    network, images = trainer.new_network().train(), torch.randn(4, 6, 24, 24)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    assert compile_backbone(network, images, backend="eager") == "" and network.backbone._compiled_call_impl is not None
+    assert list(network.state_dict()) == list(before)
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert "no_such_backend" in compile_backbone(network, images, backend="no_such_backend")
+    assert network.backbone._compiled_call_impl is None
+    monkeypatch.setattr("deepnoise.training.trainer.compile_backbone", lambda *_: "RuntimeError: no compiler")
+    failed = train(screen, wells, folds, TrainingState(tmp_path / "failed"), compile=True)
+    assert "cannot be compiled here, training goes on without (RuntimeError: no compiler)" in caplog.text
+    assert all(torch.equal(value, failed[1].weights[name]) for name, value in plain[1].weights.items())
 
 
 # every option of the recipe ---------------------------------------------------------------------------------------

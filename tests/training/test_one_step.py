@@ -21,10 +21,10 @@ FACTOR = {"weak": 0.7, "normal": 1.0, "strong": 1.4}
 def steps(monkeypatch, screen, wells, folds, tmp_path):
     """A function that trains both stages and gives, for each step of the second, what went into it and what came out."""
 
-    def run(mean_teacher, **changes):
+    def run(mean_teacher, jitter=0.0, **changes):
         trainer = make_trainer(
             screen, wells, folds, TrainingState(tmp_path), unlabelled_source="heldout", batch_size=16,
-            augmentation=AUGMENTATION | {"statistics_jitter": 0.0}, pretrain=STAGE | {"epochs": 1},
+            augmentation=AUGMENTATION | {"statistics_jitter": jitter}, pretrain=STAGE | {"epochs": 1},
             mean_teacher=MEAN_TEACHER | {"epochs": 2, "ramp_epochs": 2.0} | mean_teacher, **changes,
         )  # fmt: skip
         start, _ = pretrain(trainer)
@@ -92,6 +92,12 @@ def test_the_loss_of_each_step_is_the_sum_of_its_terms(steps, strong_view):
         assert step["loss"] == pytest.approx(expected, rel=1e-4)
         contributions.append(contribution)
     assert contributions[-1] > 0.001  # so that the term could not be left out unnoticed
+
+
+@pytest.mark.parametrize("jitter", [0.0, 0.1])
+def test_each_network_sees_a_jitter_of_its_own(steps, jitter):
+    (_, of_student), (_, of_teacher) = steps({"views": "shared"}, jitter=jitter)[0]["views"]
+    assert torch.equal(of_student, of_teacher) == (jitter == 0) and of_student.shape == of_teacher.shape
 
 
 def test_with_a_shared_view_student_and_labels_see_the_normal_one(steps):

@@ -57,7 +57,54 @@ def autocast(device: torch.device, precision: str = "auto") -> torch.autocast:
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
 
 
+def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A tensor on the device. To a GPU it goes through pinned memory, so that neither side waits for the copy."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
 def to_device(network: Network, device: torch.device, channels_last: bool = True) -> Network:
     """Move a network to a device. Most convolutions are faster in channels_last, the default."""
     network = network.to(device)
     return network.to(memory_format=torch.channels_last) if channels_last else network  # type: ignore[call-overload]
+
+
+def compile_backbone(network: Network, images: torch.Tensor, backend: str = "inductor") -> str:
+    """Compile the backbone in place, and try it on some images, backwards too. Its weights keep their names and values.
+
+    Args:
+        network: On the device.
+        images: (B, C, H, W) such as it will get.
+        backend: Of ``torch.compile``.
+
+    Returns:
+        Why it cannot be compiled here, in which case it stays as it is; empty if it is compiled.
+    """
+    state = {name: value.clone() for name, value in network.state_dict().items()}
+    reason = ""
+    try:
+        network.backbone.compile(backend=backend)
+        network.embed(images).float().sum().backward()
+    except Exception as error:  # compilers fail in many ways
+        network.backbone._compiled_call_impl = None
+        reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
+    network.zero_grad(set_to_none=True)
+    network.load_state_dict(state)  # statistics of BatchNorm have seen the images
+    return reason
+
+
+def batch_that_fits(size: int, peak: int, fixed: int, total: int) -> int:
+    """The batch of training that would fill 90 % of a GPU's memory, from the peak memory of a smaller one.
+
+    Args:
+        size: Images of the labelled batch that was measured.
+        peak: Bytes at the peak.
+        fixed: Bytes that do not grow with the batch: weights, gradients, moments of the optimizer, moving average.
+        total: Bytes of the GPU.
+
+    Returns:
+        Labelled images; 0 if not even the weights fit.
+    """
+    per_image = max(peak - fixed, 1) / size
+    return max(int((0.9 * total - fixed) / per_image), 0)

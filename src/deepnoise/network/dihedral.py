@@ -4,26 +4,34 @@ from __future__ import annotations
 
 import torch
 
+from deepnoise.network.device import send
+
 
 def dihedral(images: torch.Tensor, view: torch.Tensor) -> torch.Tensor:
     """One of the eight symmetries of the square per image; exact, without interpolation.
 
     Args:
         images: (B, C, H, H) any dtype.
-        view: (B,) int64, 0..7: ``view % 4`` quarter turns; mirrored first where ``view >= 4``.
+        view: (B,) int64 on the CPU, 0..7: ``view % 4`` quarter turns; mirrored first where ``view >= 4``.
 
     Returns:
         (B, C, H, H).
     """
-    turned = torch.empty_like(images)
-    if images.device.type == "cpu":  # twice as fast as by view; on a GPU each call would be a kernel of its own
+    if images.device.type == "cpu":  # three times as fast as to gather pixels
+        turned = torch.empty_like(images)
         for i, v in enumerate(view.tolist()):
             turned[i] = dihedral_view(images[i], v)
         return turned
-    for v in range(8):
-        rows = view == v
-        turned[rows] = dihedral_view(images[rows], v)
-    return turned
+    return _gathered(images, view)
+
+
+def _gathered(images: torch.Tensor, view: torch.Tensor) -> torch.Tensor:
+    """:func:`dihedral` as one gather of pixels, whose numbers are made on the CPU: a GPU never waits for the views."""
+    count, channels, height, _ = images.shape
+    pixel = torch.arange(height * height).view(height, height)
+    source = torch.stack([dihedral_view(pixel, v).flatten() for v in range(8)])  # (8, H * H)
+    index = send(source[view], images.device)[:, None].expand(-1, channels, -1)
+    return images.flatten(2).gather(2, index).view(count, channels, height, height)
 
 
 def dihedral_view(images: torch.Tensor, view: int) -> torch.Tensor:

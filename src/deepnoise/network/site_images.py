@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 
 from deepnoise.errors import InputError
+from deepnoise.network.device import send
 
 
 class ImageSource(Protocol):
@@ -45,8 +46,16 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The batch on another device."""
-        tensors = (self.images, self.location, self.scale, self.cell_type)
-        return Batch(self.index, *(tensor.to(device, non_blocking=True) for tensor in tensors))
+        return Batch(self.index, *(send(tensor, device) for tensor in self._tensors()))
+
+    def pinned(self) -> Batch:
+        """The batch in pinned memory, from which a GPU copies it while it computes; the batch itself where there is no GPU."""
+        if not torch.cuda.is_available():
+            return self
+        return Batch(self.index, *(tensor.pin_memory() for tensor in self._tensors()))
+
+    def _tensors(self) -> tuple[torch.Tensor, ...]:
+        return self.images, self.location, self.scale, self.cell_type
 
 
 class SiteImages:
@@ -121,13 +130,16 @@ class SiteImages:
         cell_type = torch.from_numpy(self._cell_type[index])
         return Batch(index, torch.from_numpy(images), statistics[..., 0], statistics[..., 1], cell_type)
 
+    def _pinned_batch(self, index: np.ndarray) -> Batch:
+        return self.batch(index).pinned()
+
     def batches(self, order: Iterable[np.ndarray]) -> Iterator[Batch]:
         """Batches in the given order; the next one is read while the current one is used."""
         self._fill_cache()
         with ThreadPoolExecutor(1) as reader:
             current: Future[Batch] | None = None
             for index in order:
-                following = reader.submit(self.batch, index)
+                following = reader.submit(self._pinned_batch, index)
                 if current is not None:
                     yield self._wait_for(current)
                 current = following
@@ -167,6 +179,6 @@ def normalize(
         scale, location = torch.std_mean(images, dim=(2, 3), correction=0)
         scale = scale.clamp_min(1e-6)
     if jitter > 0:
-        factor = 1 + jitter * (2 * torch.rand(2, *location.shape, generator=generator) - 1).to(images.device)
+        factor = send(1 + jitter * (2 * torch.rand(2, *location.shape, generator=generator) - 1), images.device)
         location, scale = location * factor[0], scale * factor[1]
     return (images - location[..., None, None]) / scale[..., None, None]

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from deepnoise.network.device import send
 from deepnoise.network.dihedral import dihedral
 
 
@@ -21,7 +22,7 @@ def shift_scale(images: torch.Tensor, strength: float, crop: bool, generator: to
     theta[:, :, 2] = 2 * draw[:, 2:]
     if crop:
         theta[:, :, :2] *= (0.80 + 0.19 * torch.rand(len(images), 1, 1, generator=generator)).sqrt()
-    grid = F.affine_grid(theta.to(images.device), list(images.shape), align_corners=False)
+    grid = F.affine_grid(send(theta, images.device), list(images.shape), align_corners=False)
     return F.grid_sample(images, grid.to(images.dtype), mode="bilinear", padding_mode="reflection", align_corners=False)
 
 
@@ -44,7 +45,7 @@ def erase(images: torch.Tensor, chance: float, generator: torch.Generator) -> to
     draw = torch.rand(5, count, generator=generator)
     area = (0.02 + 0.38 * draw[0]) * (draw[4] < chance)
     erased = _rectangles(area, torch.exp((2 * draw[1] - 1) * 0.7), draw[2:4], height, width)
-    return images.masked_fill(erased.to(images.device), 0.0)
+    return images.masked_fill(send(erased, images.device), 0.0)
 
 
 def mix_images(
@@ -73,8 +74,8 @@ def mix_images(
     masks = _rectangles(1 - remaining, torch.ones(count), torch.rand(2, count, generator=generator), height, width)
     weight = torch.where(pasted[:, None, None, None], (~masks).float(), blend[:, None, None, None])
     share = weight.mean(dim=(1, 2, 3))
-    weight = weight.to(images.device, images.dtype)
-    return weight * images + (1 - weight) * images[partner.to(images.device)], partner, share
+    weight = send(weight, images.device).to(images.dtype)
+    return weight * images + (1 - weight) * images[send(partner, images.device)], partner, share
 
 
 def random_view(
@@ -93,13 +94,13 @@ def random_view(
         turns: Random flips and quarter turns.
         strength: Largest shift, scale and aspect; 0 leaves them out.
         erase_chance: Probability of random erasing.
-        crop: Enlarge a random 80-99 % of the area (needs ``strength`` above 0).
+        crop: Enlarge a random 80-99 % of the area.
         generator: CPU source of all randomness.
     """
     if turns:
         view = torch.randint(0, 8, (len(images),), generator=generator)
-        images = dihedral(images, view.to(images.device))
-    if strength > 0:
+        images = dihedral(images, view)
+    if strength > 0 or crop:
         images = shift_scale(images, strength, crop, generator)
     if erase_chance > 0:
         images = erase(images, erase_chance, generator)

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from deepnoise.network.batch_norm import use_batch_statistics
+from deepnoise.network.device import send
 from deepnoise.network.network import Network
 from deepnoise.network.site_images import Batch
 from deepnoise.network.trained_model import TrainedModel
@@ -36,8 +37,8 @@ def pretrain(trainer: Trainer) -> tuple[TrainedModel, list[dict[str, Any]]]:
     stage.resume()
     for epoch in stage.epochs():
         for batch, _, generator in epoch.batches(trainer.labelled_order(epoch.generator)):
-            label = trainer.labels[torch.from_numpy(batch.index)].to(trainer.device)
-            cell_type = batch.cell_type.to(trainer.device)
+            label = trainer.labels_of(batch)
+            cell_type = send(batch.cell_type, trainer.device)
             images = trainer.draw_view(trainer.to_input(batch, generator), "normal", generator)
             images, mixing = trainer.mix_images(images, generator)
             with trainer.autocast():
@@ -55,7 +56,7 @@ def train_mean_teacher(
     loss = (1 - w_p) CE(student(x, y), y) + w_c(t) consistency(student, teacher) + w_p CE(student(u), pseudo-label)
 
     x are the labelled images, u the unlabelled ones; student(x, y) are logits with the margin on y. Consistency is over both, at
-    epoch t. The teacher is the exponential moving average of the student. With ``views`` = shared, one normal view of each image
+    epoch t. Each network sees them under a jitter of its own. The teacher is the exponential moving average of the student. With ``views`` = shared, one normal view of each image
     serves all terms of the student, and the teacher gets a strong one. With ``two``, the student gets one view for the labels and
     another for consistency and pseudo-labels; ``strong_view`` then says whether student or teacher gets the strong view, and the
     other gets the weak one. Where each batch is of one experiment or plate, labelled and unlabelled images pass the networks
@@ -94,13 +95,13 @@ def train_mean_teacher(
                 np.mean([trainer.logits(teacher, trainer.unlabelled, epoch.generator) for _ in range(views)], axis=0)
             )
         for batch, unlabelled, generator in epoch.batches(labelled_order, unlabelled_order):
-            label = trainer.labels[torch.from_numpy(batch.index)].to(trainer.device)
+            label = trainer.labels_of(batch)
             count = len(label)  # B labelled images, then U unlabelled ones
             batches = [batch] if unlabelled is None else [batch, unlabelled]
-            images = [trainer.to_input(each, generator) for each in batches]
-            cell_type = torch.cat([each.cell_type for each in batches]).to(trainer.device)  # (B + U,)
+            images, of_teacher = ([trainer.to_input(each, generator) for each in batches] for _ in range(2))
+            cell_type = send(torch.cat([each.cell_type for each in batches]), trainer.device)  # (B + U,)
             if not trainer.pure_batches:
-                images = [torch.cat(images)]
+                images, of_teacher = [torch.cat(images)], [torch.cat(of_teacher)]
             with trainer.autocast():
                 if parameters.views == "shared":
                     features = embed(student, [trainer.draw_view(x, student_strength, generator) for x in images])
@@ -113,14 +114,16 @@ def train_mean_teacher(
                     features = embed(student, [trainer.draw_view(x, student_strength, generator) for x in images])
                 student_logits = student.classify(features, cell_type)  # (B + U, K), without margin
                 with torch.no_grad():
-                    teacher_views = [trainer.draw_view(x, teacher_strength, generator) for x in images]
+                    teacher_views = [trainer.draw_view(x, teacher_strength, generator) for x in of_teacher]
                     teacher_logits = teacher.classify(embed(teacher, teacher_views), cell_type)
                 consistency = distance(student_logits, teacher_logits)
                 w_c = parameters.consistency_weight * schedules.ramp(epoch.epochs_done, parameters.ramp_epochs)
                 w_p = pseudo_labels.weight(epoch.epochs_done)
                 loss = (1 - w_p) * supervised + w_c * consistency
                 if pseudo_labels.target_of_site is not None and unlabelled is not None:
-                    pseudo_label = pseudo_labels.target_of_site[torch.from_numpy(unlabelled.index)].to(trainer.device)
+                    pseudo_label = send(
+                        pseudo_labels.target_of_site[torch.from_numpy(unlabelled.index)], trainer.device
+                    )
                     loss = loss + w_p * F.cross_entropy(student_logits[count:], pseudo_label)
             take_step(stage, epoch, batch, loss, consistency)
     stage.load_best()
@@ -130,22 +133,21 @@ def train_mean_teacher(
 def take_step(
     stage: Stage, epoch: Epoch, batch: Batch, loss: torch.Tensor, consistency: torch.Tensor | None = None
 ) -> None:
-    """Set the learning rate, check the loss, update the student, then the moving average, and record the step.
+    """Set the learning rate, update the student, then the moving average, and record the step.
 
     Raises:
-        InputError: The loss, or with clipping the gradient, is not a number.
+        InputError: A loss, or with clipping a gradient, of the last steps is not a number.
     """
     set_learning_rate(stage.optimizer, epoch.learning_rate)
-    epoch.require_finite(loss, "loss", batch)
     stage.optimizer.zero_grad(set_to_none=True)
     loss.backward()
+    gradient = None
     if largest_norm := stage.trainer.parameters.gradient_clip:
-        norm = torch.nn.utils.clip_grad_norm_(stage.student.parameters(), largest_norm)
-        epoch.require_finite(norm, "gradient", batch)
+        gradient = torch.nn.utils.clip_grad_norm_(stage.student.parameters(), largest_norm)
     stage.optimizer.step()
     if stage.average is not None:
         update_ema(stage.average, stage.student, epoch.ema_decay)
-    epoch.record(loss, consistency, batch)
+    epoch.record(batch, loss, consistency, gradient)
 
 
 def view_strengths(views: str, strong_view: str) -> tuple[Strength, Strength]:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import chain
+
 import torch
 import torch.nn.functional as F
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 PUBLISHED_CLASSES = 1139
 """Classes for which the published consistency weight of 100 was chosen. The squared error is scaled by K / 1139."""
@@ -38,12 +42,18 @@ CONSISTENCY = {"mse": squared_error, "kl": divergence}
 
 @torch.no_grad()
 def update_ema(average: torch.nn.Module, student: torch.nn.Module, decay: float) -> None:
-    """average <- decay * average + (1 - decay) * student, for parameters and floating buffers (BatchNorm).
+    """average <- decay * average + (1 - decay) * student, for parameters and floating buffers (BatchNorm), in one call.
 
     Integer buffers are copied.
     """
-    for mean, value in zip(average.state_dict().values(), student.state_dict().values(), strict=True):
-        if mean.is_floating_point():
-            mean.lerp_(value, 1 - decay)
-        else:
+    pairs = list(zip(_tensors(average), _tensors(student), strict=True))
+    floating = [pair for pair in pairs if pair[0].is_floating_point()]
+    get_ema_multi_avg_fn(decay)([mean for mean, _ in floating], [value for _, value in floating], None)
+    for mean, value in pairs:
+        if not mean.is_floating_point():
             mean.copy_(value)
+
+
+def _tensors(network: torch.nn.Module) -> Iterator[torch.Tensor]:
+    """Parameters and buffers of a network."""
+    return chain(network.parameters(), network.buffers())

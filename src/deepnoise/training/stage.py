@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Iterator
 from itertools import repeat
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from deepnoise.errors import InputError, closest, first_few
 from deepnoise.network.batch_norm import reestimate_batch_norm
+from deepnoise.network.device import batch_that_fits
 from deepnoise.network.network import Network
 from deepnoise.network.site_images import Batch
 from deepnoise.network.trained_model import TrainedModel
@@ -24,6 +25,8 @@ from deepnoise.training.checkpoint import Checkpoint, load_optimizer, pack, unpa
 from deepnoise.training.trainer import Trainer
 
 logger = logging.getLogger(__name__)
+CHECK_EVERY = 10
+"""Steps between two looks at the losses."""
 REESTIMATION_IMAGES = 2048
 """Labelled images on which the BatchNorm statistics of an average are re-estimated."""
 
@@ -45,6 +48,7 @@ class Stage:
         self.trainer, self.name, self.parameters = trainer, name, parameters
         self.student = student
         self.average = copy.deepcopy(student).eval().requires_grad_(False) if averaged else None
+        trainer.compile(student)
         self.optimizer = make_optimizer(student, parameters, f"training.{name}")
         self.history: list[dict[str, Any]] = []
         self.improved = False  # the last epoch has the best validation score so far
@@ -71,6 +75,7 @@ class Stage:
     def _finish(self, epoch: Epoch) -> None:
         """Score the networks after an epoch, keep the best, and write history and checkpoint."""
         trainer = self.trainer
+        epoch.read_losses()
         measured = epoch.measurements()
         if self.average is not None and self.parameters.ema_buffers == "reestimated":
             self._reestimate(self.average, epoch.number)
@@ -78,6 +83,8 @@ class Stage:
         average_top1 = None if self.average is None else trainer.validation_score(self.average)
         chosen_top1 = student_top1 if self.average is None else average_top1
         self._keep_if_best(chosen_top1)
+        if not self.history:
+            self._say_what_fits()
         row = {
             "fold": trainer.view.fold, "cell_type": trainer.view.cell_type or "all", "stage": self.name, "epoch": epoch.number,
             "loss": measured["loss"], "consistency": measured["consistency"], "learning_rate": epoch.learning_rate,
@@ -89,6 +96,20 @@ class Stage:
         self._save_checkpoint(epoch.number)
         for report in trainer.reports:
             report(row)
+
+    def _say_what_fits(self) -> None:
+        """On a GPU, log the memory of the first epoch and the batch that would fit; the batch stays as it is."""
+        trainer = self.trainer
+        if trainer.device.type != "cuda":
+            return
+        copies = 4 + (self.average is not None)  # weights, gradients and usually two moments; the average
+        fixed = copies * sum(p.numel() * p.element_size() for p in self.student.parameters())
+        peak, (_, total) = torch.cuda.max_memory_allocated(trainer.device), torch.cuda.mem_get_info(trainer.device)
+        size = trainer.parameters.batch_size
+        logger.info(
+            "%s: a batch of %s took %.1f of %.1f GB; about %s would fit (training.batch_size)",
+            self.name, size, peak / 1e9, total / 1e9, batch_that_fits(size, peak, fixed, total),
+        )  # fmt: skip
 
     def _keep_if_best(self, chosen_top1: float | None) -> None:
         best_top1 = max((row["chosen_top1"] for row in self.history if row["chosen_top1"] is not None), default=-1.0)
@@ -186,6 +207,9 @@ class Epoch:
         self._stage, self._bar = stage, bar
         self._step, self._steps = 0, 1  # done so far, and in the epoch
         self._losses: list[tuple[float, float]] = []  # loss and consistency of each step
+        self._unread: list[
+            tuple[np.ndarray, torch.Tensor]
+        ] = []  # rows, and loss, consistency and gradient on the device
         self._images = 0
         self._started = time.monotonic()
         self._waited_before = self._seconds_waited()
@@ -222,36 +246,54 @@ class Epoch:
             self.number * self._steps + self._step, self.number, self._stage.parameters.ema_decay
         )
 
-    def require_finite(self, value: torch.Tensor, name: str, batch: Batch) -> None:
-        """Stop before a loss or gradient that is not a number reaches the weights.
+    def record(
+        self, batch: Batch, loss: torch.Tensor, consistency: torch.Tensor | None, gradient: torch.Tensor | None
+    ) -> None:
+        """Note the loss terms of a finished step, and the norm of its gradient, and move the bar.
+
+        The numbers are read every CHECK_EVERY steps, so that a GPU does not wait for each.
 
         Raises:
-            InputError: Names the step, the wells of the batch and the last good checkpoint.
+            InputError: One of them is not a number.
         """
-        number = float(value.detach())
-        if np.isfinite(number):
-            return
-        stage, trainer = self._stage, self._stage.trainer
-        wells = trainer.view.labelled["id_code"].to_numpy()[batch.index]
-        raise InputError(
-            f"training.{stage.name}: the {name} became {number} in epoch {self.number}, step {self._step}, at wells {first_few(wells)}; "
-            f"last good state: {trainer.state.where(stage.checkpoint_name)}. Lower training.{stage.name}.learning_rate, or set "
-            "training.gradient_clip, and run again"
-        )
-
-    def record(self, loss: torch.Tensor, consistency: torch.Tensor | None, batch: Batch) -> None:
-        """Note the loss terms of a finished step and move the bar."""
-        loss_value = float(loss.detach())
-        consistency_value = 0.0 if consistency is None else float(consistency.detach())
-        self._losses.append((loss_value, consistency_value))
+        nothing = loss.new_zeros(())
+        terms = [loss, nothing if consistency is None else consistency, nothing if gradient is None else gradient]
+        self._unread.append((batch.index, torch.stack([term.detach().float() for term in terms])))
         self._images += len(batch.index)
         self._step += 1
-        if self._step % 10 == 0:
+        if self._step % CHECK_EVERY == 0:
+            self.read_losses()
             rate = self._images / (time.monotonic() - self._started)
+            loss_value, consistency_value = self._losses[-1]
             self._bar.set_postfix(
                 loss=f"{loss_value:.2f}", consistency=f"{consistency_value:.1e}", images_per_s=f"{rate:.0f}", refresh=False
             )  # fmt: skip
         self._bar.update()
+
+    def read_losses(self) -> None:
+        """Read the numbers of the steps since the last time.
+
+        Raises:
+            InputError: One is not a number. Names the step, the wells of the batch and the last good checkpoint.
+        """
+        if not self._unread:
+            return
+        values = torch.stack([terms for _, terms in self._unread]).cpu().numpy()
+        for (index, _), (loss, consistency, gradient) in zip(self._unread, values, strict=True):
+            for name, number in (("loss", loss), ("gradient", gradient)):
+                if not np.isfinite(number):
+                    self._stop(name, float(number), len(self._losses), index)
+            self._losses.append((float(loss), float(consistency)))
+        self._unread.clear()
+
+    def _stop(self, name: str, number: float, step: int, index: np.ndarray) -> NoReturn:
+        stage, trainer = self._stage, self._stage.trainer
+        wells = trainer.view.labelled["id_code"].to_numpy()[index]
+        raise InputError(
+            f"training.{stage.name}: the {name} became {number} in epoch {self.number}, step {step}, at wells {first_few(wells)}; "
+            f"last good state: {trainer.state.where(stage.checkpoint_name)}. Lower training.{stage.name}.learning_rate, or set "
+            "training.gradient_clip, and run again"
+        )
 
     def measurements(self) -> dict[str, float]:
         """Mean loss terms, labelled images per second, and the share of time spent waiting for images."""

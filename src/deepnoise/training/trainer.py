@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import logging
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, Protocol
@@ -17,7 +18,7 @@ from deepnoise import __version__
 from deepnoise.errors import InputError
 from deepnoise.fingerprint import fingerprint
 from deepnoise.network.batch_norm import adapted_batches
-from deepnoise.network.device import autocast, choose_device, to_device
+from deepnoise.network.device import autocast, choose_device, compile_backbone, send, to_device
 from deepnoise.network.network import Network
 from deepnoise.network.site_images import Batch, SiteImages, checksums, normalize
 from deepnoise.network.trained_model import ModelCard, NetworkSpec, TrainedModel
@@ -29,6 +30,7 @@ from deepnoise.training.fold_view import FoldView, tier_of_training
 from deepnoise.training.streams import batch_group, labelled_stream, unlabelled_stream
 from deepnoise.training.tracking import Report
 
+logger = logging.getLogger(__name__)
 Strength = Literal["weak", "normal", "strong"]
 """How far a view may depart from the image."""
 RANDOMNESS = "a generator per batch"
@@ -124,6 +126,18 @@ class Trainer:
             network = Network(self.spec, pretrained_weights)
         return to_device(network, self.device, self.parameters.channels_last)
 
+    def compile(self, network: Network) -> None:
+        """Compile a network where the parameters ask for it; the log says why where that fails."""
+        if not self.parameters.compile:
+            return
+        size = min(self.parameters.batch_size, len(self.labelled.sites))
+        with self.autocast():
+            reason = compile_backbone(network.train(), self.to_input(self.labelled.batch(np.arange(size))))
+        if reason:
+            logger.warning(
+                "training.compile: the backbone cannot be compiled here, training goes on without (%s)", reason
+            )
+
     def generator(self, stage: str, epoch: int, batch: int | None = None) -> torch.Generator:
         """The source of the randomness of one batch, or of what an epoch draws once, such as its order.
 
@@ -149,6 +163,10 @@ class Trainer:
         size = round(self.parameters.batch_size * self.parameters.mean_teacher.unlabelled_ratio)
         unlabelled_groups = batch_group(self.view.unlabelled, self.parameters.batches)
         return unlabelled_stream(labelled, self.batch_groups, unlabelled_groups, size, generator)
+
+    def labels_of(self, batch: Batch) -> torch.Tensor:
+        """(B,) int64 classes of a labelled batch, on the device."""
+        return send(self.labels[torch.from_numpy(batch.index)], self.device)
 
     def to_input(self, batch: Batch, generator: torch.Generator | None = None) -> torch.Tensor:
         """(B, C, H, W) normalized images on the device; with a generator, their statistics are jittered."""
@@ -189,7 +207,7 @@ class Trainer:
 
         if mixing is None:
             return loss(label).mean()
-        partner, share = (tensor.to(self.device) for tensor in mixing)
+        partner, share = (send(tensor, self.device) for tensor in mixing)
         return (share * loss(label) + (1 - share) * loss(label[partner])).mean()
 
     def draw_view(self, images: torch.Tensor, strength: Strength, generator: torch.Generator) -> torch.Tensor:
