@@ -13,8 +13,9 @@ from deepnoise.evaluation.embedding_correction import (
     correct_profiles,
     tier_of_correction,
 )
-from deepnoise.evaluation.profiles import Profiles
+from deepnoise.evaluation.profiles import Profiles, join_profiles, true_labels
 from deepnoise.evaluation.representations import probe_representations
+from deepnoise.evaluation.retrieval import average_precisions
 from deepnoise.parameters import EvaluationParameters
 from deepnoise.tables import EMBEDDING, SCHEMAS, prefixed, validate_table
 from tests.evaluation.test_leaks import planted
@@ -178,6 +179,37 @@ def test_the_correction_of_the_planted_shift_is_chosen_and_shown_beside_the_othe
     centred = rows.loc["experiment_centred"]
     assert centred["experiment_verdict"] != "leak" and centred["map"] > rows.loc["none", "map"]
     assert centred["gain"] == pytest.approx(centred["map"] - rows.loc["none", "map"])
+
+
+def test_wells_that_are_compared_for_the_choice_are_corrected_together(clean):
+    """Embeddings collapse on the plates of the training: sphered apart, these and validation plates would be in different spaces."""
+    embeddings, wells, _ = tables(clean)
+    is_seen = embeddings["plate_seen"].to_numpy(bool)
+    columns = [c for c in embeddings if c.startswith(EMBEDDING)]
+    scale = np.where(is_seen[:, None], 0.1 * np.arange(1, 9), 1.0)
+    embeddings[columns] = (embeddings[columns] * scale).astype(np.float32)
+    validation_map = choose_correction(embeddings, wells, PARAMETERS)[1]["validation_map"]
+    joined = join_profiles(embeddings.assign(plate_seen=False), wells, true_labels(wells, wells.head(0)))
+    known = joined.take((joined.rows["role"] != "heldout").to_numpy())
+    for correction in ("none", "sphered", "experiment_centred"):
+        table, _ = average_precisions(correct_profiles(known, correction), 0)
+        table = table[(table["level"] == "not_same_experiment") & (table["well_type"] == "treatment")]
+        expected = table.loc[table["experiment"] == "E1", "average_precision"].mean()
+        assert validation_map[correction] == pytest.approx(expected, abs=1e-9)
+
+
+def test_a_well_that_validates_one_fold_and_trains_another_is_queried_in_the_first(clean):
+    embeddings, wells, _ = tables(clean)
+    swapped = embeddings.assign(
+        fold=1, role=embeddings["role"].map({"train": "validation", "validation": "train", "heldout": "heldout"})
+    )
+    values = np.random.default_rng(0).normal(size=(len(swapped), 8))
+    columns = [c for c in embeddings if c.startswith(EMBEDDING)]
+    noise = swapped.assign(**dict(zip(columns, values.T, strict=True)))
+    alone = [choose_correction(t, wells, PARAMETERS)[1]["validation_map"]["none"] for t in (embeddings, noise)]
+    both = choose_correction(pd.concat([embeddings, noise], ignore_index=True), wells, PARAMETERS)[1]
+    assert min(alone) < both["validation_map"]["none"] < max(alone)
+    assert both["validation_map"]["none"] == pytest.approx(np.mean(alone), abs=0.02)
 
 
 def test_the_choice_reads_no_withheld_label(clean):

@@ -19,6 +19,7 @@ from deepnoise.tables import EMBEDDING, LEVELS, SCHEMAS, prefixed
 
 logger = logging.getLogger(__name__)
 
+FOLD_AND_WELL = ["fold", "id_code"]
 AXES = ("plate", "experiment")
 """Leak probes of each correction."""
 
@@ -28,7 +29,7 @@ def choose_correction(
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Correct the embeddings by the correction with the greatest mAP of validation wells; no withheld label is read.
 
-    Validation wells are queried among themselves and training wells. Without validation wells whose perturbation is in two experiments or
+    Validation wells are queried among themselves and training wells, all corrected together, since they are compared. Without validation wells whose perturbation is in two experiments or
     on two plates, the first of ``corrections`` is taken.
 
     Args:
@@ -42,28 +43,35 @@ def choose_correction(
     if well_embeddings.empty:
         return SCHEMAS["corrected_embeddings"].empty(), {"chosen": None, "validation_map": {}}
     profiles = join_profiles(well_embeddings, wells, true_labels(wells, wells.head(0)))
+    known = profiles.take(profiles.rows["role"].isin(["train", "validation"]).to_numpy())
+    known = Profiles(known.rows.assign(plate_seen=False), known.values)
+    queried = known.rows[known.rows["role"] == "validation"][FOLD_AND_WELL]
     found: dict[str, float | None] = {}
+    chosen, best = "", profiles
     for correction in parameters.corrections:
         try:
             corrected = correct_profiles(profiles, correction)
+            precisions = _precisions(correct_profiles(known, correction)) if len(queried) else pd.DataFrame()
         except CorrectionError as error:
             if len(parameters.corrections) == 1:
                 raise
             logger.info("embedding correction %s is not possible: %s", correction, error)
             continue
-        known = corrected.take(corrected.rows["role"].isin(["train", "validation"]).to_numpy())
-        queried = set(known.rows.loc[known.rows["role"] == "validation", "id_code"])
-        precisions = _precisions(known)
-        precisions = precisions[precisions["id_code"].isin(queried)]
+        if len(precisions):
+            precisions = precisions.merge(queried, on=FOLD_AND_WELL)
         found[correction] = float(precisions["average_precision"].mean()) if len(precisions) else None
-    chosen = max(found, key=lambda name: found[name] or 0.0)  # of equal ones the first
+        if not chosen or (found[correction] or 0.0) > (found[chosen] or 0.0):  # of equal ones the first
+            chosen, best = correction, corrected
+    if not chosen:
+        raise CorrectionError(
+            f"evaluation.corrections: none of {', '.join(parameters.corrections)} is possible here; add none"
+        )
     logger.info("embedding correction: %s%s", chosen, "" if found[chosen] is None else f", mAP {found[chosen]:.3f} on validation plates")  # fmt: skip
-    corrected = correct_profiles(profiles, chosen)
-    names = [f"{i:04d}" for i in range(corrected.values.shape[1])]
-    columns = [c for c in SCHEMAS["corrected_embeddings"].columns if c in corrected.rows]
+    names = [f"{i:04d}" for i in range(best.values.shape[1])]
+    columns = [c for c in SCHEMAS["corrected_embeddings"].columns if c in best.rows]
     tier = tier_of_correction(chosen, tier_of_profiles(well_embeddings), repeated_units(wells))
-    table = corrected.rows[columns].assign(correction=chosen, tier=tier)
-    table = pd.concat([table, prefixed(corrected.values, names, EMBEDDING, table.index)], axis=1)
+    table = best.rows[columns].assign(correction=chosen, tier=tier)
+    table = pd.concat([table, prefixed(best.values, names, EMBEDDING, table.index)], axis=1)
     return table, {"chosen": chosen, "validation_map": found}
 
 
@@ -137,8 +145,9 @@ def _signal(precisions: pd.DataFrame, uncorrected: pd.DataFrame) -> dict[str, An
     """mAP of the wells, and its gain over that of the uncorrected ones, paired by well."""
     if precisions.empty:
         return {}
-    key = ["fold", "id_code"]
-    before = uncorrected.set_index(key)["average_precision"].reindex(pd.MultiIndex.from_frame(precisions[key]))
+    before = uncorrected.set_index(FOLD_AND_WELL)["average_precision"].reindex(
+        pd.MultiIndex.from_frame(precisions[FOLD_AND_WELL])
+    )
     gain = summarize(
         precisions["average_precision"].to_numpy() - before.to_numpy(), precisions["experiment"].to_numpy(str)
     )
