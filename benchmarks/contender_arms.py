@@ -1,219 +1,398 @@
-"""The arms of benchmarks/contenders.py, and ideas that did not help and so are not in the package.
+"""The arms of benchmarks/contenders.py: mean teachers of several kinds, what they are made of, and their controls.
 
-Results are in docs/experiments.md.
+Each arm trains a network within the compute of a supervised training (forward passes per labelled site; a backward pass counts as two).
+What they gain is in docs/experiments.md. What won is in the package; the rest lives here alone.
 """
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
-from torch import nn
 
+from deepnoise.network.batch_norm import use_batch_statistics
 from deepnoise.network.network import Network
+from deepnoise.network.site_images import Batch
+from deepnoise.network.trained_model import TrainedModel
+from deepnoise.plate_balancing.methods import sinkhorn
+from deepnoise.plate_balancing.scores import log_probabilities
+from deepnoise.plate_balancing.temperature import fit_to_labels
+from deepnoise.training import schedules
+from deepnoise.training.augmentation import erase, random_view, shift_scale
+from deepnoise.training.losses import divergence, update_ema
+from deepnoise.training.stage import Stage, set_learning_rate
 from deepnoise.training.trainer import Trainer
 
-
-class RemembersBatch(Trainer):
-    """A trainer that keeps the rows of the labelled images in the current step."""
-
-    index: torch.Tensor
-
-    def to_input(self, batch, generator=None):
-        """Normalized images of the batch; keeps their rows."""
-        if generator is not None:
-            self.index = torch.from_numpy(batch.index)
-        return super().to_input(batch, generator)
-
-    def experiments(self) -> torch.Tensor:
-        """(B,) experiment numbers of the batch."""
-        codes = self.view.labelled["experiment"].astype("category").cat.codes.to_numpy(dtype="int64")
-        return torch.from_numpy(codes)[self.index]
+SUPERVISED_EPOCHS = 44
+"""Of the shipped default; 3 forward passes per labelled site and epoch."""
 
 
-class SupervisedContrast(RemembersBatch):
-    """Supervised contrast between images of one class in different experiments (Khosla et al., arXiv 2004.11362)."""
+class StudyTrainer(Trainer):
+    """A trainer that is not scored between epochs."""
 
-    weight, temperature = 0.3, 0.1
-
-    def cross_entropy(self, network, features, cell_type, label, mixing=None):
-        """The usual loss plus the contrast term."""
-        loss = super().cross_entropy(network, features, cell_type, label, mixing)
-        z = F.normalize(features.float())
-        experiment = self.experiments()
-        positive = (label[:, None] == label[None]) & (experiment[:, None] != experiment[None])
-        similarity = z @ z.T / self.temperature
-        similarity = similarity.masked_fill(torch.eye(len(z), dtype=torch.bool), -1e9)
-        log_p = similarity.log_softmax(dim=1)
-        has_positive = positive.any(dim=1)
-        if not has_positive.any():
-            return loss
-        contrast = -(log_p * positive).sum(dim=1)[has_positive] / positive.sum(dim=1)[has_positive]
-        return loss + self.weight * contrast.mean()
+    def validation_score(self, network: Network) -> float | None:
+        """None."""
+        return None
 
 
-class Reverse(torch.autograd.Function):
-    """Gradient reversal: the identity forwards, the negative gradient backwards."""
+@dataclass
+class Step:
+    """One step of a training: a batch of one experiment and the networks."""
 
-    @staticmethod
-    def forward(ctx, x, weight):
-        """The input, unchanged."""
-        ctx.weight = weight
-        return x.view_as(x)
+    trainer: Trainer
+    student: Network
+    teacher: Network | None
+    batch: Batch
+    beside: Batch | None  # unlabelled images of the same experiment
+    label: torch.Tensor
+    generator: torch.Generator
+    epochs_done: float
 
-    @staticmethod
-    def backward(ctx, gradient):
-        """The gradient, reversed and weighted."""
-        return -ctx.weight * gradient, None
+    def images(self, batch: Batch | None = None) -> torch.Tensor:
+        """Normalized images with their own jitter."""
+        return self.trainer.to_input(self.batch if batch is None else batch, self.generator)
+
+    def view(self, images: torch.Tensor, strong: bool = False) -> torch.Tensor:
+        """A view: flips and turns; a strong one is also shifted, scaled, cropped and erased in half of the cases."""
+        images = random_view(images, turns=True, strength=0.0, generator=self.generator)
+        if strong:
+            images = shift_scale(images, 0.1, crop=True, generator=self.generator)
+            images = erase(images, 0.5, self.generator)
+        return self.trainer.to_memory_format(images)
+
+    def cross_entropy(self, features: torch.Tensor) -> torch.Tensor:
+        """The supervised loss."""
+        return self.trainer.cross_entropy(self.student, features, self.batch.cell_type, self.label)
+
+    @torch.no_grad()
+    def teacher_logits(self, images: torch.Tensor) -> torch.Tensor:
+        """(B, K) logits of the teacher, with BatchNorm statistics of these images."""
+        assert self.teacher is not None
+        return self.teacher(images, torch.zeros(len(images), dtype=torch.long))
+
+    def student_logits(self, features: torch.Tensor) -> torch.Tensor:
+        """(B, K) logits of the student without margin."""
+        return self.student.classify(features, torch.zeros(len(features), dtype=torch.long))
 
 
-class DomainAdversarial(RemembersBatch):
-    """A head that predicts the experiment; the features get its reversed gradient.
+Loss = Callable[[Step], tuple[torch.Tensor, torch.Tensor | None]]
 
-    Source: Ganin and Lempitsky, arXiv 1409.7495.
+
+def imagined_experiment(
+    images: torch.Tensor, generator: torch.Generator, strength: float = 1.0, per_image: bool = False
+) -> torch.Tensor:
+    """Images under the technical noise of an experiment that does not exist: gain, offset, gamma, blur and bleed-through of the channels.
+
+    Drawn once per batch, which is of one experiment, or for each image.
+    """
+    count, channels, _, _ = images.shape
+    draws = count if per_image else 1
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(draws, *shape, generator=generator)
+
+    gain = torch.exp(0.2 * strength * normal(channels, 1, 1))
+    offset = 0.2 * strength * normal(channels, 1, 1)
+    bend = 0.1 * strength * normal(channels, 1, 1)
+    mixing = torch.eye(channels) + 0.05 * strength * normal(channels, channels).abs() * (1 - torch.eye(channels))
+    images = torch.einsum("bchw,bdc->bdhw", images, mixing.expand(count, -1, -1))
+    images = gain * images + offset
+    images = images + bend * torch.tanh(images) * images  # a gamma bends bright against dark
+    width = 0.8 * strength * torch.rand((), generator=generator)
+    if torch.rand((), generator=generator) < 0.5 and width > 0.2:
+        taps = torch.exp(-0.5 * (torch.arange(-2, 3) / width) ** 2)
+        taps = (taps / taps.sum()).expand(channels, 1, -1)
+        images = F.conv2d(F.pad(images, (2, 2, 0, 0), mode="reflect"), taps[:, :, None, :], groups=channels)
+        images = F.conv2d(F.pad(images, (0, 0, 2, 2), mode="reflect"), taps[:, :, :, None], groups=channels)
+    return images
+
+
+# losses -----------------------------------------------------------------------------------------------------------
+
+
+def supervised(strong: bool = False, imagined: float = 0.0, per_image: bool = False) -> Loss:
+    """Cross-entropy with the margin, on plain or changed images."""
+
+    def loss(step: Step) -> tuple[torch.Tensor, None]:
+        images = step.images()
+        if imagined:
+            images = imagined_experiment(images, step.generator, imagined, per_image)
+        return step.cross_entropy(step.student.embed(step.view(images, strong))), None
+
+    return loss
+
+
+def view_gap(weight: float, imagined: float = 0.0, strong: bool = True, ramp: float = 5.0) -> Loss:
+    """One view of the student serves labels and consistency; the teacher sees another, weak one with jitter of its own."""
+
+    def loss(step: Step) -> tuple[torch.Tensor, torch.Tensor]:
+        images = step.images()
+        if imagined:
+            images = imagined_experiment(images, step.generator, imagined)
+        features = step.student.embed(step.view(images, strong))
+        target = step.teacher_logits(step.view(step.images()))
+        consistency = divergence(step.student_logits(features), target)
+        return step.cross_entropy(features) + weight * schedules.ramp(step.epochs_done, ramp) * consistency, consistency
+
+    return loss
+
+
+def context_noise(weight: float, by_plate: bool, ramp: float = 5.0) -> Loss:
+    """The student's BatchNorm statistics are of a part of the batch; the teacher's of the batch and as many more images of the experiment."""
+
+    def loss(step: Step) -> tuple[torch.Tensor, torch.Tensor]:
+        count = len(step.label)
+        if by_plate:
+            part = step.trainer.view.labelled["plate"].to_numpy(str)[step.batch.index]
+            parts = [torch.from_numpy(np.flatnonzero(part == name)) for name in np.unique(part)]
+        else:
+            cut = int(torch.randint(count // 4, count // 2 + 1, (), generator=step.generator))
+            order = torch.randperm(count, generator=step.generator)
+            parts = [order[:cut], order[cut:]]
+        parts = [rows for rows in parts if len(rows) > 1]
+        images = step.view(step.images())
+        features = torch.zeros(count, step.student.features)
+        for rows in parts:
+            features = features.index_copy(0, rows, step.student.embed(images[rows]))
+        kept = torch.cat(parts)
+        context = step.view(step.images())
+        if step.beside is not None:
+            context = torch.cat([context, step.view(step.images(step.beside))])
+        target = step.teacher_logits(context)[:count]
+        consistency = divergence(step.student_logits(features[kept]), target[kept])
+        supervised_loss = step.trainer.cross_entropy(
+            step.student, features[kept], step.batch.cell_type[kept], step.label[kept]
+        )
+        return supervised_loss + weight * schedules.ramp(step.epochs_done, ramp) * consistency, consistency
+
+    return loss
+
+
+class Replicates:
+    """The target is the teacher's mean over the perturbation in other experiments (neighbour: CWA-MSN, arXiv 2509.19896)."""
+
+    def __init__(self, weight: float, momentum: float = 0.9, ramp: float = 5.0) -> None:
+        self.weight, self.momentum, self.ramp = weight, momentum, ramp
+        self.bank: torch.Tensor | None = (
+            None  # (E, K, K) probabilities by experiment and class; rows of 0: not seen yet
+        )
+
+    def __call__(self, step: Step) -> tuple[torch.Tensor, torch.Tensor]:
+        """Loss and consistency of a step."""
+        codes = step.trainer.view.labelled["experiment"].astype("category").cat.codes.to_numpy("int64")
+        experiment = int(codes[step.batch.index[0]])
+        classes = step.trainer.spec.classes
+        if self.bank is None:
+            self.bank = torch.zeros(int(codes.max()) + 1, classes, classes)
+        features = step.student.embed(step.view(step.images()))
+        teacher = step.teacher_logits(step.view(step.images())).softmax(dim=1)
+        others = self.bank.clone()
+        others[experiment] = 0
+        total = others.sum(dim=0)[step.label]  # (B, K)
+        seen = total.sum(dim=1) > 0
+        target = total / total.sum(dim=1, keepdim=True).clamp_min(1e-9)
+        for row, label in zip(teacher, step.label.tolist(), strict=True):
+            old = self.bank[experiment, label]
+            self.bank[experiment, label] = row if old.sum() == 0 else self.momentum * old + (1 - self.momentum) * row
+        student = step.student_logits(features)
+        consistency = F.cross_entropy(student[seen], target[seen]) if seen.any() else student.sum() * 0
+        share = self.weight * schedules.ramp(step.epochs_done, self.ramp)
+        return (1 - share) * step.cross_entropy(features) + share * consistency, consistency
+
+
+# trainings --------------------------------------------------------------------------------------------------------
+
+
+def fit(
+    trainer: Trainer, loss: Loss, epochs: int, ema: float | None, beside: float = 0.0, start: TrainedModel | None = None
+) -> TrainedModel:
+    """Train by a loss; the moving average, if there is one, is both teacher and result."""
+    parameters = trainer.parameters.pretrain.model_copy(update={"epochs": epochs, "ema_decay": ema or 0.0})
+    student = trainer.new_network()
+    if start is not None:
+        student.load_state_dict(start.weights)
+    stage = Stage(trainer, "pretrain", parameters, student, averaged=ema is not None)
+    if stage.average is not None:
+        use_batch_statistics(stage.average)
+    size = round(trainer.parameters.batch_size * beside)
+    for epoch in stage.epochs():
+        order = trainer.labelled_order(epoch.generator)
+        unlabelled = None
+        if size:
+            unlabelled = trainer.unlabelled_order(order, epoch.generator)
+        for batch, other, generator in epoch.batches(order, unlabelled):
+            label = trainer.labels[torch.from_numpy(batch.index)]
+            value, consistency = loss(
+                Step(trainer, student, stage.average, batch, other, label, generator, epoch.epochs_done)
+            )
+            set_learning_rate(stage.optimizer, epoch.learning_rate)
+            stage.optimizer.zero_grad(set_to_none=True)
+            value.backward()
+            stage.optimizer.step()
+            if stage.average is not None:
+                update_ema(stage.average, student, epoch.ema_decay)
+            epoch.record(value, consistency, batch)
+    return stage.chosen_model()
+
+
+def adapt(
+    trainer: Trainer, start: TrainedModel, epochs: int, rate: float, targets: str, ema: float = 0.99, labelled: float = 1.0,
+    strong: bool = True, sharpen: float = 1.0,
+) -> TrainedModel:  # fmt: skip
+    """Continue on the unlabelled images of held-out experiments, with targets of the teacher that are renewed each epoch.
+
+    Args:
+        trainer: Its unlabelled images are those of held-out plates.
+        start: The model to adapt.
+        epochs: Passes over the held-out images.
+        rate: Largest learning rate.
+        targets: ``teacher``: its probabilities, of each well; ``even``: with every perturbation equally often in an experiment;
+            ``plate``: once on a plate, among those of its group (design).
+        ema: Decay of the teacher.
+        labelled: Weight of the labelled batch beside each unlabelled one; 0: none.
+        strong: Whether the student gets strong views.
+        sharpen: Divides the temperature of the targets.
+    """
+    student = trainer.new_network()
+    student.load_state_dict(start.weights)
+    teacher = copy.deepcopy(student).eval().requires_grad_(False)
+    use_batch_statistics(teacher)
+    view = trainer.view
+    count = len(view.targets)
+    validation = trainer.logits(teacher, trainer.validation)[:, :count]
+    temperature = fit_to_labels(validation, view.validation["label"].to_numpy(int), 3.0) / sharpen
+    sites = view.unlabelled
+    is_target = sites["target"].to_numpy(bool)
+    wells = pd.factorize(sites["id_code"])[0]
+    stage = Stage(trainer, "mean_teacher", trainer.parameters.pretrain, student, averaged=False)
+    size = trainer.parameters.batch_size
+    groups = sites["experiment"].to_numpy(str)
+    total = epochs * sum(-(-int(is_target[groups == g].sum()) // size) for g in np.unique(groups))
+    done = 0
+    for number in range(epochs):
+        generator = trainer.generator("adapt", number)
+        site_logits = np.mean([trainer.logits(teacher, trainer.unlabelled, generator) for _ in range(2)], axis=0)[
+            :, :count
+        ]
+        well_logits = pd.DataFrame(site_logits).groupby(wells).mean().to_numpy()
+        target = _targets(view, sites, wells, is_target, well_logits, temperature, targets)
+        order = []
+        for group in np.unique(groups):
+            rows = np.flatnonzero((groups == group) & is_target)
+            rows = rows[torch.randperm(len(rows), generator=generator).numpy()]
+            order += np.array_split(rows, -(-len(rows) // size))
+        order = [order[i] for i in torch.randperm(len(order), generator=generator)]
+        labelled_order = trainer.labelled_order(generator)[: len(order)]
+        student.train()
+        for rows, labelled_rows in zip(order, labelled_order, strict=True):
+            batch = trainer.unlabelled.batch(rows)
+            step = Step(trainer, student, teacher, batch, None, torch.empty(0), generator, number)
+            logits = step.student_logits(student.embed(step.view(step.images(), strong)))
+            loss = F.cross_entropy(logits, F.pad(target[wells[rows]], (0, logits.shape[1] - count)))
+            if labelled:
+                beside = trainer.labelled.batch(labelled_rows)
+                step = Step(
+                    trainer, student, teacher, beside, None, trainer.labels[torch.from_numpy(labelled_rows)], generator, number
+                )  # fmt: skip
+                loss = loss + labelled * step.cross_entropy(student.embed(step.view(step.images())))
+            set_learning_rate(stage.optimizer, rate * 0.5 * (1 + np.cos(np.pi * done / total)))
+            stage.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            stage.optimizer.step()
+            update_ema(teacher, student, ema)
+            done += 1
+    return trainer.to_trained_model(teacher, stage="mean_teacher", epoch=epochs, validation_top1=None, loader_wait=0.0)
+
+
+def _targets(
+    view: Any, sites: pd.DataFrame, wells: np.ndarray, is_target: np.ndarray, logits: np.ndarray, temperature: float, kind: str
+) -> torch.Tensor:  # fmt: skip
+    """(W, K) probabilities of the wells as targets of the student."""
+    from deepnoise.ingestion.layouts import discover_groups
+    from deepnoise.plate_balancing.balancing import DesignKnowledge, balance
+    from deepnoise.tables import SCORE, prefixed
+    from deepnoise.training.pseudo_labels import BALANCING, WELL_COLUMNS
+
+    log_p = log_probabilities(logits, temperature, 3.0)
+    first = np.unique(wells, return_index=True)[1]
+    treated = is_target[first]
+    p = np.exp(log_p)
+    if kind == "even":
+        experiment = sites["experiment"].to_numpy(str)[first]
+        for name in np.unique(experiment):
+            rows = np.flatnonzero((experiment == name) & treated)
+            capacity = np.full(log_p.shape[1], -(-len(rows) // log_p.shape[1]))
+            p[rows] = np.exp(sinkhorn(log_p[rows], capacity))
+    if kind == "plate":
+        labelled = view.labelled.drop_duplicates("id_code")
+        names = np.array(view.classes, dtype=object)[labelled["label"]]
+        layout = discover_groups(labelled.assign(perturbation=names))
+        table = (
+            sites.iloc[first[treated]][WELL_COLUMNS]
+            .drop(columns="target")
+            .assign(role="heldout", tier="T1")
+            .reset_index(drop=True)
+        )
+        scores = prefixed(logits[treated].astype(float), list(view.targets), SCORE, table.index)
+        parameters = BALANCING.model_copy(update={"temperature": temperature, "method": "matching"})
+        balanced = balance(pd.concat([table, scores], axis=1), DesignKnowledge(layout), parameters)
+        p[treated] = balanced.probabilities("matching")
+    return torch.from_numpy(p.astype(np.float32))
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One contender.
+
+    ``passes`` are forward passes per labelled site of a step of its training (a backward pass counts as two); the epochs follow from
+    the compute of SUPERVISED_EPOCHS supervised ones, unless ``epochs`` says otherwise.
     """
 
-    weight = 0.3
-    adversary: nn.Module | None = None
+    loss: Callable[[], Loss] = supervised
+    passes: float = 3.0
+    ema: float | None = None
+    beside: float = 0.0  # unlabelled images of the experiment per labelled one
+    epochs: int | None = None
+    changes: dict[str, Any] = field(default_factory=dict)  # of parameters, by dotted name
+    adapted: dict[str, Any] | None = None  # arguments of adapt(), from the arm "supervised"
+    tier: str = "T1"
 
-    def cross_entropy(self, network, features, cell_type, label, mixing=None):
-        """The usual loss plus the adversarial term."""
-        loss = super().cross_entropy(network, features, cell_type, label, mixing)
-        if self.adversary is None:
-            count = self.view.labelled["experiment"].nunique()
-            with torch.random.fork_rng():
-                torch.manual_seed(self.parameters.seed)
-                self.adversary = nn.Sequential(nn.Linear(features.shape[1], 64), nn.ReLU(), nn.Linear(64, count))
-            self.adversary_optimizer = torch.optim.AdamW(self.adversary.parameters(), lr=1e-3)
-        else:
-            self.adversary_optimizer.step()  # gradients of the last backward pass
-        self.adversary_optimizer.zero_grad()
-        experiment_logits = self.adversary(Reverse.apply(features.float(), self.weight))
-        return loss + F.cross_entropy(experiment_logits, self.experiments())
+    def budget(self) -> int:
+        """Epochs within the compute of the supervised training."""
+        return self.epochs if self.epochs is not None else round(SUPERVISED_EPOCHS * 3 / self.passes)
 
 
-class FeatureStatistics(Trainer):
-    """Mixes channel means and spreads of early feature maps between images (MixStyle, Zhou et al., arXiv 2104.02008)."""
-
-    def new_network(self, pretrained_weights: str = "none") -> Network:
-        """A network with a hook after each early layer."""
-        network = super().new_network(pretrained_weights)
-        generator = torch.Generator().manual_seed(self.parameters.seed)
-
-        def mix_style(module, inputs, x):
-            if not module.training or not torch.is_grad_enabled() or torch.rand((), generator=generator) > 0.5:
-                return x
-            spread, mean = torch.std_mean(x, dim=(2, 3), keepdim=True)
-            spread, mean = (spread + 1e-6).detach(), mean.detach()
-            partner = torch.randperm(len(x), generator=generator)
-            share = torch.distributions.Beta(0.3, 0.3).sample((len(x), 1, 1, 1))
-            standardized = (x - mean) / spread
-            return (
-                standardized * (share * spread + (1 - share) * spread[partner])
-                + share * mean
-                + (1 - share) * mean[partner]
-            )
-
-        for name in ("layer1", "layer2"):
-            if hasattr(network.backbone, name):
-                getattr(network.backbone, name).register_forward_hook(mix_style)
-        return network
-
-
-IDEAS: dict[str, type[Trainer]] = {
-    "contrast": SupervisedContrast,
-    "adversary": DomainAdversarial,
-    "feature_statistics": FeatureStatistics,
+ADAPTED = {"epochs": 8, "rate": 0.001, "targets": "teacher"}
+ARMS: dict[str, Arm] = {
+    "supervised": Arm(),
+    "supervised, 59 epochs": Arm(epochs=59),
+    "supervised, moving average": Arm(ema=0.99),
+    "supervised, rate 0.0015": Arm(changes={"training.pretrain.learning_rate": 0.0015}),
+    "supervised, rate 0.006": Arm(changes={"training.pretrain.learning_rate": 0.006}),
+    "supervised, strong views": Arm(lambda: supervised(strong=True)),
+    "supervised, imagined experiments": Arm(lambda: supervised(imagined=1.0)),
+    "supervised, imagined, half": Arm(lambda: supervised(imagined=0.5)),
+    "supervised, imagined per image": Arm(lambda: supervised(imagined=1.0, per_image=True)),
+    "mean teacher, view gap": Arm(lambda: view_gap(1.0), 4.0, 0.99),
+    "mean teacher, view gap, weight 0": Arm(lambda: view_gap(0.0), 4.0, 0.99),
+    "mean teacher, jitter alone": Arm(lambda: view_gap(1.0, strong=False), 4.0, 0.99),
+    "mean teacher, imagined experiments": Arm(lambda: view_gap(1.0, imagined=1.0, strong=False), 4.0, 0.99),
+    "mean teacher, imagined, weight 4": Arm(lambda: view_gap(4.0, imagined=1.0, strong=False), 4.0, 0.99),
+    "mean teacher, context": Arm(lambda: context_noise(1.0, by_plate=False), 5.0, 0.99, beside=1.0),
+    "mean teacher, context by plate": Arm(lambda: context_noise(1.0, by_plate=True), 5.0, 0.99, beside=1.0),
+    "mean teacher, context, weight 0": Arm(lambda: context_noise(0.0, by_plate=False), 5.0, 0.99, beside=1.0),
+    "replicates": Arm(lambda: Replicates(0.5), 4.0, 0.99),
+    "replicates, weight 0": Arm(lambda: Replicates(0.0), 4.0, 0.99),
+    "adapted": Arm(adapted=ADAPTED, tier="T3"),
+    "adapted, rate 0.0003": Arm(adapted=ADAPTED | {"rate": 0.0003}, tier="T3"),
+    "adapted, sharpened": Arm(adapted=ADAPTED | {"sharpen": 2.0}, tier="T3"),
+    "adapted, without labels": Arm(adapted=ADAPTED | {"labelled": 0.0, "rate": 0.0003}, tier="T3"),
+    "adapted, even": Arm(adapted=ADAPTED | {"targets": "even"}, tier="T2+T3"),
+    "adapted, by plate": Arm(adapted=ADAPTED | {"targets": "plate"}, tier="T2+T3"),
 }
-
-PUBLISHED = {
-    "training.head.scale": 30.0, "training.batch_size": 32, "training.sites_per_epoch": "one",
-    "training.augmentation.shift_scale": 0.1, "training.augmentation.erase": 0.5,
-    "training.pretrain.optimizer": "adam", "training.pretrain.learning_rate": 3e-4, "training.pretrain.weight_decay": 2e-4,
-    "training.pretrain.schedule": [
-        {"share": 100.0, "start": 1.0, "end": 1.0}, {"share": 40.0, "start": 1 / 3, "end": 1 / 3},
-        {"share": 20.0, "start": 1 / 30, "end": 1 / 30},
-    ],
-    "training.mean_teacher.optimizer": "momentum", "training.mean_teacher.learning_rate": 0.1,
-    "training.mean_teacher.weight_decay": 2e-4,
-    "training.mean_teacher.schedule": 4 * [{"share": 40.0, "start": 1.0, "end": 0.01}] + [{"share": 5.0, "start": 0.001, "end": 0.001}],
-    "training.mean_teacher.views": "two", "training.mean_teacher.unlabelled_ratio": 1.0,
-    "training.mean_teacher.pseudo_labels.method": "balanced", "training.mean_teacher.pseudo_labels.refresh": "improved",
-    "training.mean_teacher.pseudo_labels.views": 4, "training.mean_teacher.pseudo_labels.memory": 0.1,
-    "training.mean_teacher.pseudo_labels.groups": True, "share": 0.5,
-}  # fmt: skip
-"""The recipe of Yang et al. 2022 in its T1 form: the unlabelled images are those of the training experiments.
-
-The moving average and the start of the pseudo-labels are those of conf/base; the published ones assume 165
-epochs.
-"""
-COST = {"test_resnet": 1.0, "resnet10t": 3.9, "resnet14t": 5.8, "resnet18": 5.4}
-"""Milliseconds of a training step per image (6 channels, 64 px, one thread), relative to the 3.4 ms of test_resnet.
-
-Measured by `python benchmarks/contenders.py costs DATA`.
-"""
-
-ARMS: dict[str, dict[str, Any]] = {
-    "supervised": {"training.batches": "mixed", "training.mean_teacher.epochs": 0},
-    "published": PUBLISHED | {"training.batches": "mixed"},
-    "mean teacher": {"training.batches": "mixed", "share": 0.75},
-}
-PREFIX = {
-    "pre": "training.pretrain", "mt": "training.mean_teacher", "aug": "training.augmentation", "t": "training",
-    "n": "normalization", "head": "training.head",
-}  # fmt: skip
-
-
-def arm(name: str, base: str, **changes: Any) -> None:
-    """Register an arm that changes another: ``pre__ema_decay`` is training.pretrain.ema_decay, and so on."""
-    changes_by_name = {}
-    for key, value in changes.items():
-        prefix, _, rest = key.partition("__")
-        changes_by_name[f"{PREFIX[prefix]}.{rest.replace('__', '.')}" if rest else key] = value
-    ARMS[name] = ARMS[base] | changes_by_name
-
-
-for rate in (0.0015, 0.006):
-    arm(f"supervised, rate {rate}", "supervised", pre__learning_rate=rate)
-for rate in (0.001, 0.003):
-    arm(f"published, rate {rate}", "published", pre__learning_rate=rate)
-arm("pure", "supervised", t__batches="experiment", adabn="experiment")
-arm("plate-pure", "supervised", t__batches="plate", adabn="plate")
-for rate in (0.0015, 0.006):
-    arm(f"pure, rate {rate}", "pure", pre__learning_rate=rate)
-arm("adabn only", "supervised", adabn="experiment")
-arm("pure, ema 0.99", "pure", pre__ema_decay=0.99)
-arm("pure, ema 0.998", "pure", pre__ema_decay=0.998)
-arm("pure, batch 96", "pure", t__batch_size=96)
-arm("pure, batch 24", "pure", t__batch_size=24)
-arm("pure, mixup", "pure", aug__mixup=0.4)
-arm("pure, cutmix", "pure", aug__cutmix=1.0)
-arm("pure, smoothing", "pure", t__label_smoothing=0.1)
-arm("contrast", "supervised", idea="contrast")
-arm("adversary", "supervised", idea="adversary")
-arm("pure, adversary", "pure", idea="adversary")
-arm("feature statistics", "supervised", idea="feature_statistics")
-arm("pure, feature statistics", "pure", idea="feature_statistics")
-arm("controls", "supervised", n__reference="controls")
-arm("pure, controls", "pure", n__reference="controls")
-arm("pure, shift and scale", "pure", aug__shift_scale=0.1)
-arm("pure, erase", "pure", aug__erase=0.5)
-arm("pure, resnet10t", "pure", t__backbone="resnet10t")
-arm("pure, resnet18", "pure", t__backbone="resnet18")
-arm("pure, softmax", "pure", head__name="softmax")
-arm("pure, margin 0.3", "pure", head__margin=0.3)
-arm("pure, cell type", "pure", t__cell_type="one_hot")
-arm("pure, jitter 0", "pure", aug__statistics_jitter=0.0)
-arm("pure, jitter 0.2", "pure", aug__statistics_jitter=0.2)
-PURE = {"training.batches": "experiment", "adabn": "experiment"}
-ARMS["pure mean teacher"] = ARMS["mean teacher"] | PURE
-ARMS["pure mean teacher, balanced"] = ARMS["pure mean teacher"] | {
-    "training.mean_teacher.pseudo_labels.method": "balanced", "training.mean_teacher.pseudo_labels.weight": 0.5,
-}  # fmt: skip
-ARMS["pure, held-out images, soft pseudo-labels"] = ARMS["pure mean teacher"] | {
-    "training.unlabelled_source": "heldout", "training.mean_teacher.pseudo_labels.method": "soft",
-    "training.mean_teacher.unlabelled_ratio": 1.0, "training.mean_teacher.consistency_weight": 0.0,
-    "training.mean_teacher.pseudo_labels.weight": 0.5, "training.mean_teacher.pseudo_labels.start": 0,
-}  # fmt: skip
-ARMS["pure, held-out images"] = ARMS["pure mean teacher"] | {"training.unlabelled_source": "heldout"}

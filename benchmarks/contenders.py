@@ -1,14 +1,13 @@
-"""Which training recipe predicts most perturbations on held-out experiments, at equal compute.
+"""Which mean teacher is worth its compute: contenders beside the strongest supervised training, on simulated screens.
 
-    python benchmarks/contenders.py screens DATA --profile default --seeds 101 102        # simulates screens
-    python benchmarks/contenders.py run DATA --screens default_101 --arms supervised published --seeds 1 --budget 20
-    python benchmarks/contenders.py table DATA --base supervised
+    python benchmarks/contenders.py screens DATA --profile default --seeds 301 302 303
+    python benchmarks/contenders.py run DATA --screens default_301 --arms all --seeds 1 2
+    python benchmarks/contenders.py table benchmarks/results/contenders.jsonl --base supervised
 
-Every arm gets the same compute: that of ``--budget`` supervised epochs of the default backbone. It is counted
-in forward passes (a backward pass counts as two) times the cost of the arm's backbone; CPU seconds are
-recorded too. Scores are T1 top-1 by well on held-out experiments (all sites, eight views, no plate design),
-unless the arm says otherwise. Results are appended to DATA/contenders.jsonl. What helped and what did not is
-in docs/experiments.md.
+A run trains an arm of contender_arms.py on the demo-sized screen within the compute of the shipped supervised training, and scores it as
+inference does (eight views, AdaBN by experiment) on held-out experiments, as designed and with their treatments dealt anew. Each appends one
+line to benchmarks/results/contenders.jsonl; a finished one is not repeated, so a study can be stopped and resumed. Screens 301 to
+303 are for tuning, 9001 to 9006 for one confirmation. What helped and what did not is in docs/experiments.md.
 """
 
 from __future__ import annotations
@@ -27,14 +26,7 @@ import numpy as np
 import pandas as pd
 
 PROJECT = Path(__file__).resolve().parent.parent
-PROBED = ("experiment", "plate", "well_edge")
-
-
-def settings() -> dict[str, dict[str, Any]]:
-    """Arm -> changes to conf/base: parameters by dotted name, stage 1's ``share`` of the budget, an ``idea`` of IDEAS."""
-    import contender_arms
-
-    return contender_arms.ARMS
+RESULTS = PROJECT / "benchmarks/results/contenders.jsonl"
 
 
 def load_screen(folder: Path) -> tuple[dict[str, Any], Any]:
@@ -49,134 +41,144 @@ def load_screen(folder: Path) -> tuple[dict[str, Any], Any]:
         return context.config_loader["parameters"], context.catalog
 
 
-def epochs_for(training: Any, budget: float, share: float) -> tuple[int, int]:
-    """Epochs of both stages that cost as much as ``budget`` supervised epochs of the default backbone."""
-    from contender_arms import COST
-
-    from deepnoise.growth_chart.arms import BACKWARD, forward_passes
-
-    def cost(pretrain_epochs: int, mean_teacher_epochs: int) -> float:
-        stages = {
-            "pretrain": training.pretrain.model_copy(update={"epochs": pretrain_epochs}),
-            "mean_teacher": training.mean_teacher.model_copy(update={"epochs": mean_teacher_epochs}),
-        }
-        pass_cost = COST[training.backbone] * (0.5 if training.sites_per_epoch == "one" else 1.0)
-        return pass_cost * forward_passes(training.model_copy(update=stages)) / (1 + BACKWARD)
-
-    pretrain_epochs = max(1, round(budget * share / cost(1, 0)))
-    return pretrain_epochs, round(budget * (1 - share) / cost(0, 1)) if share < 1 else 0
-
-
-def train_and_score(folder: Path, arm: str, seed: int, budget: float) -> dict[str, Any]:
+def train_and_score(folder: Path, arm_name: str, seed: int) -> dict[str, Any]:
     """Train one arm on one screen, and score it."""
     import torch
-    from contender_arms import IDEAS
+    from contender_arms import ARMS, StudyTrainer, adapt, fit
 
-    from deepnoise.evaluation.metrics import ranked_calls
-    from deepnoise.growth_chart.arms import Settings, change
-    from deepnoise.growth_chart.run import ChartScreen, Truth, signal_and_leak
-    from deepnoise.inference.pooling import pool_wells
-    from deepnoise.inference.predict import predict_sites
-    from deepnoise.inference.selection import sites_to_predict
-    from deepnoise.parameters import InferenceParameters, NormalizationParameters, TrainingParameters
+    from deepnoise.parameters import InferenceParameters, NormalizationParameters, TrainingParameters, replace_values
     from deepnoise.screen import Screen
-    from deepnoise.tables import EMBEDDING, SCORE, prefixed
-    from deepnoise.training.loop import pretrain, train_mean_teacher
     from deepnoise.training.run_folds import view_of_fold
-    from deepnoise.training.trainer import NoState, Trainer
+    from deepnoise.training.trainer import NoState
 
     torch.set_num_threads(1)
     values, catalog = load_screen(folder)
-    changes = dict(settings()[arm])
-    share, idea, adabn = changes.pop("share", 1.0), changes.pop("idea", None), changes.pop("adabn", "none")
-    environment = Settings(
-        NormalizationParameters.model_validate(values["normalization"]),
-        TrainingParameters.model_validate(values["training"]),
-    )
-    arm_settings = change(environment, environment, changes)
-    store, sites, wells, folds, histograms = (
-        catalog.load(name) for name in ("image_store", "sites", "wells", "folds", "plate_histograms")
-    )
-    chart_screen = ChartScreen(
-        Screen(store, sites, wells, folds, pd.DataFrame()), histograms, pd.DataFrame({"group": []}), illumination="none"
-    )
-    screen = chart_screen.normalized(arm_settings)
-    truth = Truth(wells, catalog.load("heldout_labels"), folds)
-    training = arm_settings.training.model_copy(update={"seed": seed, "device": "cpu"})
-    pretrain_epochs, mean_teacher_epochs = epochs_for(training, budget, share)
-    stages = {
-        "pretrain": training.pretrain.model_copy(update={"epochs": pretrain_epochs}),
-        "mean_teacher": training.mean_teacher.model_copy(update={"epochs": mean_teacher_epochs}),
-    }
-    trainer_class = IDEAS[idea] if idea else Trainer
+    arm = ARMS[arm_name]
+    training = TrainingParameters.model_validate(values["training"]).model_copy(update={"seed": seed, "device": "cpu"})
+    training = replace_values(training, "training", arm.changes, "contender_arms")
+    if arm.adapted:
+        training = training.model_copy(update={"unlabelled_source": "heldout"})
+    strategy = NormalizationParameters.model_validate(values["normalization"]).strategy
+    tables = [catalog.load(name) for name in ("sites", "wells", "folds", "plate_statistics")]
+    screen = Screen(catalog.load("image_store"), *tables)
+    trainer = StudyTrainer(view_of_fold(screen, screen.fold_numbers[0], training), screen, training, NoState())
     started = time.process_time()
-    training = training.model_copy(update=stages)
-    trainer = trainer_class(view_of_fold(screen, chart_screen.fold, training), screen, training, NoState())
-    model, history = pretrain(trainer)
-    if mean_teacher_epochs:
-        _, model, mean_teacher_history = train_mean_teacher(trainer, model)
-        history += mean_teacher_history
+    if arm.adapted:
+        model = adapt(trainer, load_model(folder, seed), **arm.adapted)
+    else:
+        model = fit(trainer, arm.loss(), arm.budget(), arm.ema, arm.beside)
+        if arm_name == "supervised":
+            save_model(folder, seed, model)
     seconds = time.process_time() - started
-    scored_sites = sites_to_predict(model.card, sites, wells, folds)
-    scored_sites = scored_sites[scored_sites["role"] == truth.role].reset_index(drop=True)
     inference = InferenceParameters.model_validate(values["inference"]).model_copy(
-        update={"views": "dihedral", "pooling": "logits", "batch_size": 256, "device": "cpu"}
+        update={"batch_size": 256, "device": "cpu"}
     )
-    logits, embeddings = predict_sites(model, store, scored_sites, screen.statistics, inference, adabn)
-    tier = model.card.tier
-    meta = scored_sites[["role", "id_code", "experiment", "plate", "well", "site", "plate_seen"]].assign(
-        fold=0, tier=tier
-    )
-    dimensions = [f"{i:04d}" for i in range(embeddings.shape[1])]
-    well_logits, well_embeddings = pool_wells(
-        pd.concat([meta.drop(columns="plate_seen"), prefixed(logits, model.card.targets, SCORE, meta.index)], axis=1),
-        pd.concat([meta, prefixed(embeddings, dimensions, EMBEDDING, meta.index)], axis=1),
-    )
-    targets = set(wells.loc[wells["target"], "id_code"]) & set(truth.labels.index)
-    called = well_logits[well_logits["id_code"].isin(targets)]
-    correct = (ranked_calls(called, called["id_code"].map(truth.labels))["rank"] == 0).to_numpy()
-    by_experiment = pd.Series(correct).groupby(called["experiment"].to_numpy())
-    unseen = well_embeddings.assign(plate_seen=False) if tier != "T1" else well_embeddings
-    measured = signal_and_leak(unseen, wells, truth.labels)
     return {
-        "arm": arm, "screen": folder.name, "seed": seed, "budget": budget, "tier": tier,
-        "epochs": [pretrain_epochs, mean_teacher_epochs], "seconds": round(seconds, 1), "top1": float(correct.mean()), "n": len(correct),
-        "right": {str(e): int(n) for e, n in by_experiment.sum().items()},
-        "wells": {str(e): int(n) for e, n in by_experiment.size().items()},
-        "validation": [history[-1]["student_top1"], history[-1]["teacher_top1"]], "map": measured["map"],
+        "arm": arm_name, "screen": folder.name, "seed": seed, "tier": arm.tier, "epochs": arm.budget() if not arm.adapted else arm.adapted["epochs"],
+        "seconds": round(seconds, 1), "normalization": strategy, "profile": values["simulation"]["profile"],
+        "commit": subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=PROJECT, capture_output=True, text=True, check=True).stdout.strip(),
+        **score(model, screen, catalog, inference),
+    }  # fmt: skip
+
+
+def score(model: Any, screen: Any, catalog: Any, inference: Any) -> dict[str, Any]:
+    """Top-1 as designed and dealt anew by experiment, replicate mAP and leaks of a model."""
+    from deepnoise.evaluation.metrics import mean_over_sites, ranked_calls
+    from deepnoise.growth_chart.run import Truth, signal_and_leak
+    from deepnoise.inference.predict import predict_folds, predict_redealt
+    from deepnoise.inference.pooling import pool_wells
+    from deepnoise.screen import Screen
+
+    truth = Truth(screen.wells, catalog.load("heldout_labels"), screen.folds)
+    logits, embeddings = predict_folds({"fold_0": model}, screen, inference)[:2]
+    well_logits, well_embeddings = pool_wells(logits, embeddings)
+    targets = set(screen.wells.loc[screen.wells["target"], "id_code"]) & set(truth.labels.index)
+    called = well_logits[(well_logits["role"] == truth.role) & well_logits["id_code"].isin(targets)]
+    measured = signal_and_leak(well_embeddings, screen.wells, truth.labels)
+
+    def by_experiment(table: pd.DataFrame, labels: pd.Series) -> dict[str, list[int]]:
+        correct = ranked_calls(table, table["id_code"].map(labels))["rank"] == 0
+        counted = correct.groupby(table["experiment"]).agg(["sum", "size"])
+        return {str(e): [int(row["sum"]), int(row["size"])] for e, row in counted.iterrows()}
+
+    designed = by_experiment(called, truth.labels)
+    dealt_screen = Screen.from_store(
+        catalog.load("redealt_images"), catalog.load("redealt_fields"), catalog.load("redealt_sites"), screen.wells, screen.folds,
+        catalog.load("redealt_statistics"),
+    )  # fmt: skip
+    labels = catalog.load("redealt_labels").set_index("id_code")["perturbation"]
+    dealt = mean_over_sites(predict_redealt({"": model}, dealt_screen, inference))
+    redealt = by_experiment(dealt[dealt["id_code"].isin(labels.index)], labels)
+    return {
+        "top1": total(designed), "redealt_top1": total(redealt), "designed": designed, "redealt": redealt, "map": measured["map"],
         "leak": {axis: value["balanced_accuracy"] for axis, value in measured["leaks"].items()},
     }  # fmt: skip
 
 
+def total(by_experiment: dict[str, list[int]]) -> float:
+    """Share of right calls over all experiments."""
+    right, wells = np.sum(list(by_experiment.values()), axis=0)
+    return float(right / wells)
+
+
+def save_model(folder: Path, seed: int, model: Any) -> None:
+    """Keep a supervised model, which the arms that adapt start from."""
+    from safetensors.torch import save_file
+
+    path = folder / "study" / f"supervised_{seed}"
+    path.parent.mkdir(exist_ok=True)
+    save_file(model.weights, path.with_suffix(".safetensors"))
+    path.with_suffix(".json").write_text(json.dumps(model.card.to_json()))
+
+
+def load_model(folder: Path, seed: int) -> Any:
+    """The supervised model of a screen and seed."""
+    from safetensors.torch import load_file
+
+    from deepnoise.network.trained_model import ModelCard, TrainedModel
+
+    path = folder / "study" / f"supervised_{seed}"
+    if not path.with_suffix(".json").is_file():
+        raise SystemExit(f"run the arm 'supervised' on {folder.name} with seed {seed} first")
+    card = ModelCard.from_json(json.loads(path.with_suffix(".json").read_text()))
+    return TrainedModel(load_file(path.with_suffix(".safetensors")), card)
+
+
 def run(args: argparse.Namespace) -> None:
     """Run every arm on every screen and seed, one process each, except those already in the results."""
-    out = args.data / "contenders.jsonl"
+    from contender_arms import ARMS
+
     done = set()
-    if out.is_file():
-        done = {(r["arm"], r["screen"], r["seed"], r["budget"]) for r in map(json.loads, out.read_text().splitlines())}
+    if args.results.is_file():
+        done = {(r["arm"], r["screen"], r["seed"]) for r in map(json.loads, args.results.read_text().splitlines())}
+    arms = list(ARMS) if args.arms == ["all"] else args.arms
     jobs = [
         (arm, screen, seed)
-        for seed in args.seeds for screen in args.screens for arm in args.arms
-        if (arm, screen, seed, args.budget) not in done
+        for arm in arms for screen in args.screens for seed in args.seeds if (arm, screen, seed) not in done
     ]  # fmt: skip
+    started = time.monotonic()
+    finished: list[str] = []
 
     def run_job(job: tuple[str, str, int]) -> None:
         arm, screen, seed = job
         code = (
-            "import sys, json, pathlib, contenders; "
-            f"print('RESULT' + json.dumps(contenders.train_and_score(pathlib.Path({str(args.data / screen)!r}), {arm!r}, {seed}, {args.budget})))"
+            "import json, pathlib, contenders; "
+            f"print('RESULT' + json.dumps(contenders.train_and_score(pathlib.Path({str(args.data / screen)!r}), {arm!r}, {seed})))"
         )
-        env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)}
+        env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{Path(__file__).parent}:{PROJECT / 'src'}"}
         process = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
         results = [line[6:] for line in process.stdout.splitlines() if line.startswith("RESULT")]
+        finished.append(arm)
+        left = (time.monotonic() - started) / len(finished) * (len(jobs) - len(finished)) / 60
         if not results:
-            print(f"{job} failed: {process.stderr.strip().splitlines()[-1:]}", flush=True)
+            print(f"{job} failed: {process.stderr.strip()[-600:]}", flush=True)
             return
-        with out.open("a") as file:
+        with args.results.open("a") as file:
             file.write(results[0] + "\n")
         row = json.loads(results[0])
         print(
-            f"{arm:34} {screen} {seed}: {row['top1']:.1%} experiment {row['leak'].get('experiment', np.nan):.1%} epochs {row['epochs']} {row['seconds']} s",
+            f"{arm:36} {screen} {seed}: {row['top1']:.1%}, dealt anew {row['redealt_top1']:.1%}, experiment {row['leak']['experiment']:.1%}, "
+            f"mAP {row['map']:.3f}, {row['epochs']} epochs, {row['seconds']:.0f} s; {len(finished)} of {len(jobs)}, {left:.0f} min left",
             flush=True,
         )
 
@@ -185,59 +187,54 @@ def run(args: argparse.Namespace) -> None:
 
 
 def table(args: argparse.Namespace) -> None:
-    """Print means over screens and seeds, and each arm's paired gain over a base arm.
+    """Print the means of each arm and its gain over a base arm on the same screens and seeds.
 
-    The p of a gain is one-sided, by sign flips over (screen, experiment).
+    Gains are paired by experiment; the interval resamples screens (with one screen its experiments), p is one-sided, by sign flips over
+    the experiments of all screens.
     """
     from scipy.stats import permutation_test
 
-    rows = pd.DataFrame([json.loads(line) for line in (args.data / "contenders.jsonl").read_text().splitlines()])
-    if args.screens:
-        rows = rows[rows["screen"].isin(args.screens)]
-    rows = rows[rows["budget"] == args.budget] if args.budget else rows
-    accuracy = {}
-    for arm, arm_rows in rows.groupby("arm"):
-        cells: dict[tuple[str, str], list[float]] = {}
-        for _, row in arm_rows.iterrows():
-            for experiment, right in row["right"].items():
-                cells.setdefault((row["screen"], experiment), []).append(right / row["wells"][experiment])
-        accuracy[arm] = {key: float(np.mean(values)) for key, values in cells.items()}
+    rows = pd.DataFrame([json.loads(line) for line in args.data.read_text().splitlines()])
+    rows = rows[rows["screen"].isin(args.screens)] if args.screens else rows
+    rng = np.random.default_rng(0)
+
+    def cells(arm: str) -> pd.Series:
+        """(screen, seed, experiment) -> top-1."""
+        found = {
+            (r.screen, r.seed, e): right / wells
+            for r in rows[rows["arm"] == arm].itertuples() for e, (right, wells) in r.designed.items()
+        }  # fmt: skip
+        return pd.Series(found)
+
+    base = cells(args.base)
     print(
-        "| arm | tier | runs | top-1 | range | gain | p | experiment predicted | epochs |\n|---|---|---|---|---|---|---|---|---|"
+        "| arm | tier | runs | top-1 | dealt anew | gain | 95 % | p | experiment | mAP | epochs | s |\n|---|---|---|---|---|---|---|---|---|---|---|---|"
     )
-    for arm, arm_rows in sorted(rows.groupby("arm"), key=lambda pair: -pair[1]["top1"].mean()):
-        gain, p = "", ""
-        if arm != args.base:
-            common = accuracy[arm].keys() & accuracy[args.base].keys()
-            gains = np.array([accuracy[arm][k] - accuracy[args.base][k] for k in sorted(common)])
-            gain = f"{100 * gains.mean():+.1f}"
-            flips = permutation_test((gains,), np.mean, permutation_type="samples", alternative="greater", rng=0)
-            p = f"{flips.pvalue:.4f}"
-        leak = np.mean([row.get("experiment", np.nan) for row in arm_rows["leak"]])
+    for arm, of_arm in sorted(rows.groupby("arm"), key=lambda pair: -pair[1]["top1"].mean()):
+        gain = interval = p = ""
+        difference = (cells(str(arm)) - base).dropna()
+        if arm != args.base and len(difference):
+            by_experiment = difference.groupby(level=[0, 2]).mean()
+            units = (
+                by_experiment.groupby(level=0).mean()
+                if by_experiment.index.get_level_values(0).nunique() > 1
+                else by_experiment
+            )
+            draws = rng.choice(units.to_numpy(), (5000, len(units))).mean(axis=1)
+            low, high = np.quantile(draws, [0.025, 0.975])
+            flips = permutation_test(
+                (by_experiment.to_numpy(),), np.mean, permutation_type="samples", alternative="greater", rng=0
+            )
+            gain, interval, p = (
+                f"{100 * by_experiment.mean():+.1f}",
+                f"{100 * low:+.1f} to {100 * high:+.1f}",
+                f"{flips.pvalue:.3f}",
+            )
+        leak = np.mean([leak["experiment"] for leak in of_arm["leak"]])
         print(
-            f"| {arm} | {arm_rows['tier'].iloc[0]} | {len(arm_rows)} | {arm_rows['top1'].mean():.1%} | "
-            f"{arm_rows['top1'].min():.1%}-{arm_rows['top1'].max():.1%} | {gain} | {p} | {leak:.0%} | {arm_rows['epochs'].iloc[0]} |"
+            f"| {arm} | {of_arm['tier'].iloc[0]} | {len(of_arm)} | {of_arm['top1'].mean():.1%} | {of_arm['redealt_top1'].mean():.1%} | {gain} | {interval} | "
+            f"{p} | {leak:.0%} | {of_arm['map'].mean():.3f} | {of_arm['epochs'].iloc[0]} | {of_arm['seconds'].mean():.0f} |"
         )
-
-
-def costs(args: argparse.Namespace) -> None:
-    """Print the milliseconds per image of a training step of each backbone, on one thread."""
-    import torch
-    from contender_arms import COST
-
-    from deepnoise.network.network import Network
-    from deepnoise.network.trained_model import NetworkSpec
-
-    torch.set_num_threads(1)
-    x = torch.randn(48, 6, 64, 64).contiguous(memory_format=torch.channels_last)
-    for backbone in COST:
-        network = Network(NetworkSpec(backbone, 6, 57, "softmax", 1.0, 0.0)).to(memory_format=torch.channels_last)
-        seconds = []
-        for _ in range(6):
-            started = time.process_time()
-            network.embed(x).sum().backward()
-            seconds.append(time.process_time() - started)
-        print(f"{backbone}: {1000 * np.median(seconds[1:]) / len(x):.1f} ms per image")
 
 
 def screens(args: argparse.Namespace) -> None:
@@ -255,14 +252,14 @@ def screens(args: argparse.Namespace) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("action", choices=["screens", "run", "table", "costs"])
-    parser.add_argument("data", type=Path)
+    parser.add_argument("action", choices=["screens", "run", "table"])
+    parser.add_argument("data", type=lambda text: Path(text).resolve())
     parser.add_argument("--profile", default="default")
     parser.add_argument("--screens", nargs="*", default=[])
-    parser.add_argument("--arms", nargs="*", default=[])
+    parser.add_argument("--arms", nargs="*", default=["all"])
     parser.add_argument("--seeds", nargs="*", type=int, default=[1])
-    parser.add_argument("--budget", type=float, default=20.0)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--base", default="supervised")
+    parser.add_argument("--results", type=Path, default=RESULTS)
     arguments = parser.parse_args()
-    {"screens": screens, "run": run, "table": table, "costs": costs}[arguments.action](arguments)
+    {"screens": screens, "run": run, "table": table}[arguments.action](arguments)
