@@ -85,8 +85,8 @@ def score(model: Any, screen: Any, catalog: Any, inference: Any) -> dict[str, An
     """Top-1 as designed and dealt anew by experiment, replicate mAP and leaks of a model."""
     from deepnoise.evaluation.metrics import mean_over_sites, ranked_calls
     from deepnoise.growth_chart.run import Truth, signal_and_leak
-    from deepnoise.inference.predict import predict_folds, predict_redealt
     from deepnoise.inference.pooling import pool_wells
+    from deepnoise.inference.predict import predict_folds, predict_redealt
     from deepnoise.screen import Screen
 
     truth = Truth(screen.wells, catalog.load("heldout_labels"), screen.folds)
@@ -94,6 +94,8 @@ def score(model: Any, screen: Any, catalog: Any, inference: Any) -> dict[str, An
     well_logits, well_embeddings = pool_wells(logits, embeddings)
     targets = set(screen.wells.loc[screen.wells["target"], "id_code"]) & set(truth.labels.index)
     called = well_logits[(well_logits["role"] == truth.role) & well_logits["id_code"].isin(targets)]
+    if well_embeddings.loc[well_embeddings["role"] == truth.role, "plate_seen"].all():  # a model adapted to them
+        well_embeddings = well_embeddings.assign(plate_seen=False)
     measured = signal_and_leak(well_embeddings, screen.wells, truth.labels)
 
     def by_experiment(table: pd.DataFrame, labels: pd.Series) -> dict[str, list[int]]:
@@ -177,7 +179,7 @@ def run(args: argparse.Namespace) -> None:
             file.write(results[0] + "\n")
         row = json.loads(results[0])
         print(
-            f"{arm:36} {screen} {seed}: {row['top1']:.1%}, dealt anew {row['redealt_top1']:.1%}, experiment {row['leak']['experiment']:.1%}, "
+            f"{arm:36} {screen} {seed}: {row['top1']:.1%}, dealt anew {row['redealt_top1']:.1%}, experiment {row['leak'].get('experiment', np.nan):.1%}, "
             f"mAP {row['map']:.3f}, {row['epochs']} epochs, {row['seconds']:.0f} s; {len(finished)} of {len(jobs)}, {left:.0f} min left",
             flush=True,
         )
