@@ -113,6 +113,28 @@ def imagined_experiment(
     return images
 
 
+class Neck(torch.nn.Module):
+    """A backbone whose pooled features are normalized over the batch, and by AdaBN over the experiment."""
+
+    def __init__(self, backbone: torch.nn.Module) -> None:
+        super().__init__()
+        self.body = backbone
+        self.num_features = int(getattr(backbone, "head_hidden_size", None) or backbone.num_features)
+        self.norm = torch.nn.BatchNorm1d(self.num_features, affine=False)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """(B, C, H, W) -> (B, D)."""
+        return self.norm(self.body(images))
+
+
+def use_neck() -> None:
+    """Give every network of this process a neck."""
+    from deepnoise.network import network
+
+    plain = network._backbone
+    network._backbone = lambda spec, pretrained: Neck(plain(spec, pretrained))
+
+
 # losses -----------------------------------------------------------------------------------------------------------
 
 
@@ -361,6 +383,7 @@ class Arm:
     epochs: int | None = None
     changes: dict[str, Any] = field(default_factory=dict)  # of parameters, by dotted name
     adapted: dict[str, Any] | None = None  # arguments of adapt(), from the arm "supervised"
+    neck: bool = False  # BatchNorm of the pooled features, which centres them by experiment
     tier: str = "T1"
 
     def budget(self) -> int:
@@ -375,6 +398,14 @@ ARMS: dict[str, Arm] = {
     "supervised, moving average": Arm(ema=0.99),
     "supervised, rate 0.0015": Arm(changes={"training.pretrain.learning_rate": 0.0015}),
     "supervised, rate 0.006": Arm(changes={"training.pretrain.learning_rate": 0.006}),
+    "supervised, neck": Arm(neck=True),
+    "mean teacher, view gap, neck": Arm(lambda: view_gap(1.0), 4.0, 0.99, neck=True),
+    "mean teacher, context, neck": Arm(lambda: context_noise(1.0, by_plate=False), 5.0, 0.99, beside=1.0, neck=True),
+    "replicates, neck": Arm(lambda: Replicates(0.5), 4.0, 0.99, neck=True),
+    "supervised, neck, imagined": Arm(lambda: supervised(imagined=1.0), neck=True),
+    "supervised, neck, softmax": Arm(neck=True, changes={"training.head.name": "softmax", "training.head.scale": 1.0}),
+    "supervised, softmax": Arm(changes={"training.head.name": "softmax", "training.head.scale": 1.0}),
+    "supervised, margin 0.3": Arm(changes={"training.head.margin": 0.3}),
     "supervised, strong views": Arm(lambda: supervised(strong=True)),
     "supervised, imagined experiments": Arm(lambda: supervised(imagined=1.0)),
     "supervised, imagined, half": Arm(lambda: supervised(imagined=0.5)),

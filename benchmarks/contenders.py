@@ -44,7 +44,7 @@ def load_screen(folder: Path) -> tuple[dict[str, Any], Any]:
 def train_and_score(folder: Path, arm_name: str, seed: int) -> dict[str, Any]:
     """Train one arm on one screen, and score it."""
     import torch
-    from contender_arms import ARMS, StudyTrainer, adapt, fit
+    from contender_arms import ARMS, StudyTrainer, adapt, fit, use_neck
 
     from deepnoise.parameters import InferenceParameters, NormalizationParameters, TrainingParameters, replace_values
     from deepnoise.screen import Screen
@@ -54,6 +54,8 @@ def train_and_score(folder: Path, arm_name: str, seed: int) -> dict[str, Any]:
     torch.set_num_threads(1)
     values, catalog = load_screen(folder)
     arm = ARMS[arm_name]
+    if arm.neck:
+        use_neck()
     training = TrainingParameters.model_validate(values["training"]).model_copy(update={"seed": seed, "device": "cpu"})
     training = replace_values(training, "training", arm.changes, "contender_arms")
     if arm.adapted:
