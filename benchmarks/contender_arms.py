@@ -228,6 +228,23 @@ class Replicates:
         return (1 - share) * step.cross_entropy(features) + share * consistency, consistency
 
 
+def unlabelled_consistency(weight: float, sharpen: float = 1.0, imagined: float = 0.0, ramp: float = 5.0) -> Loss:
+    """Labels on the labelled wells; agreement with the teacher on unlabelled wells of the same experiment, which share a BatchNorm context."""
+
+    def loss(step: Step) -> tuple[torch.Tensor, torch.Tensor]:
+        count = len(step.label)
+        images = torch.cat([step.images(), step.images(step.beside)])
+        if imagined:
+            images = imagined_experiment(images, step.generator, imagined)
+        features = step.student.embed(step.view(images))
+        target = step.teacher_logits(step.view(torch.cat([step.images(), step.images(step.beside)])))
+        consistency = divergence(step.student_logits(features[count:]), sharpen * target[count:])
+        share = weight * schedules.ramp(step.epochs_done, ramp)
+        return step.cross_entropy(features[:count]) + share * consistency, consistency
+
+    return loss
+
+
 # trainings --------------------------------------------------------------------------------------------------------
 
 
@@ -383,6 +400,7 @@ class Arm:
     epochs: int | None = None
     changes: dict[str, Any] = field(default_factory=dict)  # of parameters, by dotted name
     adapted: dict[str, Any] | None = None  # arguments of adapt(), from the arm "supervised"
+    labels: float = 1.0  # share of the treated wells of each experiment whose labels are known
     neck: bool = False  # BatchNorm of the pooled features, which centres them by experiment
     tier: str = "T1"
 
@@ -391,6 +409,8 @@ class Arm:
         return self.epochs if self.epochs is not None else round(SUPERVISED_EPOCHS * 3 / self.passes)
 
 
+POOR = {"labels": 0.3}
+"""With 30 % of the labels and all controls, 65 % of the training images are labelled."""
 ADAPTED = {"epochs": 8, "rate": 0.001, "targets": "teacher"}
 ARMS: dict[str, Arm] = {
     "supervised": Arm(),
@@ -420,6 +440,13 @@ ARMS: dict[str, Arm] = {
     "mean teacher, context, weight 0": Arm(lambda: context_noise(0.0, by_plate=False), 5.0, 0.99, beside=1.0),
     "replicates": Arm(lambda: Replicates(0.5), 4.0, 0.99),
     "replicates, weight 0": Arm(lambda: Replicates(0.0), 4.0, 0.99),
+    "poor, supervised": Arm(epochs=68, **POOR),
+    "poor, supervised, moving average": Arm(ema=0.99, epochs=68, **POOR),
+    "poor, mean teacher": Arm(lambda: unlabelled_consistency(1.0), ema=0.99, beside=0.5, epochs=38, **POOR),
+    "poor, mean teacher, sharpened": Arm(
+        lambda: unlabelled_consistency(1.0, 2.0), ema=0.99, beside=0.5, epochs=38, **POOR
+    ),
+    "poor, mean teacher, weight 0": Arm(lambda: unlabelled_consistency(0.0), ema=0.99, beside=0.5, epochs=38, **POOR),
     "adapted": Arm(adapted=ADAPTED, tier="T3"),
     "adapted, rate 0.0003": Arm(adapted=ADAPTED | {"rate": 0.0003}, tier="T3"),
     "adapted, sharpened": Arm(adapted=ADAPTED | {"sharpen": 2.0}, tier="T3"),

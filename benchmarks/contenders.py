@@ -63,7 +63,10 @@ def train_and_score(folder: Path, arm_name: str, seed: int) -> dict[str, Any]:
     strategy = NormalizationParameters.model_validate(values["normalization"]).strategy
     tables = [catalog.load(name) for name in ("sites", "wells", "folds", "plate_statistics")]
     screen = Screen(catalog.load("image_store"), *tables)
-    trainer = StudyTrainer(view_of_fold(screen, screen.fold_numbers[0], training), screen, training, NoState())
+    view = view_of_fold(screen, screen.fold_numbers[0], training)
+    if arm.labels < 1:
+        view = with_few_labels(view, arm.labels)
+    trainer = StudyTrainer(view, screen, training, NoState())
     started = time.process_time()
     if arm.adapted:
         model = adapt(trainer, load_model(folder, seed), **arm.adapted)
@@ -81,6 +84,21 @@ def train_and_score(folder: Path, arm_name: str, seed: int) -> dict[str, Any]:
         "commit": subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=PROJECT, capture_output=True, text=True, check=True).stdout.strip(),
         **score(model, screen, catalog, inference),
     }  # fmt: skip
+
+
+def with_few_labels(view: Any, share: float) -> Any:
+    """A view in which only a share of the treated wells of each experiment has labels; the same wells for every arm."""
+    from dataclasses import replace
+
+    is_target = view.labelled["target"].to_numpy(bool)
+    wells = view.labelled.loc[is_target, ["experiment", "id_code"]].drop_duplicates()
+    kept = wells.groupby("experiment", group_keys=False).sample(frac=share, random_state=0)["id_code"]
+    hidden = is_target & ~view.labelled["id_code"].isin(kept).to_numpy()
+    return replace(
+        view,
+        labelled=view.labelled[~hidden].reset_index(drop=True),
+        unlabelled=view.labelled[hidden].drop(columns="label").reset_index(drop=True),
+    )
 
 
 def score(model: Any, screen: Any, catalog: Any, inference: Any) -> dict[str, Any]:
