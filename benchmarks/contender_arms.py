@@ -25,6 +25,7 @@ from deepnoise.plate_balancing.scores import log_probabilities
 from deepnoise.plate_balancing.temperature import fit_to_labels
 from deepnoise.training import schedules
 from deepnoise.training.augmentation import erase, random_view, shift_scale
+from deepnoise.training.loop import pretrain, train_mean_teacher
 from deepnoise.training.losses import divergence, update_ema
 from deepnoise.training.stage import Stage, set_learning_rate
 from deepnoise.training.trainer import Trainer
@@ -245,6 +246,12 @@ def unlabelled_consistency(weight: float, sharpen: float = 1.0, imagined: float 
     return loss
 
 
+def train_stages(trainer: Trainer) -> TrainedModel:
+    """Both stages of the package."""
+    model = pretrain(trainer)[0]
+    return train_mean_teacher(trainer, model)[1] if trainer.parameters.mean_teacher.epochs else model
+
+
 # trainings --------------------------------------------------------------------------------------------------------
 
 
@@ -400,6 +407,7 @@ class Arm:
     epochs: int | None = None
     changes: dict[str, Any] = field(default_factory=dict)  # of parameters, by dotted name
     adapted: dict[str, Any] | None = None  # arguments of adapt(), from the arm "supervised"
+    stages: tuple[int, int] | None = None  # epochs of the two stages of the package, in place of ``loss``
     labels: float = 1.0  # share of the treated wells of each experiment whose labels are known
     neck: bool = False  # BatchNorm of the pooled features, which centres them by experiment
     tier: str = "T1"
@@ -409,6 +417,26 @@ class Arm:
         return self.epochs if self.epochs is not None else round(SUPERVISED_EPOCHS * 3 / self.passes)
 
 
+PUBLISHED = {
+    "training.head.scale": 30.0, "training.batch_size": 32, "training.sites_per_epoch": "one",
+    "training.augmentation.shift_scale": 0.1, "training.augmentation.erase": 0.5,
+    "training.pretrain.optimizer": "adam", "training.pretrain.learning_rate": 3e-4, "training.pretrain.weight_decay": 2e-4,
+    "training.pretrain.schedule": [
+        {"share": 100.0, "start": 1.0, "end": 1.0}, {"share": 40.0, "start": 1 / 3, "end": 1 / 3},
+        {"share": 20.0, "start": 1 / 30, "end": 1 / 30},
+    ],
+    "training.mean_teacher.optimizer": "momentum", "training.mean_teacher.learning_rate": 0.1,
+    "training.mean_teacher.weight_decay": 2e-4,
+    "training.mean_teacher.schedule": 4 * [{"share": 40.0, "start": 1.0, "end": 0.01}] + [{"share": 5.0, "start": 0.001, "end": 0.001}],
+    "training.mean_teacher.ema_decay": {0: 0.5, 1: 0.9, 3: 0.99}, "training.mean_teacher.views": "two",
+    "training.mean_teacher.unlabelled_ratio": 1.0, "training.mean_teacher.pseudo_labels.method": "balanced",
+    "training.mean_teacher.pseudo_labels.start": 2, "training.mean_teacher.pseudo_labels.groups": True,
+    "training.mean_teacher.pseudo_labels.views": 4, "training.mean_teacher.pseudo_labels.memory": 0.1,
+}  # fmt: skip
+"""The recipe of Yang et al. 2022 in its T1 form (unlabelled images are those of the training experiments), its schedules scaled to the compute.
+
+One site of a well per epoch, so an epoch costs half; a step of the second stage costs 11 forward passes per labelled image.
+"""
 POOR = {"labels": 0.3}
 """With 30 % of the labels and all controls, 65 % of the training images are labelled."""
 ADAPTED = {"epochs": 8, "rate": 0.001, "targets": "teacher"}
@@ -440,6 +468,19 @@ ARMS: dict[str, Arm] = {
     "mean teacher, context, weight 0": Arm(lambda: context_noise(0.0, by_plate=False), 5.0, 0.99, beside=1.0),
     "replicates": Arm(lambda: Replicates(0.5), 4.0, 0.99),
     "replicates, weight 0": Arm(lambda: Replicates(0.0), 4.0, 0.99),
+    **{
+        f"published, stage 1 alone, rate {rate}": Arm(
+            changes=PUBLISHED | {"training.pretrain.learning_rate": rate}, stages=(2 * SUPERVISED_EPOCHS, 0)
+        )
+        for rate in (0.0003, 0.001, 0.003)
+    },
+    **{
+        f"published, rate 0.001, then {rate}": Arm(
+            changes=PUBLISHED | {"training.pretrain.learning_rate": 0.001, "training.mean_teacher.learning_rate": rate},
+            stages=(SUPERVISED_EPOCHS, 12),
+        )
+        for rate in (0.1, 0.03, 0.01)
+    },
     "poor, supervised": Arm(epochs=68, **POOR),
     "poor, supervised, moving average": Arm(ema=0.99, epochs=68, **POOR),
     "poor, mean teacher": Arm(lambda: unlabelled_consistency(1.0), ema=0.99, beside=0.5, epochs=38, **POOR),

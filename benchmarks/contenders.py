@@ -44,7 +44,7 @@ def load_screen(folder: Path) -> tuple[dict[str, Any], Any]:
 def train_and_score(folder: Path, arm_name: str, seed: int) -> dict[str, Any]:
     """Train one arm on one screen, and score it."""
     import torch
-    from contender_arms import ARMS, StudyTrainer, adapt, fit, use_neck
+    from contender_arms import ARMS, StudyTrainer, adapt, fit, train_stages, use_neck
 
     from deepnoise.parameters import InferenceParameters, NormalizationParameters, TrainingParameters, replace_values
     from deepnoise.screen import Screen
@@ -58,6 +58,12 @@ def train_and_score(folder: Path, arm_name: str, seed: int) -> dict[str, Any]:
         use_neck()
     training = TrainingParameters.model_validate(values["training"]).model_copy(update={"seed": seed, "device": "cpu"})
     training = replace_values(training, "training", arm.changes, "contender_arms")
+    if arm.stages:
+        names = ("pretrain", "mean_teacher")
+        of_stage = zip(names, arm.stages, strict=True)
+        training = training.model_copy(
+            update={name: getattr(training, name).model_copy(update={"epochs": epochs}) for name, epochs in of_stage}
+        )
     if arm.adapted:
         training = training.model_copy(update={"unlabelled_source": "heldout"})
     strategy = NormalizationParameters.model_validate(values["normalization"]).strategy
@@ -68,7 +74,9 @@ def train_and_score(folder: Path, arm_name: str, seed: int) -> dict[str, Any]:
         view = with_few_labels(view, arm.labels)
     trainer = StudyTrainer(view, screen, training, NoState())
     started = time.process_time()
-    if arm.adapted:
+    if arm.stages:
+        model = train_stages(trainer)
+    elif arm.adapted:
         model = adapt(trainer, load_model(folder, seed), **arm.adapted)
     else:
         model = fit(trainer, arm.loss(), arm.budget(), arm.ema, arm.beside)
@@ -79,7 +87,7 @@ def train_and_score(folder: Path, arm_name: str, seed: int) -> dict[str, Any]:
         update={"batch_size": 256, "device": "cpu"}
     )
     return {
-        "arm": arm_name, "screen": folder.name, "seed": seed, "tier": arm.tier, "epochs": arm.budget() if not arm.adapted else arm.adapted["epochs"],
+        "arm": arm_name, "screen": folder.name, "seed": seed, "tier": arm.tier, "epochs": arm.stages or (arm.adapted["epochs"] if arm.adapted else arm.budget()),
         "seconds": round(seconds, 1), "normalization": strategy, "profile": values["simulation"]["profile"],
         "commit": subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=PROJECT, capture_output=True, text=True, check=True).stdout.strip(),
         **score(model, screen, catalog, inference),
