@@ -37,3 +37,9 @@ def first_few(names: Iterable[object], limit: int = 5) -> str:
     listed = [str(name) for name in names]
     more = len(listed) - limit
     return ", ".join(listed[:limit]) + (f" and {more} more" if more > 0 else "")
+
+
+def first_line(error: Exception) -> str:
+    """Type and first line of another library's error, at most 300 characters: ``RuntimeError: no compiler``."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"[:300]

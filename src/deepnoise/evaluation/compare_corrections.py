@@ -29,8 +29,8 @@ def choose_correction(
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Correct the embeddings by the correction with the greatest mAP of validation wells; no withheld label is read.
 
-    Validation wells are queried among themselves and training wells, all corrected together, since they are compared. Without validation wells whose perturbation is in two experiments or
-    on two plates, the first of ``corrections`` is taken.
+    Validation wells are queried among themselves and training wells, all corrected together, since they are compared. Without
+    validation wells whose perturbation is in two experiments or on two plates, the first of ``corrections`` is taken.
 
     Args:
         well_embeddings: The table of that name.

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from deepnoise.errors import InputError
+from deepnoise.errors import InputError, first_line
 from deepnoise.network.network import Network
 
 
@@ -88,7 +88,7 @@ def compile_backbone(network: Network, images: torch.Tensor, backend: str = "ind
         network.embed(images).float().sum().backward()
     except Exception as error:  # compilers fail in many ways
         network.backbone._compiled_call_impl = None
-        reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
+        reason = first_line(error)
     network.zero_grad(set_to_none=True)
     network.load_state_dict(state)  # statistics of BatchNorm have seen the images
     return reason

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 
 from deepnoise.network.device import send
@@ -26,12 +28,17 @@ def dihedral(images: torch.Tensor, view: torch.Tensor) -> torch.Tensor:
 
 
 def _gathered(images: torch.Tensor, view: torch.Tensor) -> torch.Tensor:
-    """:func:`dihedral` as one gather of pixels, whose numbers are made on the CPU: a GPU never waits for the views."""
+    """:func:`dihedral` as one gather of pixels: only the numbers of the views go to the device, which is never waited for."""
     count, channels, height, _ = images.shape
-    pixel = torch.arange(height * height).view(height, height)
-    source = torch.stack([dihedral_view(pixel, v).flatten() for v in range(8)])  # (8, H * H)
-    index = send(source[view], images.device)[:, None].expand(-1, channels, -1)
+    index = _sources(height, images.device)[send(view, images.device)][:, None].expand(-1, channels, -1)
     return images.flatten(2).gather(2, index).view(count, channels, height, height)
+
+
+@lru_cache(maxsize=4)
+def _sources(height: int, device: torch.device) -> torch.Tensor:
+    """(8, H * H) int64 on the device: the pixel that each symmetry puts in each place."""
+    pixel = torch.arange(height * height).view(height, height)
+    return send(torch.stack([dihedral_view(pixel, v).flatten() for v in range(8)]), device)
 
 
 def dihedral_view(images: torch.Tensor, view: int) -> torch.Tensor:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from deepnoise.errors import InputError, closest, first_few
+from deepnoise.errors import InputError, closest, first_few, first_line
 from deepnoise.network.heads import HEADS
 from deepnoise.network.trained_model import NetworkSpec
 
@@ -77,7 +77,7 @@ def _backbone(spec: NetworkSpec, pretrained: str) -> nn.Module:
             return timm.create_model(spec.backbone, pretrained=True, **options)
         except Exception as error:
             raise InputError(
-                f"{parameter} is 'timm', but the weights of {spec.backbone} could not be downloaded ({_first_line(error)}); "
+                f"{parameter} is 'timm', but the weights of {spec.backbone} could not be downloaded ({first_line(error)}); "
                 "without network access give the path of a .safetensors file, or none"
             ) from error
     if Path(pretrained).suffix != ".safetensors" or not Path(pretrained).is_file():
@@ -89,8 +89,4 @@ def _backbone(spec: NetworkSpec, pretrained: str) -> nn.Module:
             spec.backbone, pretrained=True, pretrained_cfg_overlay={"file": pretrained, "custom_load": False}, **options
         )
     except Exception as error:
-        raise InputError(f"{parameter}: {pretrained} does not fit {spec.backbone}: {_first_line(error)}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"[:300]
+        raise InputError(f"{parameter}: {pretrained} does not fit {spec.backbone}: {first_line(error)}") from error
