@@ -246,6 +246,91 @@ def unlabelled_consistency(weight: float, sharpen: float = 1.0, imagined: float 
     return loss
 
 
+class DesignLabels:
+    """Labels on the labelled wells, and on the others the teacher's probabilities with every perturbation once per experiment.
+
+    The perturbations of an experiment whose wells have no label are shared out among these wells by Sinkhorn, anew each epoch. No held-out
+    plate has a part in it, so the tier is that of the images.
+    """
+
+    def __init__(self, weight: float, even: bool = True, ramp: float = 5.0) -> None:
+        self.weight, self.even, self.ramp = weight, even, ramp
+        self.epoch = -1
+        self.target = torch.empty(0)  # (U, K) of the unlabelled sites
+
+    def __call__(self, step: Step) -> tuple[torch.Tensor, torch.Tensor]:
+        """Loss and consistency of a step."""
+        if int(step.epochs_done) != self.epoch:
+            self.epoch = int(step.epochs_done)
+            self.target = self.targets(step)
+        count = len(step.label)
+        features = step.student.embed(step.view(torch.cat([step.images(), step.images(step.beside)])))
+        assert step.beside is not None
+        target = self.target[torch.from_numpy(step.beside.index)]
+        consistency = F.cross_entropy(step.student_logits(features[count:]), target)
+        share = self.weight * schedules.ramp(step.epochs_done, self.ramp)
+        return step.cross_entropy(features[:count]) + share * consistency, consistency
+
+    def targets(self, step: Step) -> torch.Tensor:
+        """The teacher's probabilities of the unlabelled sites, by well."""
+        view, trainer = step.trainer.view, step.trainer
+        count = len(view.targets)
+        sites = view.unlabelled
+        wells = pd.factorize(sites["id_code"])[0]
+        logits = trainer.logits(step.teacher, trainer.unlabelled, step.generator)[:, :count]
+        log_p = log_probabilities(pd.DataFrame(logits).groupby(wells).mean().to_numpy(), 1.0, 3.0)
+        p = np.exp(log_p)
+        experiment = sites["experiment"].to_numpy(str)[np.unique(wells, return_index=True)[1]]
+        labelled = view.labelled[view.labelled["label"] < count].drop_duplicates("id_code")
+        for name in np.unique(experiment) if self.even else []:
+            rows = np.flatnonzero(experiment == name)
+            left = ~np.isin(np.arange(count), labelled.loc[labelled["experiment"] == name, "label"])
+            p[np.ix_(rows, ~left)] = 0
+            if left.any():
+                capacity = np.full(int(left.sum()), -(-len(rows) // int(left.sum())))
+                p[np.ix_(rows, left)] = np.exp(sinkhorn(log_p[np.ix_(rows, left)], capacity))
+        classes = trainer.spec.classes
+        return F.pad(torch.from_numpy(p.astype(np.float32)), (0, classes - count))[torch.from_numpy(wells)]
+
+
+def distill(trainer: Trainer, folds: int = 3, weight: float = 0.5) -> TrainedModel:
+    """A student of soft labels that come only from models which never saw the experiment.
+
+    The experiments are dealt to the folds; a model is trained without each. Its probabilities, at the temperature that fits the labels
+    of all of them, are the targets beside the labels. The compute is that of three supervised trainings.
+    """
+    from dataclasses import replace
+
+    view = trainer.view
+    fold = pd.factorize(view.labelled["experiment"])[0] % folds
+    logits = np.zeros((len(view.labelled), trainer.spec.classes), np.float32)
+    for number in range(folds):
+        held = fold == number
+        part = replace(
+            view,
+            fold=100 + number,
+            labelled=view.labelled[~held].reset_index(drop=True),
+            unlabelled=view.labelled[held].drop(columns="label").reset_index(drop=True),
+        )
+        fold_trainer = type(trainer)(part, trainer.screen, trainer.parameters, trainer.state)
+        model = fit(fold_trainer, supervised(), SUPERVISED_EPOCHS, None)
+        network = fold_trainer.new_network()
+        network.load_state_dict(model.weights)
+        network.eval()
+        use_batch_statistics(network)
+        logits[held] = fold_trainer.logits(network, fold_trainer.unlabelled, trainer.generator("distill", number))
+    label = view.labelled["label"].to_numpy(int)
+    temperature = fit_to_labels(logits, label, 3.0)
+    soft = torch.from_numpy(np.exp(log_probabilities(logits, temperature, 3.0)).astype(np.float32))
+
+    def loss(step: Step) -> tuple[torch.Tensor, torch.Tensor]:
+        features = step.student.embed(step.view(step.images()))
+        distilled = F.cross_entropy(step.student_logits(features), soft[torch.from_numpy(step.batch.index)])
+        return (1 - weight) * step.cross_entropy(features) + weight * distilled, distilled
+
+    return fit(trainer, loss, SUPERVISED_EPOCHS, None)
+
+
 def train_stages(trainer: Trainer) -> TrainedModel:
     """Both stages of the package."""
     model = pretrain(trainer)[0]
@@ -408,6 +493,8 @@ class Arm:
     changes: dict[str, Any] = field(default_factory=dict)  # of parameters, by dotted name
     adapted: dict[str, Any] | None = None  # arguments of adapt(), from the arm "supervised"
     stages: tuple[int, int] | None = None  # epochs of the two stages of the package, in place of ``loss``
+    distilled: bool = False  # distill() in place of ``loss``
+    ensemble: int = 1  # number of supervised models, of this seed and the next ones, whose scores are averaged
     labels: float = 1.0  # share of the treated wells of each experiment whose labels are known
     neck: bool = False  # BatchNorm of the pooled features, which centres them by experiment
     tier: str = "T1"
@@ -481,6 +568,8 @@ ARMS: dict[str, Arm] = {
         )
         for rate in (0.1, 0.03, 0.01)
     },
+    "out-of-fold distillation": Arm(distilled=True),
+    "supervised, ensemble of three": Arm(ensemble=3),
     "poor, supervised": Arm(epochs=68, **POOR),
     "poor, supervised, moving average": Arm(ema=0.99, epochs=68, **POOR),
     "poor, mean teacher": Arm(lambda: unlabelled_consistency(1.0), ema=0.99, beside=0.5, epochs=38, **POOR),
@@ -488,10 +577,16 @@ ARMS: dict[str, Arm] = {
         lambda: unlabelled_consistency(1.0, 2.0), ema=0.99, beside=0.5, epochs=38, **POOR
     ),
     "poor, mean teacher, weight 0": Arm(lambda: unlabelled_consistency(0.0), ema=0.99, beside=0.5, epochs=38, **POOR),
+    "poor, mean teacher, design": Arm(lambda: DesignLabels(1.0), ema=0.99, beside=0.5, epochs=42, **POOR),
+    "poor, mean teacher, own labels": Arm(
+        lambda: DesignLabels(1.0, even=False), ema=0.99, beside=0.5, epochs=42, **POOR
+    ),
     "adapted": Arm(adapted=ADAPTED, tier="T3"),
     "adapted, rate 0.0003": Arm(adapted=ADAPTED | {"rate": 0.0003}, tier="T3"),
     "adapted, sharpened": Arm(adapted=ADAPTED | {"sharpen": 2.0}, tier="T3"),
     "adapted, without labels": Arm(adapted=ADAPTED | {"labelled": 0.0, "rate": 0.0003}, tier="T3"),
     "adapted, even": Arm(adapted=ADAPTED | {"targets": "even"}, tier="T2+T3"),
     "adapted, by plate": Arm(adapted=ADAPTED | {"targets": "plate"}, tier="T2+T3"),
+    "adapted, by plate, longer": Arm(adapted=ADAPTED | {"targets": "plate", "epochs": 16, "rate": 0.003}, tier="T2+T3"),
+    "adapted, longer": Arm(adapted=ADAPTED | {"epochs": 16, "rate": 0.003}, tier="T3"),
 }

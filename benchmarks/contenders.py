@@ -44,7 +44,7 @@ def load_screen(folder: Path) -> tuple[dict[str, Any], Any]:
 def train_and_score(folder: Path, arm_name: str, seed: int) -> dict[str, Any]:
     """Train one arm on one screen, and score it."""
     import torch
-    from contender_arms import ARMS, StudyTrainer, adapt, fit, train_stages, use_neck
+    from contender_arms import ARMS, StudyTrainer, adapt, distill, fit, train_stages, use_neck
 
     from deepnoise.parameters import InferenceParameters, NormalizationParameters, TrainingParameters, replace_values
     from deepnoise.screen import Screen
@@ -74,14 +74,20 @@ def train_and_score(folder: Path, arm_name: str, seed: int) -> dict[str, Any]:
         view = with_few_labels(view, arm.labels)
     trainer = StudyTrainer(view, screen, training, NoState())
     started = time.process_time()
-    if arm.stages:
+    if arm.ensemble > 1:
+        models = {f"fold_{i}": load_model(folder, seed + i) for i in range(arm.ensemble)}
+    elif arm.stages:
         model = train_stages(trainer)
+    elif arm.distilled:
+        model = distill(trainer)
     elif arm.adapted:
         model = adapt(trainer, load_model(folder, seed), **arm.adapted)
     else:
         model = fit(trainer, arm.loss(), arm.budget(), arm.ema, arm.beside)
         if arm_name == "supervised":
             save_model(folder, seed, model)
+    if arm.ensemble == 1:
+        models = {"fold_0": model}
     seconds = time.process_time() - started
     inference = InferenceParameters.model_validate(values["inference"]).model_copy(
         update={"batch_size": 256, "device": "cpu"}
@@ -90,7 +96,7 @@ def train_and_score(folder: Path, arm_name: str, seed: int) -> dict[str, Any]:
         "arm": arm_name, "screen": folder.name, "seed": seed, "tier": arm.tier, "epochs": arm.stages or (arm.adapted["epochs"] if arm.adapted else arm.budget()),
         "seconds": round(seconds, 1), "normalization": strategy, "profile": values["simulation"]["profile"],
         "commit": subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=PROJECT, capture_output=True, text=True, check=True).stdout.strip(),
-        **score(model, screen, catalog, inference),
+        **score(models, screen, catalog, inference, values["plate_balancing"]),
     }  # fmt: skip
 
 
@@ -109,17 +115,30 @@ def with_few_labels(view: Any, share: float) -> Any:
     )
 
 
-def score(model: Any, screen: Any, catalog: Any, inference: Any) -> dict[str, Any]:
-    """Top-1 as designed and dealt anew by experiment, replicate mAP and leaks of a model."""
+def score(
+    models: dict[str, Any], screen: Any, catalog: Any, inference: Any, balancing: dict[str, Any]
+) -> dict[str, Any]:
+    """Top-1 as designed and dealt anew by experiment, top-1 after plate balancing, replicate mAP and leaks.
+
+    The scores of several models are averaged; their embeddings are those of the first.
+    """
     from deepnoise.evaluation.metrics import mean_over_sites, ranked_calls
     from deepnoise.growth_chart.run import Truth, signal_and_leak
+    from deepnoise.parameters import PlateBalancingParameters
+    from deepnoise.pipelines.plate_balancing import nodes
+    from deepnoise.tables import SCORE
     from deepnoise.inference.pooling import pool_wells
     from deepnoise.inference.predict import predict_folds, predict_redealt
     from deepnoise.screen import Screen
 
     truth = Truth(screen.wells, catalog.load("heldout_labels"), screen.folds)
-    logits, embeddings = predict_folds({"fold_0": model}, screen, inference)[:2]
-    well_logits, well_embeddings = pool_wells(logits, embeddings)
+    well_logits, well_embeddings = pool_wells(*predict_folds({"fold_0": models["fold_0"]}, screen, inference)[:2])
+    columns = [name for name in well_logits if name.startswith(SCORE)]
+    for model in list(models.values())[1:]:
+        other = pool_wells(*predict_folds({"fold_0": model}, screen, inference)[:2])[0]
+        assert well_logits["id_code"].equals(other["id_code"])
+        well_logits[columns] += other[columns]
+    well_logits[columns] /= len(models)
     targets = set(screen.wells.loc[screen.wells["target"], "id_code"]) & set(truth.labels.index)
     called = well_logits[(well_logits["role"] == truth.role) & well_logits["id_code"].isin(targets)]
     if well_embeddings.loc[well_embeddings["role"] == truth.role, "plate_seen"].all():  # a model adapted to them
@@ -132,15 +151,24 @@ def score(model: Any, screen: Any, catalog: Any, inference: Any) -> dict[str, An
         return {str(e): [int(row["sum"]), int(row["size"])] for e, row in counted.iterrows()}
 
     designed = by_experiment(called, truth.labels)
+    parameters = PlateBalancingParameters.model_validate(balancing)
+    design = nodes.discover_layout(screen.wells, screen.folds)
+    pooled = nodes.pool_scores(well_logits, screen.wells, parameters)
+    calls = nodes.balance_plates(
+        pooled, screen.wells, screen.folds, *design, catalog.load("plate_contents"), parameters
+    )[4].set_index("id_code")["design_call"]  # fmt: skip
+    known = truth.labels.reindex(called["id_code"])
+    balanced = calls.reindex(called["id_code"]) == known
     dealt_screen = Screen.from_store(
         catalog.load("redealt_images"), catalog.load("redealt_fields"), catalog.load("redealt_sites"), screen.wells, screen.folds,
         catalog.load("redealt_statistics"),
     )  # fmt: skip
     labels = catalog.load("redealt_labels").set_index("id_code")["perturbation"]
-    dealt = mean_over_sites(predict_redealt({"": model}, dealt_screen, inference))
+    dealt = mean_over_sites(predict_redealt({"": models["fold_0"]}, dealt_screen, inference))
     redealt = by_experiment(dealt[dealt["id_code"].isin(labels.index)], labels)
     return {
         "top1": total(designed), "redealt_top1": total(redealt), "designed": designed, "redealt": redealt, "map": measured["map"],
+        "balanced_top1": float(balanced.mean()),
         "leak": {axis: value["balanced_accuracy"] for axis, value in measured["leaks"].items()},
     }  # fmt: skip
 
