@@ -23,6 +23,7 @@ from deepnoise.network.trained_model import TrainedModel
 from deepnoise.plate_balancing.methods import sinkhorn
 from deepnoise.plate_balancing.scores import log_probabilities
 from deepnoise.plate_balancing.temperature import fit_to_labels
+from deepnoise.screen import Screen
 from deepnoise.training import schedules
 from deepnoise.training.augmentation import erase, random_view, shift_scale
 from deepnoise.training.loop import pretrain, train_mean_teacher
@@ -67,9 +68,11 @@ class Step:
             images = erase(images, 0.5, self.generator)
         return self.trainer.to_memory_format(images)
 
-    def cross_entropy(self, features: torch.Tensor) -> torch.Tensor:
+    def cross_entropy(
+        self, features: torch.Tensor, mixing: tuple[torch.Tensor, torch.Tensor] | None = None
+    ) -> torch.Tensor:
         """The supervised loss."""
-        return self.trainer.cross_entropy(self.student, features, self.batch.cell_type, self.label)
+        return self.trainer.cross_entropy(self.student, features, self.batch.cell_type, self.label, mixing)
 
     @torch.no_grad()
     def teacher_logits(self, images: torch.Tensor) -> torch.Tensor:
@@ -146,7 +149,8 @@ def supervised(strong: bool = False, imagined: float = 0.0, per_image: bool = Fa
         images = step.images()
         if imagined:
             images = imagined_experiment(images, step.generator, imagined, per_image)
-        return step.cross_entropy(step.student.embed(step.view(images, strong))), None
+        images, mixing = step.trainer.mix_images(step.view(images, strong), step.generator)
+        return step.cross_entropy(step.student.embed(images), mixing), None
 
     return loss
 
@@ -293,7 +297,7 @@ class DesignLabels:
         return F.pad(torch.from_numpy(p.astype(np.float32)), (0, classes - count))[torch.from_numpy(wells)]
 
 
-def distill(trainer: Trainer, folds: int = 3, weight: float = 0.5) -> TrainedModel:
+def distill(trainer: Trainer, screen: Screen, folds: int = 3, weight: float = 0.5) -> TrainedModel:
     """A student of soft labels that come only from models which never saw the experiment.
 
     The experiments are dealt to the folds; a model is trained without each. Its probabilities, at the temperature that fits the labels
@@ -312,7 +316,7 @@ def distill(trainer: Trainer, folds: int = 3, weight: float = 0.5) -> TrainedMod
             labelled=view.labelled[~held].reset_index(drop=True),
             unlabelled=view.labelled[held].drop(columns="label").reset_index(drop=True),
         )
-        fold_trainer = type(trainer)(part, trainer.screen, trainer.parameters, trainer.state)
+        fold_trainer = StudyTrainer(part, screen, trainer.parameters, trainer.state)
         model = fit(fold_trainer, supervised(), SUPERVISED_EPOCHS, None)
         network = fold_trainer.new_network()
         network.load_state_dict(model.weights)
@@ -545,6 +549,10 @@ ARMS: dict[str, Arm] = {
     "supervised, imagined experiments": Arm(lambda: supervised(imagined=1.0)),
     "supervised, imagined, half": Arm(lambda: supervised(imagined=0.5)),
     "supervised, imagined per image": Arm(lambda: supervised(imagined=1.0, per_image=True)),
+    "supervised, one hot": Arm(changes={"training.cell_type": "one_hot"}),
+    "supervised, mixup": Arm(changes={"training.augmentation.mixup": 0.2}),
+    "supervised, cutmix": Arm(changes={"training.augmentation.cutmix": 1.0}),
+    "supervised, label smoothing": Arm(changes={"training.label_smoothing": 0.1}),
     "mean teacher, view gap": Arm(lambda: view_gap(1.0), 4.0, 0.99),
     "mean teacher, view gap, weight 0": Arm(lambda: view_gap(0.0), 4.0, 0.99),
     "mean teacher, jitter alone": Arm(lambda: view_gap(1.0, strong=False), 4.0, 0.99),

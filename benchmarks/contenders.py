@@ -79,7 +79,7 @@ def train_and_score(folder: Path, arm_name: str, seed: int) -> dict[str, Any]:
     elif arm.stages:
         model = train_stages(trainer)
     elif arm.distilled:
-        model = distill(trainer)
+        model = distill(trainer, screen)
     elif arm.adapted:
         model = adapt(trainer, load_model(folder, seed), **arm.adapted)
     else:
