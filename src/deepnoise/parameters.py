@@ -257,10 +257,6 @@ class AugmentationParameters(Block):
     """Probability that a random rectangle of the image is erased."""
     statistics_jitter: Share
     """Location and scale are each multiplied by a draw from U(1 - j, 1 + j), with j this value."""
-    mixup: NonNegativeFloat
-    """Parameter a of the Beta(a, a) of MixUp; 0 switches it off."""
-    cutmix: NonNegativeFloat
-    """Parameter a of the Beta(a, a) of CutMix; 0 switches it off."""
 
 
 class RatePhase(Block):
@@ -291,9 +287,6 @@ class StageParameters(Block):
     """Decay of the moving average of the weights: one value, or a mapping from first epoch to decay that begins
     with epoch 0. In stage 1 the average is used instead of the last weights, and 0 keeps none; in stage 2 it is the
     teacher."""
-    ema_buffers: Literal["averaged", "reestimated"]
-    """BatchNorm statistics of the average: averaged like the weights, or re-estimated on labelled images at
-    the end of each epoch."""
     keep: Literal["last", "best"]
     """Epoch to keep: the last, or the one with the best validation score (T1: one site, one view, no plate
     design)."""
@@ -310,12 +303,11 @@ class StageParameters(Block):
 class PseudoLabelParameters(Block):
     """Pseudo-labels: the teacher's predictions for unlabelled wells, used as targets."""
 
-    method: Literal["none", "plain", "balanced", "soft"]
-    """`plain` takes the teacher's best class, `balanced` the best class after Sinkhorn per plate, `soft`
-    those balanced probabilities."""
+    method: Literal["none", "plain", "balanced"]
+    """`plain` takes the teacher's best class, `balanced` the best class after Sinkhorn per plate."""
     groups: bool
     """Whether plate groups are inferred first, so that only perturbations of the plate's group can be
-    pseudo-labels (`balanced` and `soft` only)."""
+    pseudo-labels (`balanced` only)."""
     weight: Probability
     """Weight of the pseudo-labels in the loss; the true labels get the rest."""
     start: Annotated[NonNegativeInt, Unit("epoch")]
@@ -335,18 +327,13 @@ class MeanTeacherParameters(StageParameters):
     """Stage 2: the student also learns to agree with its moving average, the teacher, and from
     pseudo-labels."""
 
-    consistency: Literal["mse", "kl"]
-    """Distance of student and teacher: mean squared error of the probabilities, times classes / 1139; or the
-    KL divergence in nats."""
     consistency_weight: NonNegativeFloat
-    """Weight of the consistency term in the loss."""
+    """Weight of the consistency term in the loss: the mean squared error of the probabilities, times classes / 1139."""
     ramp_epochs: RampEpochs
     """Length of the ramp over which the consistency weight rises; 0 applies the full weight at once."""
     views: Literal["shared", "two"]
-    """Views of the student per step: one shared by all terms of the loss, or one for the labels and another
-    for the other terms."""
-    strong_view: Literal["teacher", "student"]
-    """The network that receives the strong view where `views` is `two`; the other receives the weak one."""
+    """Views of the student per step: one shared by all terms of the loss, or one for the labels and a weak one
+    for the other terms. The teacher gets a strong one."""
     unlabelled_ratio: NonNegativeFloat
     """Unlabelled sites per labelled site in a step; 0 computes the consistency on the labelled batch
     alone."""
@@ -364,9 +351,8 @@ class TrainingParameters(Block):
     pretrained_weights: str
     """Initial weights of the backbone: `none` (random), `timm` (downloaded), or the path of a `.safetensors`
     file."""
-    cell_type: Literal["none", "one_hot", "specialist"]
-    """`one_hot` appends the cell type to the features; `specialist` trains one network per cell type in stage
-    2."""
+    cell_type: Literal["none", "specialist"]
+    """`specialist` trains one network per cell type in stage 2."""
     head: HeadParameters
     """The classification head."""
     batch_size: Annotated[int, Field(ge=2), Unit("sites")]
@@ -378,8 +364,6 @@ class TrainingParameters(Block):
     """Numbers of the sites of a well to train on."""
     sites_per_epoch: Literal["all", "one"]
     """Whether an epoch shows all sites of a well or one drawn at random."""
-    label_smoothing: Share
-    """Probability mass that is moved from the true class to all classes."""
     gradient_clip: NonNegativeFloat
     """Largest norm of the gradient; 0 switches clipping off."""
     augmentation: AugmentationParameters
@@ -390,7 +374,7 @@ class TrainingParameters(Block):
     """Stage 2, with a mean teacher."""
     unlabelled_source: Literal["none", "training", "heldout"]
     """Plates whose images are used without labels; `heldout` makes every later score T3, or T2+T3 with
-    balanced or soft pseudo-labels."""
+    balanced pseudo-labels."""
     precision: Literal["auto", "float32", "bfloat16"]
     """Precision of the backbone; `auto` is bfloat16 on a GPU with hardware support, else float32."""
     channels_last: bool
@@ -422,12 +406,6 @@ class TrainingParameters(Block):
             raise ValueError(
                 "training.unlabelled_source is 'heldout', but training.mean_teacher.unlabelled_ratio is 0, so that no held-out "
                 "image would be read; set it above 0"
-            )
-        mixing = self.augmentation.mixup > 0 or self.augmentation.cutmix > 0
-        if mixing and self.mean_teacher.epochs and self.mean_teacher.views == "shared":
-            raise ValueError(
-                "training.augmentation mixes images, but with training.mean_teacher.views 'shared' the student's mixed view would be "
-                "compared with the teacher's view of a single image; set views to two, or mixup and cutmix to 0"
             )
         return self
 

@@ -47,8 +47,15 @@ NODES = {
 REMOVED = {
     "evaluation.format_scores": "the node evaluation.write_chapter writes score_table, so that the pipeline stays at nine nodes",
     "evaluation.draw_embeddings": "the node evaluation.draw_figures draws embedding_map, so that the pipeline stays at nine nodes",
+    **dict.fromkeys(
+        [
+            "training.label_smoothing", "training.augmentation.mixup", "training.augmentation.cutmix", "training.pretrain.ema_buffers",
+            "training.mean_teacher.ema_buffers", "training.mean_teacher.consistency", "training.mean_teacher.strong_view",
+        ],
+        "no other value than its default helped at equal compute (docs/experiments.md)",
+    ),
 }
-"""Node -> why it was removed, and what does its work."""
+"""Node or dotted parameter -> why it was removed, and what does its work."""
 
 WRITTEN_BY = {"calls": "plate_balancing", "training_history": "training"}
 """Table with renamed columns -> the pipeline that writes it."""

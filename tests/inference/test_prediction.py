@@ -298,40 +298,17 @@ def test_a_screen_of_new_plates_may_have_statistics_of_its_own(screen, wells, fo
     check_compatible(model.card, Screen(store, sites, wells, folds, new))
 
 
-def test_a_specialist_predicts_its_cell_type_and_a_conditioned_network_refuses_unknown_cells(
-    screen, wells, folds, model
-):
+def test_a_specialist_predicts_its_cell_type(screen, wells, folds, model):
     store, sites, statistics = screen
-    card = replace(model.card, cell_types=["ALPHA", "BETA"])
-    specialist_sites = sites_to_predict(replace(card, cell_type="BETA"), sites, wells, folds)
-    assert set(specialist_sites["experiment"].str[:4]) == {"BETA"} and set(specialist_sites["cell_type"]) == {1}
-    all_sites = sites_to_predict(card, sites, wells, folds)
-    assert set(all_sites["cell_type"]) == {0, 1} and len(all_sites) > len(specialist_sites)
-    conditioned = replace(card, cell_types=["ALPHA"], network=replace(card.network, cell_types=1))
-    with pytest.raises(
-        InputError, match="the network is conditioned on the cell type and does not know 'BETA' of plate BETA-"
-    ):
-        sites_to_predict(conditioned, sites, wells, folds)
-
-
-def test_a_network_conditioned_on_the_cell_type_uses_it(screen, wells, folds, model):
-    store, sites, statistics = screen
-    torch.manual_seed(0)
-    spec = replace(model.card.network, cell_types=2)
-    card = replace(model.card, cell_types=["ALPHA", "BETA"], network=spec)
-    conditioned = TrainedModel(Network(spec).state_dict(), card)
-    unseen_sites = sites_to_predict(card, sites, wells, folds).head(6)
-    logits, _ = predict(conditioned, store, unseen_sites, statistics)
-    other_cell_logits, _ = predict(
-        conditioned, store, unseen_sites.assign(cell_type=1 - unseen_sites["cell_type"]), statistics
-    )
-    assert np.abs(logits - other_cell_logits).max() > 1e-3
+    specialist_sites = sites_to_predict(replace(model.card, cell_type="BETA"), sites, wells, folds)
+    assert set(specialist_sites["experiment"].str[:4]) == {"BETA"}
+    assert len(sites_to_predict(model.card, sites, wells, folds)) > len(specialist_sites)
 
 
 def test_specialists_together_predict_every_cell_type(screen, wells, folds, model):
     store, sites, statistics = screen
     models = {
-        f"fold_0_{name}": TrainedModel(model.weights, replace(model.card, cell_type=name, cell_types=["ALPHA", "BETA"]))
+        f"fold_0_{name}": TrainedModel(model.weights, replace(model.card, cell_type=name))
         for name in ("ALPHA", "BETA", "GAMMA")
     }
     logits, _ = predict_screen(models, store, sites, wells, folds, statistics)

@@ -74,14 +74,6 @@ def test_an_unavailable_device_is_refused():
             choose_device("cuda")
 
 
-def test_a_network_conditioned_on_the_cell_type_depends_on_it():
-    network = Network(NetworkSpec("test_resnet", 6, 9, "arcface", 30.0, 0.1, cell_types=3)).eval()
-    x = torch.randn(1, 6, 64, 64).expand(2, -1, -1, -1)
-    with torch.inference_mode():
-        first_cell_type, third_cell_type = network(x, torch.tensor([0, 2]))
-        assert not torch.allclose(first_cell_type, third_cell_type) and network.embed(x).shape[1] == network.features
-
-
 @pytest.mark.parametrize("channels", [3, 6])
 def test_pretrained_weights_come_from_a_safetensors_file(tmp_path, channels):
     source = Network(NetworkSpec("test_resnet", 3, 9, "softmax", 1.0, 0.0))

@@ -7,20 +7,19 @@ from deepnoise.training.trainer import Trainer
 
 RATES = [dict(share=0.1, start=0.0, end=1.0), dict(share=0.9, start=1.0, end=0.01)]
 STAGE = dict(
-    epochs=2, optimizer="adamw", learning_rate=0.003, weight_decay=0.01, schedule=RATES, ema_decay=0.0, ema_buffers="averaged", keep="last",
+    epochs=2, optimizer="adamw", learning_rate=0.003, weight_decay=0.01, schedule=RATES, ema_decay=0.0, keep="last",
 )  # fmt: skip
 PSEUDO = dict(method="none", groups=False, weight=0.5, start=0, ramp_epochs=0.0, refresh=1, views=1, memory=0.0)
 MEAN_TEACHER = STAGE | dict(
-    ema_decay=0.9, consistency="mse", consistency_weight=100.0, ramp_epochs=1.0, views="shared", strong_view="teacher",
-    unlabelled_ratio=0.5, pseudo_labels=PSEUDO,
+    ema_decay=0.9, consistency_weight=100.0, ramp_epochs=1.0, views="shared", unlabelled_ratio=0.5, pseudo_labels=PSEUDO,
 )  # fmt: skip
-AUGMENTATION = dict(dihedral=True, shift_scale=0.0, erase=0.0, statistics_jitter=0.1, mixup=0.0, cutmix=0.0)
+AUGMENTATION = dict(dihedral=True, shift_scale=0.0, erase=0.0, statistics_jitter=0.1)
 
 
 def parameters(**changes) -> TrainingParameters:
     values = dict(
         seed=1, backbone="test_resnet", pretrained_weights="none", cell_type="none", head=dict(name="arcface", scale=20.0, margin=0.1),
-        batch_size=32, batches="mixed", sites="all", sites_per_epoch="all", label_smoothing=0.0, gradient_clip=0.0, augmentation=AUGMENTATION,
+        batch_size=32, batches="mixed", sites="all", sites_per_epoch="all", gradient_clip=0.0, augmentation=AUGMENTATION,
         pretrain=STAGE, mean_teacher=MEAN_TEACHER, unlabelled_source="training", precision="auto", channels_last=True, compile=False,
         cache_gigabytes=1.0, device="cpu", tensorboard=False,
     )  # fmt: skip

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from deepnoise.network.dihedral import dihedral
-from deepnoise.training.augmentation import erase, mix_images, random_view
+from deepnoise.training.augmentation import erase, random_view
 
 
 def test_dihedral_views_are_the_eight_symmetries():
@@ -34,26 +34,6 @@ def test_views_differ_by_image_and_repeat_with_the_seed():
         a.shape == x.shape
         and (a - random_view(x, **options, generator=torch.Generator().manual_seed(4))).abs().max() > 0.1
     )
-
-
-@pytest.mark.parametrize(("mixup", "cutmix"), [(0.4, 0.0), (0.0, 1.0), (0.4, 1.0)])
-def test_a_mixed_image_combines_two_images_by_its_share(mixup, cutmix):
-    x = torch.arange(1.0, 65.0)[:, None, None, None].expand(64, 2, 20, 20)
-    mixed, partner, share = mix_images(x, mixup, cutmix, torch.Generator().manual_seed(0))
-    image_value, partner_value = x[:, 0, 0, 0], x[partner, 0, 0, 0]
-    torch.testing.assert_close(mixed.mean(dim=(1, 2, 3)), share * image_value + (1 - share) * partner_value)
-    pasted = torch.stack(
-        [((m == a) | (m == b)).all() for m, a, b in zip(mixed, image_value, partner_value, strict=True)]
-    )
-    assert pasted.all() if not mixup else not pasted.all()
-    assert (
-        (share >= 0).all()
-        and (share <= 1).all()
-        and 0.2 < share.mean() < 0.8
-        and sorted(partner.tolist()) == list(range(64))
-    )
-    again, _, _ = mix_images(x, mixup, cutmix, torch.Generator().manual_seed(0))
-    assert torch.equal(mixed, again) and float(np.ptp(share.numpy())) > 0.3
 
 
 def test_a_strong_view_is_cropped_whatever_the_shift():

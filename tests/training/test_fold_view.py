@@ -28,7 +28,7 @@ def test_the_tier_follows_from_the_unlabelled_images_and_pseudo_labels():
     assert tier_of_training("T1", "training", "balanced") == "T1"
     assert tier_of_training("T1", "none", "none") == "T1"
     assert tier_of_training("T1", "heldout", "plain") == "T3"
-    assert tier_of_training("T1c", "heldout", "balanced") == tier_of_training("T1", "heldout", "soft") == "T2+T3"
+    assert tier_of_training("T1c", "heldout", "balanced") == tier_of_training("T1", "heldout", "balanced") == "T2+T3"
 
 
 def test_a_specialist_sees_its_own_cells_and_all_classes(screen, wells, folds):

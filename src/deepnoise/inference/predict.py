@@ -96,7 +96,7 @@ def predict_sites(
     ) as bar:
         groups = _adaptation_groups(sites, adabn) if groups is None else groups
         for batch, x in adapted_batches(network, images, groups, batch_size, to_input, adabn != "none", predict_mask):
-            scores, embedded = _average_views(network, x, batch.cell_type.to(device), target_count, parameters)
+            scores, embedded = _average_views(network, x, target_count, parameters)
             logits[batch.index] = scores.cpu().numpy()
             embeddings[batch.index] = embedded.cpu().numpy()
             bar.update(len(x))
@@ -115,7 +115,7 @@ def _adaptation_groups(sites: pd.DataFrame, adabn: str) -> list[np.ndarray]:
 
 
 def _average_views(
-    network: Network, x: torch.Tensor, cell_type: torch.Tensor, target_count: int, parameters: InferenceParameters
+    network: Network, x: torch.Tensor, target_count: int, parameters: InferenceParameters
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(B, K) scores and (B, D) unit embeddings, averaged over the views of (B, C, H, W) inputs."""
     views = VIEWS[parameters.views]
@@ -125,7 +125,7 @@ def _average_views(
     for view in views:
         with autocast(x.device):
             features = network.embed(view(x).contiguous(memory_format=torch.channels_last))
-        view_logits = network.classify(features, cell_type)[:, :target_count]
+        view_logits = network.classify(features)[:, :target_count]
         scores += view_logits.softmax(dim=1) if of_probabilities else view_logits
         embedded += F.normalize(features.float())
     scores /= len(views)

@@ -41,12 +41,11 @@ def sites_to_predict(
             confined to some sites of a well, only the other sites of these are predicted.
 
     Returns:
-        Rows of ``sites`` with ``role``, ``plate_seen`` (images of the plate were in the training, labelled or not) and ``cell_type``,
-        the number by which the model knows the cells, -1 for others. A specialist predicts its own cell type alone.
+        Rows of ``sites`` with ``role`` and ``plate_seen`` (images of the plate were in the training, labelled or not). A specialist
+        predicts its own cell type alone.
 
     Raises:
-        InputError: ``folds`` holds out a plate that this model was trained on; or the network is conditioned on the cell type and does
-            not know one of them.
+        InputError: ``folds`` holds out a plate that this model was trained on.
     """
     roles = folds.loc[folds["fold"] == card.fold, ["experiment", "plate", "role"]]
     rows = sites.merge(roles, on=["experiment", "plate"], how="left")
@@ -54,10 +53,7 @@ def sites_to_predict(
     if card.cell_type:
         is_specialty = cell_type == card.cell_type
         rows, cell_type = rows[is_specialty], cell_type[is_specialty]
-    number = {name: i for i, name in enumerate(card.cell_types)}
-    rows["cell_type"] = cell_type.map(number).fillna(-1).astype(int)
     rows["role"] = rows["role"].fillna("heldout")
-    _check_cell_types(card, rows, cell_type)
     _check_roles(card, rows)
     training = rows[rows["role"] == "train"].drop_duplicates("experiment").sort_values("experiment")
     seen = training.groupby(cell_type[training.index]).head(seen_experiments)["experiment"]
@@ -69,16 +65,6 @@ def sites_to_predict(
     unlabelled_role = "train" if source == "training" else source
     rows["plate_seen"] = rows["role"].isin(["train", unlabelled_role])
     return rows[is_predicted].reset_index(drop=True)
-
-
-def _check_cell_types(card: ModelCard, rows: pd.DataFrame, cell_type: pd.Series) -> None:
-    unknown = rows[rows["cell_type"] < 0]
-    if card.network.cell_types and len(unknown):
-        raise InputError(
-            f"the network is conditioned on the cell type and does not know {cell_type[unknown.index[0]]!r} of plate "
-            f"{unknown['experiment'].iloc[0]}/{unknown['plate'].iloc[0]}; it knows {', '.join(card.cell_types)}. Train with "
-            "training.cell_type none to predict other cells"
-        )
 
 
 def _check_roles(card: ModelCard, rows: pd.DataFrame) -> None:

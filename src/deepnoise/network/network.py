@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from deepnoise.errors import InputError, closest, first_few, first_line
@@ -15,7 +14,7 @@ from deepnoise.network.trained_model import NetworkSpec
 
 
 class Network(nn.Module):
-    """Backbone, global average pooling and head. The head may be conditioned on the cell type.
+    """Backbone, global average pooling and head.
 
     Args:
         spec: What to build.
@@ -31,27 +30,19 @@ class Network(nn.Module):
         self.backbone = _backbone(spec, pretrained)
         # num_features misses the hidden layer that some backbones put behind the pooling
         self.features = int(getattr(self.backbone, "head_hidden_size", None) or self.backbone.num_features)  # type: ignore[arg-type]
-        self.cell_types = spec.cell_types
-        self.head = HEADS[spec.head](self.features + spec.cell_types, spec.classes, spec.scale, spec.margin)
+        self.head = HEADS[spec.head](self.features, spec.classes, spec.scale, spec.margin)
 
     def embed(self, images: torch.Tensor) -> torch.Tensor:
         """(B, C, H, W) normalized images -> (B, D) features."""
         return self.backbone(images)
 
-    def classify(
-        self, features: torch.Tensor, cell_type: torch.Tensor, target: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """(B, D) features and (B,) cell type numbers -> (B, K) float32 logits; with a target (B,) the margin is applied."""
-        if self.cell_types:
-            code = F.one_hot(cell_type, self.cell_types)
-            features = torch.cat([F.normalize(features.float()), code], dim=1)
+    def classify(self, features: torch.Tensor, target: torch.Tensor | None = None) -> torch.Tensor:
+        """(B, D) features -> (B, K) float32 logits; with a target (B,) the margin is applied."""
         return self.head(features, target)
 
-    def forward(
-        self, images: torch.Tensor, cell_type: torch.Tensor, target: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """(B, C, H, W) and (B,) cell type numbers -> (B, K) float32 logits."""
-        return self.classify(self.embed(images), cell_type, target)
+    def forward(self, images: torch.Tensor, target: torch.Tensor | None = None) -> torch.Tensor:
+        """(B, C, H, W) -> (B, K) float32 logits."""
+        return self.classify(self.embed(images), target)
 
 
 def _backbone(spec: NetworkSpec, pretrained: str) -> nn.Module:

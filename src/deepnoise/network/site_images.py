@@ -42,7 +42,6 @@ class Batch:
     images: torch.Tensor  # (B, C, H, W) uint8 or int32 raw counts
     location: torch.Tensor  # (B, C) float32
     scale: torch.Tensor  # (B, C) float32
-    cell_type: torch.Tensor  # (B,) int64 number of the cell type; 0 where the site table has none
 
     def to(self, device: torch.device) -> Batch:
         """The batch on another device."""
@@ -55,7 +54,7 @@ class Batch:
         return Batch(self.index, *(tensor.pin_memory() for tensor in self._tensors()))
 
     def _tensors(self) -> tuple[torch.Tensor, ...]:
-        return self.images, self.location, self.scale, self.cell_type
+        return self.images, self.location, self.scale
 
 
 class SiteImages:
@@ -63,8 +62,7 @@ class SiteImages:
 
     Args:
         source: The images of the screen.
-        sites: Rows of the table ``sites``; with a column ``cell_type`` (int) where the network is conditioned on it. Batches name
-            sites by their position in this table.
+        sites: Rows of the table ``sites``. Batches name sites by their position in this table.
         statistics: The table ``plate_statistics``.
         cache_gigabytes: Largest cache.
 
@@ -81,7 +79,6 @@ class SiteImages:
         self.seconds_waited = 0.0  # that readers of batches waited for images
         plate_key = ["experiment", "plate"]
         self._store_row = self.sites["store_row"].to_numpy()
-        self._cell_type = self.sites.get("cell_type", pd.Series(0, index=self.sites.index)).to_numpy(np.int64)
         self._plate_of_site = self.sites.groupby(plate_key, sort=True).ngroup().to_numpy()
         self._plates = [
             (str(e), str(p)) for e, p in sorted(set(zip(self.sites["experiment"], self.sites["plate"], strict=True)))
@@ -127,8 +124,7 @@ class SiteImages:
         if images.dtype == np.uint16:
             images = images.astype(np.int32)  # torch lacks most operations on uint16
         statistics = torch.from_numpy(self._statistics[self._plate_of_site[index]])
-        cell_type = torch.from_numpy(self._cell_type[index])
-        return Batch(index, torch.from_numpy(images), statistics[..., 0], statistics[..., 1], cell_type)
+        return Batch(index, torch.from_numpy(images), statistics[..., 0], statistics[..., 1])
 
     def _pinned_batch(self, index: np.ndarray) -> Batch:
         return self.batch(index).pinned()

@@ -22,7 +22,6 @@ class NetworkSpec:
     head: str  # key of deepnoise.network.heads.HEADS
     scale: float
     margin: float  # radians
-    cell_types: int = 0  # length of the one-hot code joined to the features; 0: none
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,6 @@ class ModelCard:
     deepnoise: str  # version that trained it
     fold: int
     cell_type: str  # of a specialist; "" for a model of all cell types
-    cell_types: list[str]  # in the order of their numbers
     network: NetworkSpec
     channels: list[str]
     image_size: list[int]  # [H, W]
@@ -61,7 +59,7 @@ class ModelCard:
             InputError: A key is missing.
         """
         values = {RENAMED_KEYS.get(key, key): value for key, value in content.items()}
-        defaults = {"cell_type": "", "cell_types": [], "deepnoise": "unknown"}
+        defaults = {"cell_type": "", "deepnoise": "unknown"}
         values = defaults | values
         known = {f.name for f in fields(cls)}
         required = {"network", "fold", "classes", "targets", "channels", "image_size", "normalization", "tier"} | {
@@ -93,7 +91,7 @@ class ModelCard:
 RENAMED_KEYS = {"validation_t1": "validation_top1"}
 """Key in the JSON of an earlier version -> today's."""
 IDENTITY = (
-    "deepnoise", "fold", "cell_type", "cell_types", "network", "channels", "image_size", "classes", "targets", "normalization",
+    "deepnoise", "fold", "cell_type", "network", "channels", "image_size", "classes", "targets", "normalization",
     "tier", "training_plates", "fingerprints",
 )  # fmt: skip
 

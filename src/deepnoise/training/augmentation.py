@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -46,36 +45,6 @@ def erase(images: torch.Tensor, chance: float, generator: torch.Generator) -> to
     area = (0.02 + 0.38 * draw[0]) * (draw[4] < chance)
     erased = _rectangles(area, torch.exp((2 * draw[1] - 1) * 0.7), draw[2:4], height, width)
     return images.masked_fill(send(erased, images.device), 0.0)
-
-
-def mix_images(
-    images: torch.Tensor, mixup: float, cutmix: float, generator: torch.Generator
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Mix each image with another of the batch.
-
-    It is blended with it (MixUp, Zhang et al., arXiv 1710.09412) or gets a rectangle of it (CutMix, Yun et al., arXiv 1905.04899).
-    Where both are on, each image gets one of the two at random.
-
-    Args:
-        images: (B, C, H, W) float.
-        mixup: a of Beta(a, a), from which the share of the image itself is drawn; 0: no blending.
-        cutmix: The same for the area of the image that remains; 0: no pasting.
-        generator: CPU source of all randomness.
-
-    Returns:
-        The mixed images, the partner (B,) int64 of each, and the share (B,) float32 in 0..1 of the image itself.
-    """
-    count, _, height, width = images.shape
-    rng = np.random.default_rng(int(torch.randint(2**62, (1,), generator=generator)))
-    pasted = torch.from_numpy(rng.random(count) < (cutmix > 0) * (0.5 if mixup > 0 else 1.0))
-    blend = torch.from_numpy(rng.beta(mixup or 1.0, mixup or 1.0, count)).float()
-    remaining = torch.from_numpy(rng.beta(cutmix or 1.0, cutmix or 1.0, count)).float()
-    partner = torch.randperm(count, generator=generator)
-    masks = _rectangles(1 - remaining, torch.ones(count), torch.rand(2, count, generator=generator), height, width)
-    weight = torch.where(pasted[:, None, None, None], (~masks).float(), blend[:, None, None, None])
-    share = weight.mean(dim=(1, 2, 3))
-    weight = send(weight, images.device).to(images.dtype)
-    return weight * images + (1 - weight) * images[send(partner, images.device)], partner, share
 
 
 def random_view(

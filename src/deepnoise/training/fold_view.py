@@ -16,14 +16,14 @@ class FoldView:
     """What one training run may see of the screen.
 
     ``labelled`` has a column ``label`` (class number). ``unlabelled`` has no labels at all; its column ``target`` separates treated
-    wells from controls, and ``cell_type`` numbers the cells, which the plate map names for every well. The labels of
-    ``validation`` are read by the validation score alone.
+    wells from controls, and ``cell_type`` is what the plate map names for every well. The labels of ``validation`` are read by
+    the validation score alone.
     """
 
     fold: int
     classes: list[str]  # targets first, then controls
     targets: list[str]
-    cell_types: list[str]
+    cell_types: list[str]  # of the labelled wells
     labelled: pd.DataFrame
     unlabelled: pd.DataFrame
     validation: pd.DataFrame
@@ -37,9 +37,8 @@ class FoldView:
 
     def of_cell_type(self, name: str) -> FoldView:
         """What the specialist of one cell type may see; the classes stay those of the whole fold."""
-        number = self.cell_types.index(name)
         labelled, unlabelled, validation = (
-            table[table["cell_type"] == number].reset_index(drop=True)
+            table[table["cell_type"] == name].reset_index(drop=True)
             for table in (self.labelled, self.unlabelled, self.validation)
         )
         plates = sorted(set(labelled["experiment"] + "/" + labelled["plate"]))
@@ -87,7 +86,6 @@ def fold_view(
     if not is_training.any():
         raise InputError(f"fold {fold} has no labelled images to train on; see the entries folds and ingestion_report")
     cell_types = natural_order(rows.loc[is_training, "cell_type"])
-    rows["cell_type"] = rows["cell_type"].map({name: i for i, name in enumerate(cell_types)}).fillna(-1).astype(int)
     training = rows[is_training]
     targets = natural_order(training.loc[training["target"], "perturbation"])
     controls = natural_order(training.loc[~training["target"], "perturbation"])
@@ -116,4 +114,4 @@ def tier_of_training(normalization_tier: str, unlabelled_source: str, pseudo_lab
     """Tier of every score of a model trained this way (method: section 7)."""
     if unlabelled_source != "heldout":
         return normalization_tier
-    return "T2+T3" if pseudo_labels in ("balanced", "soft") else "T3"
+    return "T2+T3" if pseudo_labels == "balanced" else "T3"

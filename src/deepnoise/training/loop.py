@@ -1,6 +1,6 @@
 """The two stages of training, each written once in the order of the algorithm (method: section 4).
 
-The order of an epoch comes from a generator seeded by (seed, fold, stage, epoch). Views, jitter and mixing of a batch come from one
+The order of an epoch comes from a generator seeded by (seed, fold, stage, epoch). Views and jitter of a batch come from one
 seeded by these and the number of the batch, whoever draws the batches before it. A run that is stopped and resumed at the end of an
 epoch therefore gives the same weights, bit by bit on the CPU, as an uninterrupted one.
 """
@@ -19,7 +19,7 @@ from deepnoise.network.network import Network
 from deepnoise.network.site_images import Batch
 from deepnoise.network.trained_model import TrainedModel
 from deepnoise.training import schedules
-from deepnoise.training.losses import CONSISTENCY, update_ema
+from deepnoise.training.losses import squared_error, update_ema
 from deepnoise.training.pseudo_labels import PseudoLabels
 from deepnoise.training.stage import Epoch, Stage, set_learning_rate
 from deepnoise.training.trainer import Strength, Trainer
@@ -38,11 +38,9 @@ def pretrain(trainer: Trainer) -> tuple[TrainedModel, list[dict[str, Any]]]:
     for epoch in stage.epochs():
         for batch, _, generator in epoch.batches(trainer.labelled_order(epoch.generator)):
             label = trainer.labels_of(batch)
-            cell_type = send(batch.cell_type, trainer.device)
             images = trainer.draw_view(trainer.to_input(batch, generator), "normal", generator)
-            images, mixing = trainer.mix_images(images, generator)
             with trainer.autocast():
-                loss = trainer.cross_entropy(student, student.embed(images), cell_type, label, mixing)
+                loss = F.cross_entropy(student(images, label), label)
             take_step(stage, epoch, batch, loss)
     stage.load_best()
     return stage.chosen_model(), stage.history
@@ -56,12 +54,11 @@ def train_mean_teacher(
     loss = (1 - w_p) CE(student(x, y), y) + w_c(t) consistency(student, teacher) + w_p CE(student(u), pseudo-label)
 
     x are the labelled images, u the unlabelled ones; student(x, y) are logits with the margin on y. Consistency is over both, at
-    epoch t. Each network sees them under a jitter of its own. The teacher is the exponential moving average of the student. With ``views`` = shared, one normal view of each image
-    serves all terms of the student, and the teacher gets a strong one. With ``two``, the student gets one view for the labels and
-    another for consistency and pseudo-labels; ``strong_view`` then says whether student or teacher gets the strong view, and the
-    other gets the weak one. Where each batch is of one experiment or plate, labelled and unlabelled images pass the networks
-    separately, and the teacher too takes its BatchNorm statistics from the batch; else these are averaged or re-estimated
-    (``ema_buffers``).
+    epoch t. Each network sees them under a jitter of its own, and the teacher in a strong view. The teacher is the exponential moving
+    average of the student. With ``views`` = shared, one normal view of each image serves all terms of the student. With ``two``, the
+    labels have a normal view of their own, and consistency and pseudo-labels a weak one. Where each batch is of one experiment or
+    plate, labelled and unlabelled images pass the networks separately, and the teacher too takes its BatchNorm statistics from the
+    batch; else these are averaged like the weights.
 
     Returns:
         The student, the teacher and one history row per epoch.
@@ -81,8 +78,7 @@ def train_mean_teacher(
     stage.resume()
     if trainer.pure_batches:
         use_batch_statistics(teacher)
-    distance = CONSISTENCY[parameters.consistency]
-    student_strength, teacher_strength = view_strengths(parameters.views, parameters.strong_view)
+    student_strength: Strength = "normal" if parameters.views == "shared" else "weak"
     pseudo_labels = PseudoLabels(trainer.view, parameters.pseudo_labels)
     if "pseudo_logits" in stage.extra:
         pseudo_labels.set_logits(stage.extra["pseudo_logits"])
@@ -99,24 +95,22 @@ def train_mean_teacher(
             count = len(label)  # B labelled images, then U unlabelled ones
             batches = [batch] if unlabelled is None else [batch, unlabelled]
             images, of_teacher = ([trainer.to_input(each, generator) for each in batches] for _ in range(2))
-            cell_type = send(torch.cat([each.cell_type for each in batches]), trainer.device)  # (B + U,)
             if not trainer.pure_batches:
                 images, of_teacher = [torch.cat(images)], [torch.cat(of_teacher)]
             with trainer.autocast():
                 if parameters.views == "shared":
                     features = embed(student, [trainer.draw_view(x, student_strength, generator) for x in images])
-                    supervised = trainer.cross_entropy(student, features[:count], cell_type[:count], label)
+                    labelled_features = features[:count]
                 else:
                     labelled_view = trainer.draw_view(images[0][:count], "normal", generator)
-                    labelled_view, mixing = trainer.mix_images(labelled_view, generator)
                     labelled_features = student.embed(labelled_view)
-                    supervised = trainer.cross_entropy(student, labelled_features, cell_type[:count], label, mixing)
                     features = embed(student, [trainer.draw_view(x, student_strength, generator) for x in images])
-                student_logits = student.classify(features, cell_type)  # (B + U, K), without margin
+                supervised = F.cross_entropy(student.classify(labelled_features, label), label)
+                student_logits = student.classify(features)  # (B + U, K), without margin
                 with torch.no_grad():
-                    teacher_views = [trainer.draw_view(x, teacher_strength, generator) for x in of_teacher]
-                    teacher_logits = teacher.classify(embed(teacher, teacher_views), cell_type)
-                consistency = distance(student_logits, teacher_logits)
+                    teacher_views = [trainer.draw_view(x, "strong", generator) for x in of_teacher]
+                    teacher_logits = teacher.classify(embed(teacher, teacher_views))
+                consistency = squared_error(student_logits, teacher_logits)
                 w_c = parameters.consistency_weight * schedules.ramp(epoch.epochs_done, parameters.ramp_epochs)
                 w_p = pseudo_labels.weight(epoch.epochs_done)
                 loss = (1 - w_p) * supervised + w_c * consistency
@@ -148,13 +142,6 @@ def take_step(
     if stage.average is not None:
         update_ema(stage.average, stage.student, epoch.ema_decay)
     epoch.record(batch, loss, consistency, gradient)
-
-
-def view_strengths(views: str, strong_view: str) -> tuple[Strength, Strength]:
-    """How strongly the student's and the teacher's view of an image are augmented for the consistency term."""
-    if views == "shared":
-        return "normal", "strong"
-    return ("strong", "weak") if strong_view == "student" else ("weak", "strong")
 
 
 def embed(network: Network, batches: list[torch.Tensor]) -> torch.Tensor:

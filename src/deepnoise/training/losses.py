@@ -1,4 +1,4 @@
-"""Consistency losses of the mean teacher, and the moving average (method: section 4)."""
+"""Consistency loss of the mean teacher, and the moving average (method: section 4)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from itertools import chain
 
 import torch
-import torch.nn.functional as F
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 PUBLISHED_CLASSES = 1139
@@ -24,20 +23,6 @@ def squared_error(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
     """
     distance = (student.softmax(dim=1) - teacher.detach().softmax(dim=1)).square().mean()
     return distance * (student.shape[1] / PUBLISHED_CLASSES)
-
-
-def divergence(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-    """Mean over samples of KL(softmax teacher || softmax student) in nats; no gradient to the teacher.
-
-    Args:
-        student: (B, K) logits.
-        teacher: (B, K) logits.
-    """
-    teacher_log_p = teacher.detach().log_softmax(dim=1)
-    return F.kl_div(student.log_softmax(dim=1), teacher_log_p, log_target=True, reduction="batchmean")
-
-
-CONSISTENCY = {"mse": squared_error, "kl": divergence}
 
 
 @torch.no_grad()

@@ -41,7 +41,7 @@ class PseudoLabels:
         if not parameters.groups:
             self._layout["group"] = 0
         self.logits: torch.Tensor | None = None  # (W, K) float32, of wells
-        self.target_of_site: torch.Tensor | None = None  # (U,) int64 classes, or with soft labels (U, K) float32
+        self.target_of_site: torch.Tensor | None = None  # (U,) int64 classes
 
     def needs_refresh(self, epoch: int, improved: bool) -> bool:
         """Whether the labels are recomputed before an epoch."""
@@ -95,15 +95,11 @@ class PseudoLabels:
         scores = np.where(allowed, scores, -np.inf)
         probability = np.exp(scores - scores.max(axis=1, keepdims=True))
         probability /= probability.sum(axis=1, keepdims=True)
-        if parameters.method in ("balanced", "soft") and treated.any():
+        if parameters.method == "balanced" and treated.any():
             targets = self.classes[: self.target_count]
             table = self.wells[treated].drop(columns="target").reset_index(drop=True).assign(role="heldout", tier="T1")
             target_scores = prefixed(scores[treated][:, : self.target_count], targets, SCORE, table.index)
             balanced = balance(pd.concat([table, target_scores], axis=1), DesignKnowledge(self._layout), BALANCING)
             probability[treated, : self.target_count] = balanced.probabilities(BALANCING.method)
-        of_well = (
-            torch.from_numpy(probability.astype(np.float32))
-            if parameters.method == "soft"
-            else torch.from_numpy(probability.argmax(axis=1))
-        )
+        of_well = torch.from_numpy(probability.argmax(axis=1))
         self.target_of_site = of_well[torch.from_numpy(self._well_of_site)]

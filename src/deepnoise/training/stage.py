@@ -14,7 +14,6 @@ import torch
 from tqdm import tqdm
 
 from deepnoise.errors import InputError, closest, first_few
-from deepnoise.network.batch_norm import reestimate_batch_norm
 from deepnoise.network.device import batch_that_fits
 from deepnoise.network.network import Network
 from deepnoise.network.site_images import Batch
@@ -27,8 +26,6 @@ from deepnoise.training.trainer import Trainer
 logger = logging.getLogger(__name__)
 CHECK_EVERY = 10
 """Steps between two looks at the losses."""
-REESTIMATION_IMAGES = 2048
-"""Labelled images on which the BatchNorm statistics of an average are re-estimated."""
 
 
 class Stage:
@@ -77,8 +74,6 @@ class Stage:
         trainer = self.trainer
         epoch.read_losses()
         measured = epoch.measurements()
-        if self.average is not None and self.parameters.ema_buffers == "reestimated":
-            self._reestimate(self.average, epoch.number)
         student_top1 = trainer.validation_score(self.student)
         average_top1 = None if self.average is None else trainer.validation_score(self.average)
         chosen_top1 = student_top1 if self.average is None else average_top1
@@ -119,12 +114,6 @@ class Stage:
                 role: {name: value.detach().clone() for name, value in network.state_dict().items()}
                 for role, network in self._networks().items()
             }
-
-    def _reestimate(self, network: Network, epoch: int) -> None:
-        trainer = self.trainer
-        generator = trainer.generator(self.name + "/buffers", epoch)
-        order = trainer.labelled_order(generator)[: -(-REESTIMATION_IMAGES // trainer.parameters.batch_size)]
-        reestimate_batch_norm(network, (trainer.to_input(batch) for batch in trainer.labelled.batches(order)))
 
     def _networks(self) -> dict[str, Network]:
         return {"student": self.student} | ({} if self.average is None else {"average": self.average})

@@ -25,7 +25,7 @@ from deepnoise.network.trained_model import ModelCard, NetworkSpec, TrainedModel
 from deepnoise.normalization.statistics import statistics_of_plates
 from deepnoise.parameters import TrainingParameters
 from deepnoise.screen import Screen
-from deepnoise.training.augmentation import mix_images, random_view
+from deepnoise.training.augmentation import random_view
 from deepnoise.training.fold_view import FoldView, tier_of_training
 from deepnoise.training.streams import batch_group, labelled_stream, unlabelled_stream
 from deepnoise.training.tracking import Report
@@ -114,7 +114,7 @@ class Trainer:
         self.batch_groups = batch_group(view.labelled, parameters.batches)
         self.spec = NetworkSpec(
             parameters.backbone, len(screen.images.channels), len(view.classes), parameters.head.name, parameters.head.scale,
-            parameters.head.margin, len(view.cell_types) if parameters.cell_type == "one_hot" else 0,
+            parameters.head.margin,
         )  # fmt: skip
         self.card = make_card(view, screen, parameters, self.spec)
         self.fingerprint = fingerprint(self.card.identity(), RANDOMNESS)
@@ -182,34 +182,6 @@ class Trainer:
         """The precision of a forward pass."""
         return autocast(self.device, self.parameters.precision)
 
-    def cross_entropy(
-        self,
-        network: Network,
-        features: torch.Tensor,
-        cell_type: torch.Tensor,
-        label: torch.Tensor,
-        mixing: tuple[torch.Tensor, torch.Tensor] | None = None,
-    ) -> torch.Tensor:
-        """The supervised loss, with the margin on the true class.
-
-        Args:
-            network: The student.
-            features: (B, D).
-            cell_type: (B,) int64.
-            label: (B,) int64 true class.
-            mixing: Of mixed images, the partner (B,) and the share (B,) of the image itself; the loss weighs both classes by it.
-        """
-
-        def loss(target: torch.Tensor) -> torch.Tensor:
-            logits = network.classify(features, cell_type, target)
-            smoothing = self.parameters.label_smoothing
-            return F.cross_entropy(logits, target, label_smoothing=smoothing, reduction="none")
-
-        if mixing is None:
-            return loss(label).mean()
-        partner, share = (send(tensor, self.device) for tensor in mixing)
-        return (share * loss(label) + (1 - share) * loss(label[partner])).mean()
-
     def draw_view(self, images: torch.Tensor, strength: Strength, generator: torch.Generator) -> torch.Tensor:
         """One random view: a normal one adds erasing to a weak one, a strong one adds a random crop to that."""
         augmentation = self.parameters.augmentation
@@ -217,16 +189,6 @@ class Trainer:
             images, turns=augmentation.dihedral, strength=augmentation.shift_scale,
             erase_chance=0.0 if strength == "weak" else augmentation.erase, crop=strength == "strong", generator=generator,
         )  # fmt: skip
-
-    def mix_images(
-        self, images: torch.Tensor, generator: torch.Generator
-    ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor] | None]:
-        """Images after CutMix or MixUp, with partner and share; unchanged and None where both are off."""
-        augmentation = self.parameters.augmentation
-        if not augmentation.mixup and not augmentation.cutmix:
-            return images, None
-        images, partner, share = mix_images(images, augmentation.mixup, augmentation.cutmix, generator)
-        return self.to_memory_format(images), (partner, share)
 
     @torch.inference_mode()
     def logits(self, network: Network, images: SiteImages, generator: torch.Generator | None = None) -> np.ndarray:
@@ -244,7 +206,7 @@ class Trainer:
             if generator is not None:
                 x = self.to_memory_format(self.draw_view(x, "weak", generator))
             with self.autocast():
-                logits[batch.index] = network(x, batch.cell_type.to(self.device)).float().cpu().numpy()
+                logits[batch.index] = network(x).float().cpu().numpy()
         return logits
 
     def validation_score(self, network: Network) -> float | None:
@@ -267,10 +229,6 @@ def _check_parameters(view: FoldView, parameters: TrainingParameters) -> None:
                 f"training.{stage}.keep is 'best', but {view.name} has no validation plates to choose by; set it to last, or "
                 "ingestion.folds.validation to true"
             )
-    if parameters.cell_type == "one_hot" and (view.unlabelled["cell_type"] < 0).any():
-        raise InputError(
-            f"training.cell_type is 'one_hot', but held-out plates have cells other than {view.cell_types}; set it to none"
-        )
 
 
 def make_card(view: FoldView, screen: Screen, parameters: TrainingParameters, spec: NetworkSpec) -> ModelCard:
@@ -280,7 +238,6 @@ def make_card(view: FoldView, screen: Screen, parameters: TrainingParameters, sp
         deepnoise=__version__,
         fold=view.fold,
         cell_type=view.cell_type,
-        cell_types=view.cell_types,
         network=spec,
         channels=list(screen.images.channels),
         image_size=list(screen.images.shape[1:]),
