@@ -27,7 +27,7 @@ from deepnoise.screen import Screen
 from deepnoise.training import schedules
 from deepnoise.training.augmentation import erase, random_view, shift_scale
 from deepnoise.training.loop import pretrain, train_mean_teacher
-from deepnoise.training.losses import divergence, update_ema
+from deepnoise.training.losses import update_ema
 from deepnoise.training.stage import Stage, set_learning_rate
 from deepnoise.training.trainer import Trainer
 
@@ -68,21 +68,26 @@ class Step:
             images = erase(images, 0.5, self.generator)
         return self.trainer.to_memory_format(images)
 
-    def cross_entropy(
-        self, features: torch.Tensor, mixing: tuple[torch.Tensor, torch.Tensor] | None = None
-    ) -> torch.Tensor:
+    def cross_entropy(self, features: torch.Tensor) -> torch.Tensor:
         """The supervised loss."""
-        return self.trainer.cross_entropy(self.student, features, self.batch.cell_type, self.label, mixing)
+        return F.cross_entropy(self.student.classify(features, self.label), self.label)
 
     @torch.no_grad()
     def teacher_logits(self, images: torch.Tensor) -> torch.Tensor:
         """(B, K) logits of the teacher, with BatchNorm statistics of these images."""
         assert self.teacher is not None
-        return self.teacher(images, torch.zeros(len(images), dtype=torch.long))
+        return self.teacher(images)
 
     def student_logits(self, features: torch.Tensor) -> torch.Tensor:
         """(B, K) logits of the student without margin."""
-        return self.student.classify(features, torch.zeros(len(features), dtype=torch.long))
+        return self.student.classify(features)
+
+
+def divergence(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    """Mean over samples of KL(softmax teacher || softmax student) of (B, K) logits, in nats."""
+    return F.kl_div(
+        student.log_softmax(dim=1), teacher.detach().log_softmax(dim=1), log_target=True, reduction="batchmean"
+    )
 
 
 Loss = Callable[[Step], tuple[torch.Tensor, torch.Tensor | None]]
@@ -149,8 +154,7 @@ def supervised(strong: bool = False, imagined: float = 0.0, per_image: bool = Fa
         images = step.images()
         if imagined:
             images = imagined_experiment(images, step.generator, imagined, per_image)
-        images, mixing = step.trainer.mix_images(step.view(images, strong), step.generator)
-        return step.cross_entropy(step.student.embed(images), mixing), None
+        return step.cross_entropy(step.student.embed(step.view(images, strong))), None
 
     return loss
 
@@ -193,9 +197,7 @@ def context_noise(weight: float, by_plate: bool, ramp: float = 5.0) -> Loss:
             context = torch.cat([context, step.view(step.images(step.beside))])
         target = step.teacher_logits(context)[:count]
         consistency = divergence(step.student_logits(features[kept]), target[kept])
-        supervised_loss = step.trainer.cross_entropy(
-            step.student, features[kept], step.batch.cell_type[kept], step.label[kept]
-        )
+        supervised_loss = F.cross_entropy(step.student.classify(features[kept], step.label[kept]), step.label[kept])
         return supervised_loss + weight * schedules.ramp(step.epochs_done, ramp) * consistency, consistency
 
     return loss
@@ -549,10 +551,6 @@ ARMS: dict[str, Arm] = {
     "supervised, imagined experiments": Arm(lambda: supervised(imagined=1.0)),
     "supervised, imagined, half": Arm(lambda: supervised(imagined=0.5)),
     "supervised, imagined per image": Arm(lambda: supervised(imagined=1.0, per_image=True)),
-    "supervised, one hot": Arm(changes={"training.cell_type": "one_hot"}),
-    "supervised, mixup": Arm(changes={"training.augmentation.mixup": 0.2}),
-    "supervised, cutmix": Arm(changes={"training.augmentation.cutmix": 1.0}),
-    "supervised, label smoothing": Arm(changes={"training.label_smoothing": 0.1}),
     "mean teacher, view gap": Arm(lambda: view_gap(1.0), 4.0, 0.99),
     "mean teacher, view gap, weight 0": Arm(lambda: view_gap(0.0), 4.0, 0.99),
     "mean teacher, jitter alone": Arm(lambda: view_gap(1.0, strong=False), 4.0, 0.99),

@@ -124,12 +124,12 @@ def score(
     """
     from deepnoise.evaluation.metrics import mean_over_sites, ranked_calls
     from deepnoise.growth_chart.run import Truth, signal_and_leak
-    from deepnoise.parameters import PlateBalancingParameters
-    from deepnoise.pipelines.plate_balancing import nodes
-    from deepnoise.tables import SCORE
     from deepnoise.inference.pooling import pool_wells
     from deepnoise.inference.predict import predict_folds, predict_redealt
+    from deepnoise.parameters import PlateBalancingParameters
+    from deepnoise.pipelines.plate_balancing import nodes
     from deepnoise.screen import Screen
+    from deepnoise.tables import SCORE
 
     truth = Truth(screen.wells, catalog.load("heldout_labels"), screen.folds)
     well_logits, well_embeddings = pool_wells(*predict_folds({"fold_0": models["fold_0"]}, screen, inference)[:2])

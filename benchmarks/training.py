@@ -69,7 +69,7 @@ class RandomStore:
 def tables() -> tuple[pd.DataFrame, pd.DataFrame]:
     """Sites of one plate, and its statistics."""
     sites = pd.DataFrame({"id_code": [f"a_1_{i}" for i in range(IMAGES)], "experiment": "a", "plate": "1", "site": 1})
-    sites = sites.assign(well=sites["id_code"], store_row=np.arange(IMAGES), target=True, cell_type=0)
+    sites = sites.assign(well=sites["id_code"], store_row=np.arange(IMAGES), target=True)
     statistics = pd.DataFrame(
         {"experiment": "a", "plate": "1", "channel": list(CHANNELS), "location": 127.0, "scale": 70.0}
     )
@@ -131,24 +131,22 @@ def plain_step(changes: dict[str, Any], mean_teacher: bool) -> Callable[[], floa
     images = step_trainer.to_input(step_trainer.labelled.batch(np.arange(IMAGES)))
     images = images.contiguous(memory_format=torch.channels_last)
     labels = step_trainer.labels.to(step_trainer.device)
-    zeros = torch.zeros(IMAGES, dtype=torch.long, device=step_trainer.device)
 
     def loop() -> float:
         started = time.perf_counter()
         for first in range(0, IMAGES, size):
             rows = slice(first, first + size)
             x = images[rows]
-            y, cell_type = labels[rows], zeros[rows]
+            y = labels[rows]
             if mean_teacher:
                 x = torch.cat([x, x])
-                cell_type = torch.cat([cell_type, cell_type])
             with step_trainer.autocast():
                 features = student.embed(x)
-                loss = F.cross_entropy(student.classify(features[: len(y)], cell_type[: len(y)], y), y)
+                loss = F.cross_entropy(student.classify(features[: len(y)], y), y)
                 if mean_teacher:
                     with torch.no_grad():
-                        target = teacher.classify(teacher.embed(x), cell_type)
-                    loss = loss + squared_error(student.classify(features, cell_type), target)
+                        target = teacher.classify(teacher.embed(x))
+                    loss = loss + squared_error(student.classify(features), target)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
@@ -208,8 +206,6 @@ def steps() -> None:
     for backbone in ("test_resnet", "resnet18"):
         changes = {
             "training.backbone": backbone,
-            "training.augmentation.cutmix": 0.0,
-            "training.augmentation.mixup": 0.0,
         }
         seconds = in_turn(
             {

@@ -49,8 +49,13 @@ REMOVED = {
     "evaluation.draw_embeddings": "the node evaluation.draw_figures draws embedding_map, so that the pipeline stays at nine nodes",
     **dict.fromkeys(
         [
-            "training.label_smoothing", "training.augmentation.mixup", "training.augmentation.cutmix", "training.pretrain.ema_buffers",
-            "training.mean_teacher.ema_buffers", "training.mean_teacher.consistency", "training.mean_teacher.strong_view",
+            "training.label_smoothing",
+            "training.augmentation.mixup",
+            "training.augmentation.cutmix",
+            "training.pretrain.ema_buffers",
+            "training.mean_teacher.ema_buffers",
+            "training.mean_teacher.consistency",
+            "training.mean_teacher.strong_view",
         ],
         "no other value than its default helped at equal compute (docs/experiments.md)",
     ),

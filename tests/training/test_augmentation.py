@@ -1,7 +1,5 @@
 """Random views and mixed images."""
 
-import numpy as np
-import pytest
 import torch
 
 from deepnoise.network.dihedral import dihedral

@@ -6,11 +6,12 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from deepnoise.datasets.model import TrainingState
 from deepnoise.inference.predict import predict_sites
 from deepnoise.inference.selection import sites_to_predict
-from deepnoise.network.device import batch_that_fits, send
+from deepnoise.network.device import batch_that_fits
 from deepnoise.network.dihedral import _gathered, dihedral, dihedral_view
 from deepnoise.network.site_images import normalize
 from deepnoise.parameters import InferenceParameters

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from deepnoise.datasets.model import TrainingState
 from deepnoise.errors import InputError

@@ -56,7 +56,7 @@ class ModelCard:
             source: What to call the JSON in an error.
 
         Raises:
-            InputError: A key is missing.
+            InputError: A key is missing, or the network is of a kind that was removed.
         """
         values = {RENAMED_KEYS.get(key, key): value for key, value in content.items()}
         defaults = {"cell_type": "", "deepnoise": "unknown"}
@@ -67,12 +67,18 @@ class ModelCard:
         }  # fmt: skip
         if missing := sorted(required - values.keys()):
             raise InputError(f"{source}: {missing[0]!r} is missing; expected {', '.join(sorted(known))}")
-        if unknown := sorted(values.keys() - known):
+        if unknown := sorted(values.keys() - known - {"cell_types"}):
             logger.warning("%s: unknown keys are left out: %s", source, first_few(unknown))
         # models made before there was a choice do not name it
         normalization = {"strategy": "none", "reference": "none", "illumination": "none", **values["normalization"]}
         values = {key: value for key, value in values.items() if key in known}
-        return cls(**values | {"network": NetworkSpec(**values["network"]), "normalization": normalization})
+        network = dict(values["network"])
+        if network.pop("cell_types", 0):  # an option of earlier versions
+            raise InputError(
+                f"{source}: the network is conditioned on the cell type (one_hot), which was removed; train it again with "
+                "training.cell_type none or specialist"
+            )
+        return cls(**values | {"network": NetworkSpec(**network), "normalization": normalization})
 
     def to_json(self) -> dict[str, Any]:
         """The card as JSON-like values."""

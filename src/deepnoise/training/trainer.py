@@ -12,7 +12,6 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
 
 from deepnoise import __version__
 from deepnoise.errors import InputError
