@@ -66,13 +66,12 @@ def test_a_model_loads_and_predicts(written):
     content = json.loads((written / "pretrained" / "fold_0.json").read_text())
     (model,) = ModelDataset(filepath=str(written / "pretrained")).load().values()
     assert model.card.validation_top1 == content["validation_t1"] and model.card.network.backbone == "test_efficientnet"
-    assert model.card.identity() == {
-        key: content[key] for key in model.card.identity()
-    }  # so its fingerprint is unchanged
+    assert content["network"].pop("cell_types") == 0  # of an option that was removed
+    assert model.card.identity() == {key: content[key] for key in model.card.identity()}
     network = Network(model.card.network).eval()
     network.load_state_dict(model.weights)
     with torch.inference_mode():
-        logits = network(torch.zeros(1, len(model.card.channels), 24, 24), torch.zeros(1, dtype=torch.long))
+        logits = network(torch.zeros(1, len(model.card.channels), 24, 24))
     assert logits.shape == (1, len(model.card.classes))
 
 
@@ -81,6 +80,9 @@ def test_a_checkpoint_is_readable_but_not_continued(written, screen, wells, fold
     monkeypatch.setattr(trainer_module, "__version__", "0.1.0")
     given_later = {"compile": False}  # conf/base gives what an environment of before does not
     values = given_later | json.loads((written / "parameters.json").read_text())
+    for removed in (name.split(".")[1:] for name in renamed.REMOVED if name.startswith("training.")):
+        block = values[removed[0]] if len(removed) == 2 else values
+        del block[removed[-1]]
     parameters = TrainingParameters.model_validate(values)
     full_screen = as_screen(screen, wells, folds)
     state = TrainingState(written / "training_state")
@@ -98,6 +100,18 @@ def test_a_card_names_missing_keys_and_leaves_unknown_ones_out(written, caplog):
         ModelCard.from_json({key: value for key, value in content.items() if key != "targets"})
     assert ModelCard.from_json(content | {"note": 1}) == ModelCard.from_json(content)
     assert "unknown keys are left out: note" in caplog.text
+    assert "cell_types" not in caplog.text
+    conditioned = content | {"network": content["network"] | {"cell_types": 2}}
+    with pytest.raises(
+        InputError, match=r"pretrained: the network is conditioned on the cell type \(one_hot\), which was removed"
+    ):
+        ModelCard.from_json(conditioned, "pretrained")
+
+
+@pytest.mark.parametrize("name", [name for name in renamed.REMOVED if name.startswith("training.")])
+def test_a_removed_parameter_says_why(name):
+    assert f"{name!r}" in (text := refused("run", "--env", "test", "--params", f"{name}=0.1"))
+    assert "It was removed, because no other value than its default helped" in text
 
 
 # names ------------------------------------------------------------------------------------------------------------

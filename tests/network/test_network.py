@@ -14,7 +14,6 @@ from deepnoise.network.heads import HEADS, ArcFace
 from deepnoise.network.network import Network, NetworkSpec
 
 SPEC = NetworkSpec("test_resnet", 6, 9, "arcface", 30.0, 0.1)
-CELL_TYPE = torch.zeros(2, dtype=torch.long)
 
 
 @pytest.mark.parametrize("margin", [0.0, 0.1, 0.5])
@@ -55,7 +54,7 @@ def test_backbones_take_six_channels_and_give_their_features(backbone):
     """The published backbone, one with a hidden layer after pooling, and the default."""
     network = Network(NetworkSpec(backbone, 6, 9, "arcface", 30.0, 0.1)).eval()
     with torch.inference_mode():
-        assert network(torch.randn(2, 6, 64, 64), CELL_TYPE).shape == (2, 9)
+        assert network(torch.randn(2, 6, 64, 64)).shape == (2, 9)
         assert network.embed(torch.randn(2, 6, 64, 64)).shape == (2, network.features)
 
 

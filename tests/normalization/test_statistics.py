@@ -222,7 +222,7 @@ def test_each_strategy_and_reference_has_its_tier(strategy, reference, tier):
 def test_normalized_images_agree_with_the_formula():
     raw = torch.arange(2 * 3 * 4 * 4, dtype=torch.uint8).reshape(2, 3, 4, 4)
     location, scale = torch.rand(2, 3) * 9, torch.rand(2, 3) + 0.5
-    batch = Batch(np.arange(2), raw, location, scale, torch.zeros(2, dtype=torch.long))
+    batch = Batch(np.arange(2), raw, location, scale)
     expected = (raw.double() - location[..., None, None].double()) / scale[..., None, None].double()
     torch.testing.assert_close(normalize(batch, "plate").double(), expected, rtol=1e-6, atol=1e-6)
     per_site = normalize(batch, "site")

@@ -362,7 +362,7 @@ def test_rows_go_to_tensorboard_if_it_is_installed(monkeypatch, tmp_path):
 
 def test_out_of_memory_errors_say_which_parameter_to_lower(screen, wells, folds, tmp_path, monkeypatch):
     def check_advice(cross_entropy):
-        monkeypatch.setattr(Trainer, "cross_entropy", cross_entropy)
+        monkeypatch.setattr(F, "cross_entropy", cross_entropy)
         with pytest.raises(InputError, match=r"training.pretrain ran out of memory: lower training.batch_size \(32\)"):
             train(screen, wells, folds, TrainingState(tmp_path))
 

@@ -43,8 +43,8 @@ def reestimate_batch_norm(network: Network, batches: Iterable[torch.Tensor]) -> 
     layers = batch_norms(network)
     if not layers:
         raise InputError(
-            "BatchNorm statistics are to be re-estimated, but the backbone has no BatchNorm; set training.batches to mixed, ema_buffers to "
-            "averaged and inference.adabn to none"
+            "BatchNorm statistics are to be re-estimated, but the backbone has no BatchNorm; set training.batches to mixed "
+            "and inference.adabn to none"
         )
     momenta = [layer.momentum for layer in layers]
     for layer in layers:
