@@ -253,6 +253,7 @@ def table(args: argparse.Namespace) -> None:
     from scipy.stats import permutation_test
 
     rows = pd.DataFrame([json.loads(line) for line in args.data.read_text().splitlines()])
+    rows = rows.drop_duplicates(["arm", "screen", "seed"], keep="last")  # of a run that was repeated, the later one
     rows = rows[rows["screen"].isin(args.screens)] if args.screens else rows
     rng = np.random.default_rng(0)
 
@@ -266,7 +267,8 @@ def table(args: argparse.Namespace) -> None:
 
     base = cells(args.base)
     print(
-        "| arm | tier | runs | top-1 | dealt anew | gain | 95 % | p | experiment | mAP | epochs | s |\n|---|---|---|---|---|---|---|---|---|---|---|---|"
+        "| arm | tier | runs | top-1 | dealt anew | gain | 95 % | p | balanced (T2) | experiment | mAP | epochs | s |\n"
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|"
     )
     for arm, of_arm in sorted(rows.groupby("arm"), key=lambda pair: -pair[1]["top1"].mean()):
         gain = interval = p = ""
@@ -289,9 +291,10 @@ def table(args: argparse.Namespace) -> None:
                 f"{flips.pvalue:.3f}",
             )
         leak = np.mean([leak["experiment"] for leak in of_arm["leak"]])
+        balanced = of_arm["balanced_top1"].mean()
         print(
             f"| {arm} | {of_arm['tier'].iloc[0]} | {len(of_arm)} | {of_arm['top1'].mean():.1%} | {of_arm['redealt_top1'].mean():.1%} | {gain} | {interval} | "
-            f"{p} | {leak:.0%} | {of_arm['map'].mean():.3f} | {of_arm['epochs'].iloc[0]} | {of_arm['seconds'].mean():.0f} |"
+            f"{p} | {'' if np.isnan(balanced) else f'{balanced:.1%}'} | {leak:.0%} | {of_arm['map'].mean():.3f} | {of_arm['epochs'].iloc[0]} | {of_arm['seconds'].mean():.0f} |"
         )
 
 
