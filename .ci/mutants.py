@@ -45,6 +45,7 @@ EQUIVALENT: dict[str, str] = {
         "names of groups, which are only compared"
     ),
     "evaluation/probe.py:is_found: term dropped in PLANTS - plant": "it only stops later",
+    "evaluation/probe.py:is_found: or -> and in hits >= POWER * PLANTS or hits + remaining < POWER * PLANTS": "it only never stops early",
     "evaluation/retrieval.py:_average_precision: sign dropped in -np.inf": "both infinities stand for no well",
     "plate_balancing/groups.py:_log_odds: * -> / in 700.0 * float(np.sign(difference.sum()))": "the sign is 1 or -1 there",
     "plate_balancing/balancing.py:log_p: term dropped in rows[-1] - rows[0]": "rows are copied instead of cut out, to the same values",

@@ -1,5 +1,6 @@
 """Balancing of one plate against brute force, scipy and plainly written references."""
 
+import re
 from itertools import permutations, product
 
 import numpy as np
@@ -113,6 +114,12 @@ def test_sinkhorn_agrees_with_plain_alternating_scaling():
         slow /= slow.sum(axis=0, keepdims=True)
         slow /= slow.sum(axis=1, keepdims=True)
     np.testing.assert_allclose(np.exp(sinkhorn(np.log(p), once(p), 3000, 1e-12)), slow, atol=1e-9)
+
+
+def test_sinkhorn_says_how_far_off_it_stopped(caplog):
+    used = np.exp(sinkhorn(random_plate(12, 12, 60.0, 4), np.ones(12, int), iterations=1)).sum(axis=0)
+    said = float(re.search(r"is used (\S+) wells off its share", caplog.text)[1])
+    assert said == pytest.approx(np.abs(used - 1).max(), rel=0.05)
 
 
 def test_balancing_ignores_a_bias_towards_a_class():
