@@ -46,6 +46,7 @@ EQUIVALENT: dict[str, str] = {
     ),
     "evaluation/probe.py:is_found: term dropped in PLANTS - plant": "it only stops later",
     "evaluation/probe.py:is_found: or -> and in hits >= POWER * PLANTS or hits + remaining < POWER * PLANTS": "it only never stops early",
+    "evaluation/probe_tasks.py:_plates_of_position: sign dropped in -1": "the numbers begin with 0, which differs from both",
     "evaluation/retrieval.py:_average_precision: sign dropped in -np.inf": "both infinities stand for no well",
     "plate_balancing/groups.py:_log_odds: * -> / in 700.0 * float(np.sign(difference.sum()))": "the sign is 1 or -1 there",
     "plate_balancing/balancing.py:log_p: term dropped in rows[-1] - rows[0]": "rows are copied instead of cut out, to the same values",
