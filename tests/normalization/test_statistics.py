@@ -232,8 +232,6 @@ def test_normalized_images_agree_with_the_formula():
 
 def test_jitter_changes_location_and_scale_by_at_most_its_share():
     location, scale = torch.full((500, 1), 10.0), torch.full((500, 1), 2.0)
-    batch = Batch(
-        np.arange(500), torch.zeros(500, 1, 1, 2, dtype=torch.uint8), location, scale, torch.zeros(500).long()
-    )
+    batch = Batch(np.arange(500), torch.zeros(500, 1, 1, 2, dtype=torch.uint8), location, scale)
     jittered = normalize(batch, "plate", 0.1, torch.Generator().manual_seed(0))
     assert jittered.min() >= -11 / 1.8 - 1e-4 and jittered.max() <= -9 / 2.2 + 1e-4 and jittered.std() > 0.1

@@ -371,7 +371,7 @@ def test_a_backbone_with_weights_that_timm_does_not_have_is_refused():
     from deepnoise.network.network import Network
     from deepnoise.network.trained_model import NetworkSpec
 
-    spec = NetworkSpec("resnet18.nonsense", 3, 4, "linear", 1.0, 0.0, 0)
+    spec = NetworkSpec("resnet18.nonsense", 3, 4, "linear", 1.0, 0.0)
     with pytest.raises(
         InputError, match="training.backbone is 'resnet18.nonsense'; timm has resnet18 with the weights a1_in1k"
     ):
