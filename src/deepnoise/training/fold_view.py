@@ -23,7 +23,6 @@ class FoldView:
     fold: int
     classes: list[str]  # targets first, then controls
     targets: list[str]
-    cell_types: list[str]  # of the labelled wells
     labelled: pd.DataFrame
     unlabelled: pd.DataFrame
     validation: pd.DataFrame
@@ -34,6 +33,11 @@ class FoldView:
     def name(self) -> str:
         """Name of the model trained on it."""
         return f"fold_{self.fold}" + (f"_{self.cell_type}" if self.cell_type else "")
+
+    @property
+    def cell_types(self) -> list[str]:
+        """Cell types of the labelled wells."""
+        return natural_order(self.labelled["cell_type"])
 
     def of_cell_type(self, name: str) -> FoldView:
         """What the specialist of one cell type may see; the classes stay those of the whole fold."""
@@ -85,7 +89,6 @@ def fold_view(
     is_training = (rows["role"] == "train") & rows["perturbation"].notna()
     if not is_training.any():
         raise InputError(f"fold {fold} has no labelled images to train on; see the entries folds and ingestion_report")
-    cell_types = natural_order(rows.loc[is_training, "cell_type"])
     training = rows[is_training]
     targets = natural_order(training.loc[training["target"], "perturbation"])
     controls = natural_order(training.loc[~training["target"], "perturbation"])
@@ -98,7 +101,6 @@ def fold_view(
         fold=fold,
         classes=classes,
         targets=targets,
-        cell_types=cell_types,
         labelled=training[unlabelled_columns]
         .assign(label=training["perturbation"].map(class_number))
         .reset_index(drop=True),
